@@ -1,0 +1,98 @@
+"""Models on disk: safetensors whose header says what they are. No pickle is read or written."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from st import __version__
+from st.errors import StError
+from st.files import whole
+from st.structure import Structure
+
+FORMAT = "search-and-train model"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights by name (see Graph.tensors), the structure that they fill, and their provenance."""
+
+    path: str
+    tensors: dict[str, np.ndarray]
+    structure: Structure
+    facts: dict[str, Any]
+
+    def digest(self) -> str:
+        """A hash of the weights and the structure."""
+        sha = hashlib.sha256(json.dumps(self.structure.to_json()).encode())
+        for name in sorted(self.tensors):
+            sha.update(name.encode() + np.ascontiguousarray(self.tensors[name]).tobytes())
+        return sha.hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict) -> None:
+    """A safetensors file with JSON under the header's key `st`."""
+    with whole(path) as temporary:
+        contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+        save_file(contiguous, temporary, {"st": json.dumps(header)})
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and header of a file of the format `kind`; raises StError that names the file."""
+    if not Path(path).exists():
+        raise StError(f"{path}: is missing; the phase before this one makes it")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("st", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StError(f"{path}: is damaged ({error}); delete it and build it again") from error
+    if not isinstance(header, dict) or header.get("format") != kind:
+        raise StError(f"{path}: is not a {kind}")
+    if header.get("version") != VERSION:
+        raise StError(f"{path}: has format version {header.get('version')}, not {VERSION}")
+    return tensors, header
+
+
+def save_model(
+    path: str | Path, structure: Structure, tensors: dict[str, np.ndarray], **facts: Any
+) -> None:
+    """Write a model. `facts`: where it comes from (job, epochs, ...), stored in the header."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "st_version": __version__,
+        "structure": structure.to_json(),
+        "facts": facts,
+    }
+    write_tensors(path, tensors, header)
+
+
+def load_model(path: str | Path) -> Checkpoint:
+    """Read a model and check every tensor against its structure."""
+    tensors, header = read_tensors(path, FORMAT)
+    structure = Structure.from_json(header.get("structure"), str(path))
+    widths = structure.graph.widths(structure.keep)
+    expected = {
+        t.name: tuple(widths[g] if g else n for n, g in zip(t.shape, t.groups, strict=True))
+        for t in structure.graph.tensors()
+    }
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            raise StError(
+                f"{path}: tensor '{name}' has shape {found.get(name)}, but its structure says "
+                f"{expected.get(name)}; delete it and build it again"
+            )
+    return Checkpoint(str(path), tensors, structure, header.get("facts") or {})
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of JSON data, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,162 @@
+"""The command line: one sub-command a phase. Imports are lazy, so that `st --help` is instant."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from st import __version__
+from st.errors import StError
+
+# phase -> (help, input options, output options, whether it computes with torch)
+PHASES = {
+    "prepare": ("decode a data set once for all jobs", (), ("data",), False),
+    "pretrain": ("train a supernet", ("data",), ("model", "rewind", "history"), True),
+    "search": ("find a subnet's structure in a supernet", ("supernet",), ("structure",), False),
+    "initialize": (
+        "give a structure its first weights",
+        ("structure", "source"),
+        ("init",),
+        False,
+    ),
+    "train": (
+        "train a subnet on labels and the supernet's knowledge",
+        ("data", "init", "teacher"),
+        ("model", "history"),
+        True,
+    ),
+    "evaluate": (
+        "measure accuracy, size and latency",
+        ("data", "models"),
+        ("metrics",),
+        True,
+    ),
+    "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
+}
+LISTS = ("models", "metrics")  # options that take several files
+ABSENT = ("source", "teacher")  # inputs that not every job has
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="st", description="Search-and-Train: two-stage compression of CNNs."
+    )
+    root.add_argument("--version", action="version", version=f"st {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, inputs, outputs, torch) in PHASES.items():
+        command = commands.add_parser(name, help=text, description=text)
+        what = command.add_mutually_exclusive_group(required=name != "report")
+        if name != "report":
+            what.add_argument(
+                "experiment",
+                nargs="?",
+                help="results folder of the experiment, such as digits/vgg/seed0/st, described by "
+                "--params; files have their usual places under results/",
+            )
+        what.add_argument("--job", help="the job as JSON, as the workflow passes it")
+        command.add_argument("--params", default="params.yaml", help="default: %(default)s")
+        command.add_argument("--plugin", action="append", default=[], help="a module to import")
+        command.add_argument("--log", type=Path, help="also write all messages to this file")
+        for option in inputs + outputs:
+            several = {"nargs": "+"} if option in LISTS else {}
+            role = "input" if option in inputs else "output"
+            command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
+        if torch:
+            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+            command.add_argument("--threads", type=int, default=0, help="CPU threads")
+    show = commands.add_parser("params", help="check a params file and print it completed")
+    show.add_argument("params", nargs="?", default="params.yaml")
+    commands.add_parser("schema", help="print the JSON schema of params files")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 2 after one line about what is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "params":
+            _print_params(options.params)
+        elif options.command == "schema":
+            from st.params import schema
+
+            print(json.dumps(schema(), indent=2))
+        else:
+            _run_phase(options)
+    except StError as error:
+        _fail(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        return 130
+    return 0
+
+
+def _fail(message: str) -> None:
+    import logging
+
+    logger = logging.getLogger("st")
+    if logger.handlers:
+        logger.error("error: %s", message)
+    else:
+        print(f"st: error: {message}", file=sys.stderr)
+
+
+def _print_params(path: str) -> None:
+    import yaml
+
+    from st.params import load
+
+    print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
+
+
+def _run_phase(options: argparse.Namespace) -> None:
+    import importlib
+
+    from st import progress, registry
+
+    _, inputs, outputs, torch = PHASES[options.command]
+    if options.job is None:
+        from st.grid import Grid
+        from st.params import load
+
+        job, files, label = Grid(load(options.params)).by_hand(options.command, options.experiment)
+    else:
+        registry.load_plugins(options.plugin)
+        job, files, label = _job(options.job), {}, _label(options, outputs)
+    for name in inputs + outputs:
+        given = getattr(options, name)
+        files[name] = given if given is not None else files.get(name)
+        if files[name] is None and name not in ABSENT:
+            raise StError(f"--{name} is missing")
+    if torch:
+        if options.threads:
+            os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
+        files |= {"device": options.device, "threads": options.threads}
+    progress.start(f"{options.command} {label}", options.log)
+    importlib.import_module(f"st.phases.{options.command}").run(job, **files)
+
+
+def _job(text: str) -> dict[str, Any]:
+    try:
+        job = json.loads(text)
+    except ValueError as error:
+        raise StError(f"--job: is not JSON ({error})") from error
+    if not isinstance(job, dict):
+        raise StError("--job: must be a JSON object")
+    return job
+
+
+def _label(options: argparse.Namespace, outputs: tuple[str, ...]) -> str:
+    """What progress lines call the job: its folder under results/."""
+    path = getattr(options, outputs[0])
+    path = path[0] if isinstance(path, list) else path
+    if path is None:
+        return ""
+    parts = path.parts[1:-1] if options.command != "evaluate" else path.parts[1:-2]
+    return "/".join(parts)
+
+
+def entry() -> None:
+    sys.exit(main())

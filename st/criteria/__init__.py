@@ -1,0 +1,39 @@
+"""Criteria: how much each channel of a supernet matters.
+
+A criterion is called with a `Subject` and returns one score per channel and group, the higher the
+more important. Each module registers one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from st.graph import Graph
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a criterion may look at: the supernet's drawing and weights, and a seed."""
+
+    graph: Graph
+    tensors: dict[str, np.ndarray]
+    seed: int
+
+
+Scores = dict[str, np.ndarray]  # group -> (size,)
+
+
+def per_channel(subject: Subject, measure) -> Scores:
+    """`measure` applied to each channel's weights, flattened to shape (channels, n).
+
+    A filter group is measured by the filters that make its channels. A selection has no filters of
+    its own, since the stream's channels belong to all: it is measured by the weights with which its
+    consumer reads each channel.
+    """
+    scores = {}
+    for name, group in subject.graph.groups.items():
+        layers, axis = (group.producers, 0) if group.kind == "filters" else (group.consumers, 1)
+        weights = [subject.tensors[f"{layer}.weight"].astype(np.float64) for layer in layers]
+        rows = [np.moveaxis(w, axis, 0).reshape(group.size, -1) for w in weights]
+        scores[name] = measure(np.concatenate(rows, axis=1))
+    return scores

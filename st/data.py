@@ -1,0 +1,87 @@
+"""Prepared data sets: one safetensors file of uint8 images, read by every job.
+
+Preparing once a run spares each job the decoding, and jobs the import of torchvision.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from st.checkpoint import VERSION, read_tensors, write_tensors
+from st.errors import StError
+from st.seeds import stream
+
+FORMAT = "search-and-train data"
+Shape = tuple[tuple[int, int, int], int]  # (channels, height, width), classes
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images are uint8 (n, channels, height, width), labels int64 (n,)."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: list[str]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return tuple(self.train_images.shape[1:])
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation per channel of the training images, in 0...255."""
+        # By histogram: exact, and without a float copy of the images.
+        levels = np.arange(256, dtype=np.float64)
+        mean, deviation = [], []
+        for channel in range(self.train_images.shape[1]):
+            counts = np.bincount(self.train_images[:, channel].ravel(), minlength=256)
+            average = (counts * levels).sum() / counts.sum()
+            mean.append(average)
+            deviation.append(np.sqrt((counts * (levels - average) ** 2).sum() / counts.sum()))
+        return np.array(mean), np.maximum(np.array(deviation), 1e-3)
+
+    def holdout(self, fraction: float) -> "Data":
+        """The same without the test images: a fixed random part of the training images instead."""
+        order = stream(0, "holdout").permutation(len(self.train_labels))
+        amount = max(1, round(fraction * len(order)))
+        test, train = np.sort(order[:amount]), np.sort(order[amount:])
+        return Data(
+            self.train_images[train], self.train_labels[train],
+            self.train_images[test], self.train_labels[test], self.classes,
+        )  # fmt: skip
+
+
+def save_data(path: str | Path, data: Data, job: dict) -> None:
+    tensors = {
+        "train.images": data.train_images,
+        "train.labels": data.train_labels,
+        "test.images": data.test_images,
+        "test.labels": data.test_labels,
+    }
+    digest = hashlib.sha256()
+    for value in tensors.values():
+        digest.update(np.ascontiguousarray(value))
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "job": job,
+        "classes": data.classes,
+        "sha256": digest.hexdigest(),
+    }
+    write_tensors(path, tensors, header)
+
+
+def load_data(path: str | Path) -> tuple[Data, str]:
+    """The data and its sha256."""
+    tensors, header = read_tensors(path, FORMAT)
+    try:
+        data = Data(
+            tensors["train.images"], tensors["train.labels"],
+            tensors["test.images"], tensors["test.labels"], header["classes"],
+        )  # fmt: skip
+    except KeyError as error:
+        raise StError(f"{path}: lacks {error}; delete it and build it again") from error
+    return data, header["sha256"]

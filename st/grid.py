@@ -1,0 +1,252 @@
+"""From params to jobs: what every phase of every experiment needs to know, and where its files are.
+
+A *job* is plain JSON that says all that a phase's result depends on, apart from its input files and
+the code. The workflow passes it as a param, so that Snakemake sees what changed and nothing else.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from st import registry
+from st.errors import StError
+from st.params import Params, objective, recipe
+from st.registry import closest
+
+DATA = "results/{dataset}/data.safetensors"
+_RUN = "results/{dataset}/{architecture}/seed{seed}"
+SUPERNET = _RUN + "/supernet-{supernet}/model.safetensors"
+REWIND = _RUN + "/supernet-{supernet}/rewind.safetensors"
+SUPERNET_HISTORY = _RUN + "/supernet-{supernet}/history.csv"
+SUPERNET_METRICS = _RUN + "/supernet-{supernet}/metrics.json"
+STRUCTURE = _RUN + "/search-{search}/structure.json"
+INIT = _RUN + "/{method}/init.safetensors"
+MODEL = _RUN + "/{method}/model.safetensors"
+HISTORY = _RUN + "/{method}/history.csv"
+METRICS = _RUN + "/{method}/metrics.json"
+
+Job = dict[str, Any]
+
+
+class Grid:
+    """All experiments of a params file."""
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    def methods(self, architecture: str) -> list[str]:
+        """Methods that apply to an architecture, in the file's order."""
+        return [
+            name
+            for name, method in self.params.methods.items()
+            if method.architectures is None or architecture in method.architectures
+        ]
+
+    def supernets(self, architecture: str) -> list[str]:
+        """The supernets to evaluate: the reference, and those that the methods need."""
+        reference = next(iter(self.params.supernets))
+        used = {self.teacher(name) for name in self.methods(architecture)} | {reference}
+        return [name for name in self.params.supernets if name in used]
+
+    def teacher(self, method: str) -> str:
+        """The supernet that a method prunes and learns from."""
+        return self.params.searches[self.params.methods[method].search].supernet
+
+    def row(self, supernet: str) -> str:
+        """A supernet's name in the table."""
+        reference = next(iter(self.params.supernets))
+        return "supernet" if supernet == reference else f"supernet-{supernet}"
+
+    # Jobs, phase by phase.
+
+    def prepare(self, dataset: str) -> Job:
+        data = self.params.datasets[dataset]
+        return {
+            "source": data.source,
+            "options": registry.datasets.check(data.source, data.options),
+            "holdout": data.holdout,
+        }
+
+    def pretrain(self, dataset: str, architecture: str, seed: int, supernet: str) -> Job:
+        arch, part = self.params.architectures[architecture], self.params.supernets[supernet]
+        return {
+            "seed": seed,
+            "family": arch.family,
+            "options": registry.architectures.check(arch.family, arch.options),
+            "bn_scale": part.bn_scale,
+            "rewind_epoch": part.rewind_epoch,
+            "sparsity": arch.sparsity if part.sparse else 0.0,
+            "augment": self.params.datasets[dataset].augment.model_dump(),
+            "training": recipe(self.params, arch, part).model_dump(),
+        }
+
+    def search(self, seed: int, search: str) -> Job:
+        spec = self.params.searches[search]
+        return {
+            "seed": seed,
+            "criterion": spec.criterion,
+            "options": registry.criteria.check(spec.criterion, spec.options),
+            "ranking": spec.ranking,
+            "budget": spec.budget.model_dump(),
+            "min_channels": spec.min_channels,
+            "round_to": spec.round_to,
+        }
+
+    def initialize(self, seed: int, method: str) -> Job:
+        spec = self.params.methods[method]
+        options = registry.inits.check(spec.init, spec.init_options)
+        return {"seed": seed, "init": spec.init, "options": options}
+
+    def train(self, dataset: str, architecture: str, seed: int, method: str) -> Job:
+        arch, spec = self.params.architectures[architecture], self.params.methods[method]
+        return {
+            "seed": seed,
+            "objective": objective(spec),
+            "epoch_rule": spec.epoch_rule,
+            "max_epoch_factor": spec.max_epoch_factor,
+            "augment": self.params.datasets[dataset].augment.model_dump(),
+            "training": recipe(self.params, arch, spec).model_dump(),
+        }
+
+    def evaluate(self, dataset: str, architecture: str, seed: int) -> Job:
+        """One job measures all networks of an experiment's architecture and seed, so that their
+        latencies are measured side by side."""
+        supernets = self.supernets(architecture)
+        rows = [{"method": self.row(name), "teacher": None} for name in supernets]
+        rows += [
+            {"method": m, "teacher": self.row(self.teacher(m)) if self.needs_teacher(m) else None}
+            for m in self.methods(architecture)
+        ]
+        return {
+            "dataset": dataset,
+            "architecture": architecture,
+            "seed": seed,
+            "rows": rows,
+            **self.params.evaluation.model_dump(),
+        }
+
+    def report(self) -> Job:
+        """What the report is about: the rows, and how each came to be."""
+        rows = {}
+        for architecture in self.params.architectures:
+            rows[architecture] = [
+                {"method": self.row(name), "supernet": name, "folder": f"supernet-{name}"}
+                for name in self.supernets(architecture)
+            ] + [
+                {
+                    "method": name,
+                    "supernet": self.teacher(name),
+                    "folder": name,
+                    "search": self.params.methods[name].search,
+                    "init": self.params.methods[name].init,
+                    "objective": objective(self.params.methods[name]),
+                }
+                for name in self.methods(architecture)
+            ]
+        return {
+            "datasets": {name: d.holdout for name, d in self.params.datasets.items()},
+            "seeds": self.params.seeds,
+            "rows": rows,
+            "latency_batch": self.params.evaluation.latency_batch,
+        }
+
+    # What a job reads.
+
+    def evaluated(self, architecture: str) -> tuple[list[str], list[str]]:
+        """File patterns of the models that an evaluate job reads, and of the metrics it writes."""
+        models = [
+            (SUPERNET, SUPERNET_METRICS, {"supernet": n}) for n in self.supernets(architecture)
+        ]
+        models += [(MODEL, METRICS, {"method": n}) for n in self.methods(architecture)]
+        return (
+            [_fill(model, **names) for model, _, names in models],
+            [_fill(metrics, **names) for _, metrics, names in models],
+        )
+
+    def needs_teacher(self, method: str) -> bool:
+        losses = self.params.methods[method].objective
+        return any(registry.losses.get(name).teacher for name in losses)
+
+    def init_source(self, method: str) -> str | None:
+        """The file pattern of what the method's init starts from."""
+        source = registry.inits.get(self.params.methods[method].init).source
+        return {None: None, "model": SUPERNET, "rewind": REWIND}[source]
+
+    def by_hand(self, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
+        """Job, files and label for a phase that a person runs without the workflow.
+
+        `experiment` is the folder below results/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
+        for evaluate, and one level more, SUPERNET, SEARCH or METHOD by name, for the others.
+        """
+        if phase == "report":
+            return self.report(), {"folder": Path("results")}, ""
+        levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
+        parts = experiment.strip("/").removeprefix("results/").split("/")
+        if len(parts) != levels:
+            shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
+            raise StError(f"{experiment}: {phase} needs {shape}")
+        dataset, architecture, seed, name = (*parts, None, None, None)[:4]
+        _known(dataset, self.params.datasets, "data set")
+        if phase == "prepare":
+            return self.prepare(dataset), {"data": Path(DATA.format(dataset=dataset))}, dataset
+        _known(architecture, self.params.architectures, "architecture")
+        _known(seed, [f"seed{n}" for n in self.params.seeds], "seed")
+        number = int(seed.removeprefix("seed"))
+
+        def place(pattern: str | None, **names: str) -> Path | None:
+            words = {"dataset": dataset, "architecture": architecture, "seed": number, **names}
+            return Path(pattern.format(**words)) if pattern else None
+
+        label = "/".join(parts)
+        if phase == "pretrain":
+            name = name.removeprefix("supernet-")
+            _known(name, self.params.supernets, "supernet")
+            patterns = {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY}
+            files = {key: place(p, supernet=name) for key, p in patterns.items()}
+            job = self.pretrain(dataset, architecture, number, name)
+            return job, {**files, "data": place(DATA)}, label
+        if phase == "search":
+            name = name.removeprefix("search-")
+            _known(name, self.params.searches, "search")
+            supernet = self.params.searches[name].supernet
+            files = {
+                "supernet": place(SUPERNET, supernet=supernet),
+                "structure": place(STRUCTURE, search=name),
+            }
+            return self.search(number, name), files, label
+        if phase == "evaluate":
+            models, metrics = self.evaluated(architecture)
+            files = {
+                "data": place(DATA),
+                "models": [place(p) for p in models],
+                "metrics": [place(p) for p in metrics],
+            }
+            return self.evaluate(dataset, architecture, number), files, label
+        _known(name, self.methods(architecture), f"method for {architecture}")
+        supernet = self.teacher(name)
+        if phase == "initialize":
+            files = {
+                "structure": place(STRUCTURE, search=self.params.methods[name].search),
+                "source": place(self.init_source(name), supernet=supernet),
+                "init": place(INIT, method=name),
+            }
+            return self.initialize(number, name), files, label
+        patterns = {"init": INIT, "model": MODEL, "history": HISTORY}
+        files = {key: place(p, method=name) for key, p in patterns.items()}
+        files["teacher"] = place(SUPERNET, supernet=supernet) if self.needs_teacher(name) else None
+        return (
+            self.train(dataset, architecture, number, name),
+            {**files, "data": place(DATA)},
+            label,
+        )
+
+
+def _fill(pattern: str, **names: str) -> str:
+    """Fill in some wildcards and leave the others."""
+    for key, value in names.items():
+        pattern = pattern.replace(f"{{{key}}}", value)
+    return pattern
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        raise StError(f"unknown {what} '{name}'; {closest(name, known)}")

@@ -1,0 +1,131 @@
+"""The executable network of a structure."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from st.checkpoint import Checkpoint
+from st.graph import Node
+from st.structure import Structure
+
+
+class Network(nn.Module):
+    """Runs a structure's graph on batches of shape (n, channels, height, width).
+
+    Layers are the children that their names say (`stage1.block2.conv1`), so that the state dict's
+    names are those of `Graph.tensors`. `build` gives the weights.
+
+    A selection takes its channels before the batch normalisation. Per-channel normalisation and
+    selection commute, so this computes what network slimming's selection after it does, without
+    normalising channels that nobody reads.
+    """
+
+    def __init__(self, structure: Structure):
+        super().__init__()
+        self.structure = structure
+        graph = structure.graph
+        self._widths = graph.widths(structure.keep)
+        self._taps = graph.taps
+        last_use = {i: n for n, node in enumerate(graph.nodes) for i in node.inputs}
+        self._plan = []
+        for number, node in enumerate(graph.nodes[1:], start=1):
+            layer = self._layer(node)
+            if layer is not None:
+                self._attach(node.name, layer)
+            frees = [i for i in set(node.inputs) if last_use[i] == number]
+            self._plan.append((number, node, layer, frees))
+
+    def _layer(self, node: Node) -> nn.Module | None:
+        channels_in = self._widths.get(node.group_in, node.channels_in)
+        channels = self._widths.get(node.group_out, node.channels)
+        if node.op == "conv":
+            padding = node.kernel // 2
+            return nn.Conv2d(channels_in, channels, node.kernel, node.stride, padding, bias=False)
+        if node.op == "linear":
+            return nn.Linear(channels_in, channels)
+        if node.op == "bn":
+            return nn.BatchNorm2d(channels) if node.spatial else nn.BatchNorm1d(channels)
+        if node.op == "select" and channels < node.channels:
+            return Selection(self.structure.keep[node.name])
+        return None
+
+    def _attach(self, name: str, layer: nn.Module) -> None:
+        *path, last = name.split(".")
+        parent = self
+        for part in path:
+            if not hasattr(parent, part):
+                parent.add_module(part, nn.Module())
+            parent = getattr(parent, part)
+        parent.add_module(last, layer)
+
+    def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
+        """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
+        wanted = {self._taps[name] for name in taps} | {self._taps["logits"]}
+        values = {0: x}
+        for number, node, layer, frees in self._plan:
+            arguments = [values[i] for i in node.inputs]
+            for i in frees:
+                if i not in wanted:
+                    del values[i]
+            values[number] = layer(arguments[0]) if layer is not None else apply(node, arguments)
+        if taps:
+            return {name: values[self._taps[name]] for name in taps}
+        return values[self._taps["logits"]]
+
+
+class Selection(nn.Module):
+    """Takes the given channels. The indices are no parameters and are not in the state dict: they
+    belong to the structure."""
+
+    def __init__(self, index: np.ndarray):
+        super().__init__()
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+
+def apply(node: Node, values: list[Tensor]) -> Tensor:
+    """The operations that have no parameters."""
+    x = values[0]
+    if node.op == "relu":
+        # Not in place: a tap or a concatenation may hold the same tensor.
+        return F.relu(x)
+    if node.op == "select":
+        return x
+    if node.op == "max_pool":
+        return F.max_pool2d(x, 2)
+    if node.op == "avg_pool":
+        return F.avg_pool2d(x, 2)
+    if node.op == "global_pool":
+        return x.mean((2, 3))
+    if node.op == "add":
+        return x + values[1]
+    if node.op == "concat":
+        return torch.cat(values, 1)
+    if node.op == "shortcut":
+        missing = node.channels - node.channels_in
+        x = x[:, :, :: node.stride, :: node.stride]
+        return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2))
+    raise ValueError(f"unknown operation '{node.op}'")
+
+
+def build(structure: Structure, tensors: Mapping[str, np.ndarray]) -> Network:
+    """The network of a structure with these weights (see Graph.tensors), on the CPU."""
+    network = Network(structure)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    return network
+
+
+def load(checkpoint: Checkpoint) -> Network:
+    return build(checkpoint.structure, checkpoint.tensors)
+
+
+def tensors(network: nn.Module) -> dict[str, np.ndarray]:
+    """Copies of all parameters and buffers, as `build` takes them."""
+    return {
+        name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()
+    }

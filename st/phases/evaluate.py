@@ -1,0 +1,74 @@
+"""Evaluate: accuracy, size and speed of all networks of one architecture and seed."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from st import __version__
+from st.checkpoint import load_model
+from st.data import load_data
+from st.files import write_json
+from st.grid import Job
+
+
+def run(
+    job: Job, data: Path, models: list[Path], metrics: list[Path], device: str, threads: int
+) -> None:
+    """Write metrics.json for each of `models`; the first is the reference supernet.
+
+    Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
+    not by the formulas that the search uses. Latency: the median over rounds in which the networks
+    take turns, so that a busy moment of the machine hits all of them.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from st import network
+    from st.device import choose
+    from st.training import Images, accuracy
+
+    where = choose(device, threads)
+    images = Images(load_data(data)[0], where)
+    checkpoints = [load_model(path) for path in models]
+    networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
+    batch = images.normalise(images.test_images[: job["latency_batch"]])
+    times = np.zeros((job["latency_rounds"], len(networks)))
+    sizes = []
+    with torch.inference_mode():
+        for net in networks:
+            with FlopCounterMode(display=False) as counter:
+                net(batch[:1])
+            params = sum(p.numel() for p in net.parameters())
+            sizes.append((params, counter.get_total_flops() // 2))
+        for row in times:
+            for column, net in enumerate(networks):
+                where.wait()
+                started = time.perf_counter()
+                with where.autocast():
+                    net(batch)
+                where.wait()
+                row[column] = time.perf_counter() - started
+    latency = 1000 * np.median(times, axis=0)
+    for number, (path, checkpoint, net) in enumerate(
+        zip(metrics, checkpoints, networks, strict=True)
+    ):
+        params, macs = sizes[number]
+        row = {
+            "dataset": job["dataset"],
+            "architecture": job["architecture"],
+            "method": job["rows"][number]["method"],
+            "seed": job["seed"],
+            "accuracy": accuracy(net, images, where),
+            "params": params,
+            "params_kept": params / sizes[0][0],
+            "macs": macs,
+            "macs_kept": macs / sizes[0][1],
+            "latency_ms": round(float(latency[number]), 4),
+            "epochs": checkpoint.facts["epochs"],
+            "teacher": job["rows"][number]["teacher"],
+            "device": where.describe(),
+            "torch": torch.__version__,
+            "st": __version__,
+        }
+        write_json(path, row)

@@ -1,0 +1,16 @@
+"""Initialize: give a structure its first weights."""
+
+from pathlib import Path
+
+from st import registry
+from st.checkpoint import load_model, save_model
+from st.grid import Job
+from st.structure import load_structure
+
+
+def run(job: Job, structure: Path, source: Path | None, init: Path) -> None:
+    """Write the subnet's initial weights to `init`. `source`: what the init starts from, if any."""
+    target = load_structure(structure)
+    start = load_model(source) if source else None
+    tensors = registry.inits.get(job["init"])(target, start, job["seed"], **job["options"])
+    save_model(init, target, tensors, job=job)

@@ -1,0 +1,77 @@
+"""Going on after an interruption, exactly.
+
+The state is one safetensors file beside the model, never a declared output of the workflow: so it
+outlives a killed job. It holds weights, momentum, the number of epochs done (the history's length)
+and a key of everything the result depends on; a state with another key is of no use and is ignored.
+"""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from st.checkpoint import VERSION, fingerprint, read_tensors, write_tensors
+from st.errors import StError
+from st.training import Run
+
+FORMAT = "search-and-train training state"
+INTERVAL = 20.0  # seconds between two states
+
+
+class Interrupted(StError):
+    """The training was told to stop (SIGTERM) and has written its state."""
+
+
+class Resume:
+    """Keeps the state of one training at `path`."""
+
+    def __init__(self, path: Path, depends_on: dict):
+        self.path = path
+        self.key = fingerprint({**depends_on, "torch": torch.__version__})
+        self._saved = time.monotonic()
+        self._stop = False
+        # A scheduler's signal before its time limit: finish the epoch, write the state, go.
+        signal.signal(signal.SIGTERM, self._request_stop)
+
+    def _request_stop(self, *_) -> None:
+        self._stop = True
+
+    def restore(self, run: Run) -> None:
+        """Put the state into `run`, if there is one that fits it."""
+        try:
+            tensors, header = read_tensors(self.path, FORMAT)
+        except StError:
+            return  # none, or a damaged one: begin anew
+        if header["key"] != self.key:
+            return
+        weights = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(":")
+            if kind == "weight":
+                weights[rest] = torch.from_numpy(value)
+            else:
+                run.momentum[int(rest)].copy_(torch.from_numpy(value))
+        run.network.load_state_dict(weights)
+        run.history = header["history"]
+
+    def after_epoch(self, run: Run) -> None:
+        """Write the state if it is time, or if the process was told to stop."""
+        if len(run.history) == run.epochs:
+            return
+        if not self._stop and time.monotonic() - self._saved < INTERVAL:
+            return
+        tensors = {f"weight:{k}": v.cpu().numpy() for k, v in run.network.state_dict().items()}
+        tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
+        header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}
+        write_tensors(self.path, tensors, json.loads(json.dumps(header)))
+        self._saved = time.monotonic()
+        if self._stop:
+            raise Interrupted(
+                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
+            )
+
+    def finish(self) -> None:
+        """Remove the state: the model is complete."""
+        self.path.unlink(missing_ok=True)
