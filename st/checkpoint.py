@@ -50,8 +50,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], di
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("st", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16
         raise StError(f"{path}: is damaged ({error}); delete it and build it again") from error
     if not isinstance(header, dict) or header.get("format") != kind:
         raise StError(f"{path}: is not a {kind}")

@@ -106,7 +106,7 @@ def _fail(message: str) -> None:
 def _print_params(path: str) -> None:
     import yaml
 
-    from st.params import load
+    from st.check import load
 
     print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
 
@@ -118,8 +118,8 @@ def _run_phase(options: argparse.Namespace) -> None:
 
     _, inputs, outputs, torch = PHASES[options.command]
     if options.job is None:
+        from st.check import load
         from st.grid import Grid
-        from st.params import load
 
         job, files, label = Grid(load(options.params)).by_hand(options.command, options.experiment)
     else:

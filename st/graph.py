@@ -76,7 +76,7 @@ class Tensor:
 
 
 class Graph:
-    """A drawing surface for one network. Shapes are (channels, height, width); batches are left out.
+    """A drawing surface for one network. Shapes leave out the batch: (channels, height, width).
 
     Drawing methods take and return `Value`s. A wrong drawing raises ValueError at once.
     """
@@ -129,7 +129,7 @@ class Graph:
 
     def linear(self, name: str, x: Value, channels: int) -> Value:
         """A fully connected layer with bias, on a pooled vector."""
-        if (x.height, x.width) != (1, 1):
+        if self.nodes[x.node].spatial:
             raise ValueError(f"'{name}' needs a pooled input")
         if x.group:
             self.groups[x.group].consumers.append(name)
@@ -203,7 +203,7 @@ class Graph:
         )
 
     def shortcut(self, x: Value, channels: int, stride: int) -> Value:
-        """ResNet's parameter-free shortcut (He et al. 2016, option A): subsample, pad with zeros."""
+        """ResNet's shortcut without parameters (He et al. 2016, option A): subsample, pad zeros."""
         if x.group:
             raise ValueError("a shortcut needs fixed channels")
         height, width = -(-x.height // stride), -(-x.width // stride)
@@ -218,7 +218,7 @@ class Graph:
 
     def head(self, x: Value, name: str = "classifier") -> None:
         """The end of the network: pooled features (tap `features`), then the logits."""
-        features = x if (x.height, x.width) == (1, 1) else self.global_pool(x)
+        features = self.global_pool(x) if self.nodes[x.node].spatial else x
         self.tap("features", features)
         self.tap("logits", self.linear(name, features, self.classes))
 

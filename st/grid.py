@@ -1,7 +1,6 @@
 """From params to jobs: what every phase of every experiment needs to know, and where its files are.
 
-A *job* is plain JSON that says all that a phase's result depends on, apart from its input files and
-the code. The workflow passes it as a param, so that Snakemake sees what changed and nothing else.
+Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from st import registry
 from st.errors import StError
+from st.job import Job
 from st.params import Params, objective, recipe
 from st.registry import closest
 
@@ -23,8 +23,6 @@ INIT = _RUN + "/{method}/init.safetensors"
 MODEL = _RUN + "/{method}/model.safetensors"
 HISTORY = _RUN + "/{method}/history.csv"
 METRICS = _RUN + "/{method}/metrics.json"
-
-Job = dict[str, Any]
 
 
 class Grid:
@@ -170,6 +168,18 @@ class Grid:
         """The file pattern of what the method's init starts from."""
         source = registry.inits.get(self.params.methods[method].init).source
         return {None: None, "model": SUPERNET, "rewind": REWIND}[source]
+
+    def histories(self, architecture: str) -> list[str]:
+        """File patterns of all histories of an architecture."""
+        return [
+            *(_fill(SUPERNET_HISTORY, supernet=name) for name in self.supernets(architecture)),
+            *(_fill(HISTORY, method=name) for name in self.methods(architecture)),
+        ]
+
+    def structures(self, architecture: str) -> list[str]:
+        """File patterns of all structures that an architecture's methods use."""
+        used = dict.fromkeys(self.params.methods[m].search for m in self.methods(architecture))
+        return [_fill(STRUCTURE, search=name) for name in used]
 
     def by_hand(self, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
         """Job, files and label for a phase that a person runs without the workflow.

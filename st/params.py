@@ -1,79 +1,19 @@
-"""params.yaml: its types, bounds, defaults and descriptions, and the messages when it is wrong.
+"""The types of params.yaml: its keys, bounds, defaults and descriptions.
 
-workflow/schemas/params.schema.json is generated from these classes (`st schema`).
+workflow/schemas/params.schema.json is generated from these classes (`st schema`); st/check.py reads
+params files.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field
 
 from st import registry
 from st.errors import StError
-from st.graph import draw
-from st.registry import closest
-from st.search import Budget, check_reachable
+from st.recipe import Flag, Fraction, Number, Section, Training, TrainingChange, Whole
 
-
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
-Fraction = Annotated[Number, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Flag = Annotated[bool, Field(strict=True)]
 Options = dict[str, Any]
-
-
-class Section(BaseModel):
-    """A mapping that knows all its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Training(Section):
-    """A training recipe: SGD with momentum."""
-
-    epochs: Annotated[Whole, Field(ge=1, le=100_000)] = Field(160, description="Epochs.")
-    batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
-        64, description="Images a step; an epoch's incomplete last batch is left out."
-    )
-    lr: Annotated[Number, Field(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
-    schedule: Literal["step", "cosine", "onecycle", "constant"] = Field(
-        "step", description="How the learning rate changes over the training."
-    )
-    milestones: list[Annotated[Number, Field(gt=0, lt=1)]] = Field(
-        [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
-    )
-    decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
-    nesterov: Flag = Field(False, description="Nesterov's momentum.")
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
-    test_every: Annotated[Whole, Field(ge=0)] = Field(
-        10,
-        description="Epochs between test accuracies in history.csv (0: only after the last). They "
-        "are for the curves; nothing is selected by them.",
-    )
-
-
-TrainingChange = create_model(
-    "TrainingChange",
-    __base__=Section,
-    __doc__="Changes to the training recipe; what is not given stays.",
-    **{
-        name: (
-            field.rebuild_annotation() | None,
-            Field(None, description=field.description),
-        )
-        for name, field in Training.model_fields.items()
-    },
-)
 
 
 class Augment(Section):
@@ -194,8 +134,8 @@ class Params(Section):
         {"plain": Supernet()},
         description="The first is the table's reference row, `supernet`.",
     )
-    searches: dict[Name, Search] = {}
-    methods: dict[Name, Method] = {}
+    searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
+    methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
     evaluation: Evaluation = Evaluation()
 
 
@@ -205,67 +145,6 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Params.model_json_schema(),
     }
-
-
-def load(path: str | Path) -> Params:
-    """Read and check a params file; raises StError with one line per problem."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    return parse(data, str(path))
-
-
-def parse(data: Any, source: str = "params.yaml") -> Params:
-    """Check params that were read already. `source` names them in messages."""
-    try:
-        params = Params.model_validate(data)
-    except ValidationError as error:
-        problems = [_explain(e) for e in error.errors()]
-        raise StError("\n".join(f"{source}: {p}" for p in dict.fromkeys(problems))) from None
-    registry.load_plugins(params.plugins)
-    problems = list(_contradictions(params))
-    if problems:
-        raise StError("\n".join(f"{source}: {p}" for p in problems))
-    return params
-
-
-def _explain(error: Any) -> str:
-    """One of pydantic's errors in one line that begins with the key."""
-    location = [part for part in error["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in location) or "the file"
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key; {closest(str(location[-1]), _known_keys(location[:-1]))}"
-    if kind == "missing":
-        return f"{key}: is missing; add it"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: must be a mapping of keys to values, not {error['input']!r}"
-    if "[key]" in error["loc"]:
-        return f"{key}: names are letters, digits, '_', '.' and '-'"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{key}: {message}, not {error['input']!r}"
-
-
-def _known_keys(location: list) -> list[str]:
-    """The keys that a section at `location` may have."""
-    sections = {
-        "datasets": DataSet,
-        "architectures": Architecture,
-        "supernets": Supernet,
-        "searches": Search,
-        "methods": Method,
-    }
-    model: Any = Params
-    if location and location[0] in sections:
-        model, location = sections[location[0]], location[2:]
-    elif location:
-        model, location = Params.model_fields[location[0]].annotation, location[1:]
-    for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
 
 
 def objective(method: Method) -> dict[str, dict[str, Any]]:
@@ -280,79 +159,6 @@ def objective(method: Method) -> dict[str, dict[str, Any]]:
             raise StError(f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}")
         result[name] = {"weight": float(weight), **registry.losses.check(name, given)}
     return result
-
-
-def _contradictions(params: Params) -> Iterator[str]:
-    """What the types can't see: names that don't exist, options, budgets. One line each."""
-
-    def problem(function, *arguments) -> list[str]:
-        try:
-            function(*arguments)
-        except StError as error:
-            return [str(error)]
-        return []
-
-    def reference(name: str, known, what: str) -> list[str]:
-        return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
-
-    for seed in sorted({s for s in params.seeds if params.seeds.count(s) > 1}):
-        yield f"seeds: {seed} is there twice"
-    shapes = []
-    for key, data in params.datasets.items():
-        found = problem(registry.datasets.check, data.source, data.options)
-        yield from (f"datasets.{key}: {p}" for p in found)
-        if not found:
-            options = registry.datasets.check(data.source, data.options)
-            shapes.append((key, registry.datasets.get(data.source).shape(**options)))
-    graphs = {}
-    for key, architecture in params.architectures.items():
-        for dataset, shape in shapes:
-            # where only preparing the data tells their shape, any will do to check the options
-            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
-            found = problem(draw, *arguments)
-            yield from (f"architectures.{key}: {p}" for p in found)
-            if found:
-                break
-            if shape:
-                graphs[dataset, key] = draw(*arguments)
-    impossible = set()
-    for key, search in params.searches.items():
-        where = f"searches.{key}"
-        found = reference(search.supernet, params.supernets, "supernet")
-        yield from (f"{where}.supernet: {p}" for p in found)
-        found = problem(registry.criteria.check, search.criterion, search.options)
-        yield from (f"{where}.criterion: {p}" for p in found)
-        if search.budget.params is None and search.budget.macs is None:
-            yield f"{where}.budget: give params, macs or both"
-        budget = Budget(search.budget.params, search.budget.macs)
-        for (dataset, architecture), graph in graphs.items():
-            found = problem(check_reachable, graph, budget, search.min_channels, search.round_to)
-            for message in found:
-                if (key, architecture) not in impossible:
-                    impossible.add((key, architecture))
-                    yield f"{where}.budget: {architecture} on {dataset}: {message}"
-    for key, method in params.methods.items():
-        where = f"methods.{key}"
-        if key.startswith("supernet"):
-            yield f"{where}: names that begin with 'supernet' are the supernets' own"
-        found = reference(method.search, params.searches, "search")
-        yield from (f"{where}.search: {p}" for p in found)
-        found = problem(registry.inits.check, method.init, method.init_options)
-        yield from (f"{where}.init: {p}" for p in found)
-        yield from (f"{where}.objective: {p}" for p in problem(objective, method))
-        if not method.objective:
-            yield f"{where}.objective: needs a loss"
-        for name in method.architectures or []:
-            found = reference(name, params.architectures, "architecture")
-            yield from (f"{where}.architectures: {p}" for p in found)
-    for key, supernet in params.supernets.items():
-        for name, architecture in params.architectures.items():
-            epochs = recipe(params, architecture, supernet).epochs
-            if supernet.rewind_epoch > epochs:
-                yield (
-                    f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
-                    f"epoch, {epochs}, of {name}"
-                )
 
 
 def recipe(params: Params, architecture: Architecture, part: Supernet | Method) -> Training:

@@ -25,7 +25,7 @@ class Budget:
 
 
 def least_widths(graph: Graph, min_channels: int, round_to: int) -> dict[str, int]:
-    """The smallest width of each group: `min_channels` rounded up to `round_to`, or all there are."""
+    """The smallest width per group: `min_channels` rounded up to `round_to`, at most its size."""
     least = -(-min_channels // round_to) * round_to
     return {name: min(group.size, least) for name, group in graph.groups.items()}
 

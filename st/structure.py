@@ -19,8 +19,12 @@ VERSION = 1
 class Structure:
     """An architecture, what it is built for, and the channels kept of each group.
 
-    A group that `keep` does not name keeps all its channels; with an empty `keep` this is the
-    supernet. Indices are sorted and refer to the supernet's channels.
+    A group that `keep` does not name keeps all its channels; with an empty `keep` and no
+    `supernet_options` this is the supernet. Indices are sorted and refer to the channels of the
+    network that `options` describe.
+
+    `supernet_options`: the supernet's options where `options` are not, because the search changed
+    them (a width multiplier, say) instead of naming channels.
     """
 
     family: str
@@ -28,6 +32,7 @@ class Structure:
     input_shape: tuple[int, int, int]
     classes: int
     keep: Keep = field(default_factory=dict)
+    supernet_options: dict[str, Any] | None = None
 
     @cached_property
     def graph(self) -> Graph:
@@ -36,7 +41,8 @@ class Structure:
     @property
     def full(self) -> "Structure":
         """The supernet that this structure is a part of."""
-        return Structure(self.family, self.options, self.input_shape, self.classes)
+        options = self.options if self.supernet_options is None else self.supernet_options
+        return Structure(self.family, options, self.input_shape, self.classes)
 
     def cost(self) -> tuple[int, int]:
         """(parameters, MACs for one image)."""
@@ -53,6 +59,7 @@ class Structure:
             "architecture": {"family": self.family, "options": self.options},
             "input_shape": list(self.input_shape),
             "classes": self.classes,
+            "supernet_options": self.supernet_options,
             "keep": {name: [int(i) for i in kept] for name, kept in self.keep.items()},
         }
 
@@ -80,11 +87,19 @@ class Structure:
             "'input_shape' must be three positive numbers",
         )
         classes, keep = data.get("classes"), data.get("keep")
+        supernet = data.get("supernet_options")
+        require(
+            supernet is None or isinstance(supernet, dict), "'supernet_options' must be options"
+        )
         require(type(classes) is int and 0 < classes <= 10**6, "'classes' must be positive")
         require(isinstance(keep, dict), "'keep' must map groups to channels")
-        structure = cls(architecture["family"], architecture["options"], tuple(shape), classes)
+        structure = cls(
+            architecture["family"], architecture["options"], tuple(shape), classes,
+            supernet_options=supernet,
+        )  # fmt: skip
         try:
             groups = structure.graph.groups
+            _ = structure.full.graph  # drawn to check its options
         except StError as error:
             raise StError(f"{source}: {error}") from error
         checked = {}
@@ -97,7 +112,7 @@ class Structure:
                 and kept == sorted(set(kept))
                 and kept[0] >= 0
                 and kept[-1] < groups[name].size,
-                f"'keep.{name}' must be sorted channels of 0...{groups[name].size - 1}, one or more",
+                f"'keep.{name}' must be sorted channels of 0...{groups[name].size - 1}",
             )
             checked[name] = np.array(kept, dtype=np.int64)
         object.__setattr__(structure, "keep", checked)

@@ -14,7 +14,7 @@ from st.augment import Augment
 from st.data import Data
 from st.device import Device
 from st.errors import StError
-from st.params import Training
+from st.recipe import Training, learning_rate
 from st.seeds import torch_seed
 
 CACHE_BYTES = 2**30  # what cached teacher outputs may take
@@ -114,22 +114,6 @@ class Teacher:
 def as_float(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses are computed in float32, whatever the network computes in."""
     return {tap: value.float() for tap, value in outputs.items()}
-
-
-def learning_rate(recipe: Training, progress: float) -> float:
-    """The learning rate when the fraction `progress` (0...1) of the training is done."""
-    if recipe.schedule == "step":
-        passed = sum(progress >= milestone for milestone in recipe.milestones)
-        return recipe.lr * recipe.decay**passed
-    if recipe.schedule == "cosine":
-        return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
-    if recipe.schedule == "onecycle":
-        # Smith & Topin 2018, with the usual 30 % rise from lr / 25
-        if progress < 0.3:
-            low = recipe.lr / 25
-            return low + (recipe.lr - low) * (1 - math.cos(math.pi * progress / 0.3)) / 2
-        return recipe.lr * (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
-    return recipe.lr
 
 
 @torch.inference_mode()

@@ -28,8 +28,8 @@ def vgg(
     `layers` replaces the depth's list by one's own; `hidden` inserts a hidden linear layer with
     batch normalisation, as the VGG-16 of the filter-pruning papers has it.
     """
-    plan = layers or [int(x) if x != "M" else x for x in LAYERS[depth].split()]
-    if plan[0] == "M" or all(step == "M" for step in plan):
+    plan = [int(x) if x != "M" else x for x in LAYERS[depth].split()] if layers is None else layers
+    if not plan or plan[0] == "M":
         raise ValueError("option 'layers' must begin with a convolution")
     x, number, stage = graph.input, 0, 1
     for step in plan:

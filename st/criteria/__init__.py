@@ -1,7 +1,8 @@
 """Criteria: how much each channel of a supernet matters.
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
-more important. Each module registers one.
+more important; or, if it needs no ranking, the subnet's `Structure` itself (then its attribute
+`ranks` is False). Each module registers one.
 """
 
 from dataclasses import dataclass
@@ -9,15 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from st.graph import Graph
+from st.search import Budget
+from st.structure import Structure
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a criterion may look at: the supernet's drawing and weights, and a seed."""
+    """What a criterion may look at: the supernet and its weights, the budget, and a seed."""
 
-    graph: Graph
+    structure: Structure
     tensors: dict[str, np.ndarray]
+    budget: Budget
     seed: int
+
+    @property
+    def graph(self) -> Graph:
+        return self.structure.graph
 
 
 Scores = dict[str, np.ndarray]  # group -> (size,)

@@ -1,12 +1,38 @@
-"""No criterion: the same fraction of every layer."""
+"""No criterion: the supernet's architecture, narrowed by one factor."""
 
-import numpy as np
-
-from st.criteria import Scores, Subject
+from st.criteria import Subject
+from st.errors import StError
 from st.registry import criteria
+from st.structure import Structure
 
 
 @criteria.register
-def uniform(subject: Subject) -> Scores:
-    """Channels in their order, which with local ranking narrows all layers alike."""
-    return {name: -np.arange(g.size) / g.size for name, g in subject.graph.groups.items()}
+def uniform(subject: Subject) -> Structure:
+    """The widest network of the family, by its option `width`, that the budget pays for.
+
+    All layers, residual and dense streams included, get the same fraction of their channels.
+    Raises StError if the family has no such option or even its narrowest network costs too much.
+    """
+    full = subject.structure
+    if "width" not in full.options:
+        raise StError(f"criterion 'uniform': architecture '{full.family}' has no option 'width'")
+    limits = subject.budget.limits(full.graph)
+
+    def narrowed(factor: float) -> Structure:
+        options = {**full.options, "width": full.options["width"] * factor}
+        shape = (full.input_shape, full.classes)
+        return Structure(full.family, options, *shape, supernet_options=full.options)
+
+    def fits(factor: float) -> bool:
+        return all(n <= limit for n, limit in zip(narrowed(factor).cost(), limits, strict=True))
+
+    low, high = 1e-6, 1.0
+    if not fits(low):
+        raise StError("criterion 'uniform': the budget cannot be met with one channel a layer")
+    while high - low > 1e-4 * low:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return narrowed(round(low, 6) if fits(round(low, 6)) else low)
+
+
+uniform.ranks = False

@@ -65,10 +65,10 @@ def imagefolder(
 
 
 def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape | None:
+    if size is None or not Path(root).expanduser().is_dir():
+        return None
     folder = _folder(root)
     folder = folder / "train" if (folder / "train").is_dir() else folder
-    if size is None:
-        return None
     return (1 if grayscale else 3, size, size), len(_classes(folder))
 
 

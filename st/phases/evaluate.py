@@ -9,7 +9,7 @@ from st import __version__
 from st.checkpoint import load_model
 from st.data import load_data
 from st.files import write_json
-from st.grid import Job
+from st.job import Job
 
 
 def run(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from st import registry
 from st.checkpoint import load_model, save_model
-from st.grid import Job
+from st.job import Job
 from st.structure import load_structure
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from st import registry
 from st.data import save_data
-from st.grid import Job
+from st.job import Job
 from st.progress import say
 
 

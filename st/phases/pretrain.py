@@ -5,7 +5,7 @@ from pathlib import Path
 from st import registry
 from st.checkpoint import save_model
 from st.data import load_data
-from st.grid import Job
+from st.job import Job
 from st.phases.train import fit_and_save
 from st.structure import Structure
 

@@ -6,7 +6,7 @@ from st import registry
 from st.checkpoint import load_model
 from st.criteria import Subject
 from st.errors import StError
-from st.grid import Job
+from st.job import Job
 from st.progress import say
 from st.search import Budget, select_channels
 from st.structure import Structure, save_structure
@@ -15,23 +15,23 @@ from st.structure import Structure, save_structure
 def run(job: Job, supernet: Path, structure: Path) -> None:
     """Write the subnet's structure to `structure`; no weights are kept."""
     source = load_model(supernet)
-    graph = source.structure.graph
-    subject = Subject(graph, source.tensors, job["seed"])
-    scores = registry.criteria.get(job["criterion"])(subject, **job["options"])
+    full = source.structure
+    budget = Budget(**job["budget"])
+    subject = Subject(full, source.tensors, budget, job["seed"])
     try:
-        keep = select_channels(
-            graph, scores, Budget(**job["budget"]),
-            job["ranking"], job["min_channels"], job["round_to"],
-        )  # fmt: skip
+        found = registry.criteria.get(job["criterion"])(subject, **job["options"])
+        if not isinstance(found, Structure):
+            keep = select_channels(
+                full.graph, found, budget, job["ranking"], job["min_channels"], job["round_to"]
+            )
+            found = Structure(full.family, full.options, full.input_shape, full.classes, keep)
     except StError as error:
         raise StError(f"{supernet}: {error}") from error
-    full = source.structure
-    found = Structure(full.family, full.options, full.input_shape, full.classes, keep)
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
-        channels={g.name: g.size for g in graph.groups.values()},
+        channels={g.name: g.size for g in found.graph.groups.values()},
     )  # fmt: skip
     say(
         f"{params:,} of {full_params:,} parameters ({params / full_params:.1%}), "

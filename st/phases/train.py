@@ -7,9 +7,9 @@ from st.checkpoint import Checkpoint, load_model, save_model
 from st.data import Data, load_data
 from st.errors import StError
 from st.files import write_csv
-from st.grid import Job
-from st.params import Training
+from st.job import Job
 from st.progress import Progress
+from st.recipe import Training
 from st.structure import Structure
 
 

@@ -1,0 +1,46 @@
+# make table | make test | make lint: each sets up the environment in .venv first.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+READY := .venv/ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help table test quick lint environment lock
+
+help:
+	@echo "make table   build results/table.csv and results/comparison.html (CORES=$(CORES))"
+	@echo "make test    run all tests; make quick: without the slow ones"
+	@echo "make lint    check format and style"
+
+table: $(READY)
+	snakemake --cores $(CORES)
+
+test: $(READY)
+	pytest
+
+quick: $(READY)
+	pytest -m "not slow"
+
+lint: $(READY)
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+environment: $(READY)
+
+# Every package is pinned with its hashes, uv's own among them: pip installs it, it the others.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --require-hashes --compile-bytecode -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The newest versions that fit pyproject.toml. Names no index and no host.
+lock: $(READY)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock

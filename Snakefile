@@ -1,0 +1,43 @@
+"""Search-and-Train, from params.yaml to the paper's table."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# A params file chosen with --configfile describes its grid whole; Snakemake would merge it with a
+# default one key by key.
+if not workflow.overwrite_configfiles:
+
+    configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/initialize.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+wildcard_constraints:
+    dataset=one_of(PARAMS.datasets),
+    architecture=one_of(PARAMS.architectures),
+    seed=one_of(PARAMS.seeds),
+    supernet=one_of(PARAMS.supernets),
+    search=one_of(PARAMS.searches),
+    method=one_of(PARAMS.methods),
+
+
+localrules:
+    all,
+    report,
+    notebook,
+
+
+rule all:
+    default_target: True
+    input:
+        final_output(),

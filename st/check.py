@@ -1,0 +1,160 @@
+"""Reading params.yaml: everything that can be wrong with it is said before any job runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from st import registry
+from st.errors import StError
+from st.graph import draw
+from st.params import (
+    Architecture,
+    DataSet,
+    Method,
+    Params,
+    Search,
+    Supernet,
+    objective,
+    recipe,
+)
+from st.registry import closest
+from st.search import Budget, check_reachable
+
+
+def load(path: str | Path) -> Params:
+    """Read and check a params file; raises StError with one line per problem."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    return parse(data, str(path))
+
+
+def parse(data: Any, source: str = "params.yaml") -> Params:
+    """Check params that were read already. `source` names them in messages."""
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        raise StError("\n".join(f"{source}: {p}" for p in dict.fromkeys(problems))) from None
+    registry.load_plugins(params.plugins)
+    problems = list(_contradictions(params))
+    if problems:
+        raise StError("\n".join(f"{source}: {p}" for p in problems))
+    return params
+
+
+def _explain(error: Any) -> str:
+    """One of pydantic's errors in one line that begins with the key."""
+    location = [part for part in error["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location) or "the file"
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key; {closest(str(location[-1]), _known_keys(location[:-1]))}"
+    if kind == "missing":
+        return f"{key}: is missing; add it"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: must be a mapping of keys to values, not {error['input']!r}"
+    if "[key]" in error["loc"]:
+        return f"{key}: names are letters, digits, '_', '.' and '-'"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{key}: {message}, not {error['input']!r}"
+
+
+def _known_keys(location: list) -> list[str]:
+    """The keys that a section at `location` may have."""
+    sections = {
+        "datasets": DataSet,
+        "architectures": Architecture,
+        "supernets": Supernet,
+        "searches": Search,
+        "methods": Method,
+    }
+    model: Any = Params
+    if location and location[0] in sections:
+        model, location = sections[location[0]], location[2:]
+    elif location:
+        model, location = Params.model_fields[location[0]].annotation, location[1:]
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _contradictions(params: Params) -> Iterator[str]:
+    """What the types can't see: names that don't exist, options, budgets. One line each."""
+
+    def problem(function, *arguments) -> list[str]:
+        try:
+            function(*arguments)
+        except StError as error:
+            return [str(error)]
+        return []
+
+    def reference(name: str, known, what: str) -> list[str]:
+        return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
+
+    for seed in sorted({s for s in params.seeds if params.seeds.count(s) > 1}):
+        yield f"seeds: {seed} is there twice"
+    shapes = []
+    for key, data in params.datasets.items():
+        found = problem(registry.datasets.check, data.source, data.options)
+        yield from (f"datasets.{key}: {p}" for p in found)
+        if not found:
+            options = registry.datasets.check(data.source, data.options)
+            shapes.append((key, registry.datasets.get(data.source).shape(**options)))
+    graphs = {}
+    for key, architecture in params.architectures.items():
+        for dataset, shape in shapes:
+            # where only preparing the data tells their shape, any will do to check the options
+            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
+            found = problem(draw, *arguments)
+            yield from (f"architectures.{key}: {p}" for p in found)
+            if found:
+                break
+            if shape:
+                graphs[dataset, key] = draw(*arguments)
+    impossible = set()
+    for key, search in params.searches.items():
+        where = f"searches.{key}"
+        found = reference(search.supernet, params.supernets, "supernet")
+        yield from (f"{where}.supernet: {p}" for p in found)
+        found = problem(registry.criteria.check, search.criterion, search.options)
+        yield from (f"{where}.criterion: {p}" for p in found)
+        if search.budget.params is None and search.budget.macs is None:
+            yield f"{where}.budget: give params, macs or both"
+        if found or not getattr(registry.criteria.get(search.criterion), "ranks", True):
+            continue
+        budget = Budget(search.budget.params, search.budget.macs)
+        for (dataset, architecture), graph in graphs.items():
+            found = problem(check_reachable, graph, budget, search.min_channels, search.round_to)
+            for message in found:
+                if (key, architecture) not in impossible:
+                    impossible.add((key, architecture))
+                    yield f"{where}.budget: {architecture} on {dataset}: {message}"
+    for key, method in params.methods.items():
+        where = f"methods.{key}"
+        if key.startswith("supernet"):
+            yield f"{where}: names that begin with 'supernet' are the supernets' own"
+        found = reference(method.search, params.searches, "search")
+        yield from (f"{where}.search: {p}" for p in found)
+        found = problem(registry.inits.check, method.init, method.init_options)
+        yield from (f"{where}.init: {p}" for p in found)
+        yield from (f"{where}.objective: {p}" for p in problem(objective, method))
+        if not method.objective:
+            yield f"{where}.objective: needs a loss"
+        for name in method.architectures or []:
+            found = reference(name, params.architectures, "architecture")
+            yield from (f"{where}.architectures: {p}" for p in found)
+    for key, supernet in params.supernets.items():
+        for name, architecture in params.architectures.items():
+            epochs = recipe(params, architecture, supernet).epochs
+            if supernet.rewind_epoch > epochs:
+                yield (
+                    f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
+                    f"epoch, {epochs}, of {name}"
+                )

@@ -1,0 +1,79 @@
+"""The training recipe: its keys in params.yaml, and the learning rate that follows from it."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(gt=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A mapping that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(Section):
+    """A training recipe: SGD with momentum."""
+
+    epochs: Annotated[Whole, Field(ge=1, le=100_000)] = Field(160, description="Epochs.")
+    batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
+        64, description="Images a step; an epoch's incomplete last batch is left out."
+    )
+    lr: Annotated[Number, Field(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
+    schedule: Literal["step", "cosine", "onecycle", "constant"] = Field(
+        "step", description="How the learning rate changes over the training."
+    )
+    milestones: list[Annotated[Number, Field(gt=0, lt=1)]] = Field(
+        [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
+    )
+    decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
+    nesterov: Flag = Field(False, description="Nesterov's momentum.")
+    weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
+    test_every: Annotated[Whole, Field(ge=0)] = Field(
+        10,
+        description="Epochs between test accuracies in history.csv (0: only after the last). They "
+        "are for the curves; nothing is selected by them.",
+    )
+
+
+TrainingChange = create_model(
+    "TrainingChange",
+    __base__=Section,
+    __doc__="Changes to the training recipe; what is not given stays.",
+    **{
+        name: (
+            field.rebuild_annotation() | None,
+            Field(None, description=field.description),
+        )
+        for name, field in Training.model_fields.items()
+    },
+)
+
+
+def learning_rate(recipe: Training, progress: float) -> float:
+    """The learning rate when the fraction `progress` (0...1) of the training is done."""
+    if recipe.schedule == "step":
+        passed = sum(progress >= milestone for milestone in recipe.milestones)
+        return recipe.lr * recipe.decay**passed
+    if recipe.schedule == "cosine":
+        return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+    if recipe.schedule == "onecycle":
+        # Smith & Topin 2018, with the usual 30 % rise from lr / 25
+        if progress < 0.3:
+            low = recipe.lr / 25
+            return low + (recipe.lr - low) * (1 - math.cos(math.pi * progress / 0.3)) / 2
+        return recipe.lr * (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+    return recipe.lr

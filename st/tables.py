@@ -1,0 +1,237 @@
+"""From all metrics.json to one table, and the ways to print it."""
+
+import math
+from collections.abc import Callable, Iterator
+from html import escape as escape_html
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from st.errors import StError
+from st.files import read_json
+from st.grid import METRICS
+from st.job import Job
+
+COLUMNS = [
+    "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
+    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+]  # fmt: skip
+MEASURED = [
+    "dataset", "architecture", "method", "seed", "accuracy", "params", "params_kept", "macs",
+    "macs_kept", "latency_ms", "epochs", "teacher", "device", "torch", "st",
+]  # fmt: skip
+GROUP = ["dataset", "architecture"]
+DECIMALS = {
+    "accuracy_mean": 3, "accuracy_std": 3, "params_kept": 4, "macs_kept": 4, "latency_ms": 3,
+}  # fmt: skip
+
+
+def place(pattern: str, folder: str | Path, **names: Any) -> Path:
+    """A file of st.grid's patterns, below `folder` instead of results/."""
+    return Path(folder) / pattern.removeprefix("results/").format(**names)
+
+
+def collect(job: Job, folder: str | Path) -> pd.DataFrame:
+    """All runs: one line per data set, architecture, row and seed, in the grid's order.
+
+    Columns are `MEASURED`. Raises StError that names the metrics.json which is missing, incomplete
+    or about something else: a run is never left out silently.
+    """
+    runs = []
+    for dataset in job["datasets"]:
+        for architecture, rows in job["rows"].items():
+            for row in rows:
+                for seed in job["seeds"]:
+                    names = {"dataset": dataset, "architecture": architecture, "seed": seed}
+                    path = place(METRICS, folder, **names, method=row["folder"])
+                    metrics = read_json(path)
+                    if not isinstance(metrics, dict):
+                        raise StError(f"{path}: is no object; evaluate it again")
+                    for key in MEASURED:
+                        if key not in metrics:
+                            raise StError(f"{path}: '{key}' is missing; evaluate it again")
+                    for key, value in {**names, "method": row["method"]}.items():
+                        if metrics[key] != value:
+                            raise StError(
+                                f"{path}: '{key}' is {metrics[key]!r} instead of {value!r}; "
+                                "evaluate it again"
+                            )
+                    runs.append({key: metrics[key] for key in MEASURED})
+    return pd.DataFrame(runs, columns=MEASURED)
+
+
+def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table: one line per data set, architecture and row, columns exactly `COLUMNS`.
+
+    Accuracy in percent, its standard deviation that of a sample (NaN for one seed); fractions of
+    the reference supernet; latency in ms, the median over seeds; everything else means over seeds.
+    """
+    table = (
+        runs.groupby([*GROUP, "method"], sort=False)
+        .agg(
+            seeds=("seed", "size"),
+            accuracy_mean=("accuracy", "mean"),
+            accuracy_std=("accuracy", "std"),
+            params=("params", "mean"),
+            params_kept=("params_kept", "mean"),
+            macs=("macs", "mean"),
+            macs_kept=("macs_kept", "mean"),
+            latency_ms=("latency_ms", "median"),
+            epochs=("epochs", "mean"),
+            teacher=("teacher", "first"),
+        )
+        .reset_index()
+    )
+    table["teacher"] = table["teacher"].fillna("")
+    for name in ("params", "macs", "epochs"):
+        table[name] = table[name].round().astype(int)
+    return table[COLUMNS]
+
+
+def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(data set, architecture, its lines of the table), in the table's order."""
+    for (dataset, architecture), group in table.groupby(GROUP, sort=False):
+        yield dataset, architecture, group
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    return table.round(DECIMALS).to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: pd.DataFrame, caption: str) -> str:
+    """GitHub Markdown: a small table per data set and architecture, then the caption."""
+    parts = []
+    for dataset, architecture, group in groups(table):
+        shown = printed(group, bold="**{}**")
+        align = ["left", *["right"] * (shown.shape[1] - 2), "left"]
+        body = shown.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append(f"### {dataset}, {architecture}\n\n{body}\n")
+    return "\n".join([*parts, caption, ""])
+
+
+def to_latex(table: pd.DataFrame, caption: str) -> str:
+    """A LaTeX table; needs the package booktabs."""
+    lines, columns = [], 0
+    for dataset, architecture, group in groups(table):
+        shown = printed(group, latex, r"\textbf{{{}}}")
+        columns = shown.shape[1]
+        if not lines:
+            lines += [r"\toprule", _line(latex(name) for name in shown.columns)]
+        title = rf"\multicolumn{{{columns}}}{{l}}{{\textit{{{latex(f'{dataset}, {architecture}')}}}"
+        lines += [r"\midrule", title + r"} \\", r"\addlinespace[2pt]"]
+        lines += [_line(row) for row in shown.itertuples(index=False)]
+    body = "\n".join([*lines, r"\bottomrule"])
+    return (
+        "% needs \\usepackage{booktabs}\n"
+        "\\begin{table*}\n\\centering\n\\small\n"
+        f"\\caption{{{latex(caption)}}}\n\\label{{tab:comparison}}\n"
+        f"\\begin{{tabular}}{{l{'r' * (columns - 2)}l}}\n{body}\n\\end{{tabular}}\n"
+        "\\end{table*}\n"
+    )
+
+
+def _line(cells) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def to_html(group: pd.DataFrame) -> str:
+    """One group as an HTML table of class `st-table`."""
+    shown = printed(group, escape_html, "<b>{}</b>")
+    return shown.to_html(index=False, escape=False, border=0, classes="st-table")
+
+
+def printed(
+    group: pd.DataFrame, escape: Callable[[str], str] = str, bold: str = "{}"
+) -> pd.DataFrame:
+    """One group's cells as a paper prints them; `bold` is the template of the best accuracies."""
+    top = best(group)
+    # as many decimals as give the fastest network three digits
+    decimals = max(0, 2 - math.floor(math.log10(max(group["latency_ms"].min(), 1e-3))))
+    accuracy = [
+        f"{mean:.1f}" + (f" ± {std:.1f}" if pd.notna(std) else "")
+        for mean, std in zip(group["accuracy_mean"], group["accuracy_std"], strict=True)
+    ]
+    cells = {
+        "Method": group["method"],
+        "Accuracy (%)": accuracy,
+        "Params": group["params"].map(short),
+        "Params ↓": group["params_kept"].map(reduction),
+        "MACs": group["macs"].map(short),
+        "MACs ↓": group["macs_kept"].map(reduction),
+        "Latency (ms)": group["latency_ms"].map(f"{{:.{decimals}f}}".format),
+        "Epochs": group["epochs"].map(str),
+        "Teacher": group["teacher"],
+    }
+    shown = pd.DataFrame({name: list(map(escape, column)) for name, column in cells.items()})
+    shown["Accuracy (%)"] = [
+        bold.format(cell) if is_best else cell
+        for cell, is_best in zip(shown["Accuracy (%)"], top, strict=True)
+    ]
+    return shown
+
+
+def best(group: pd.DataFrame) -> list[bool]:
+    """Which lines have the highest mean accuracy, as printed: a tie in print is a tie."""
+    shown = group["accuracy_mean"].round(1)
+    return list(shown == shown.max())
+
+
+def short(number: float) -> str:
+    """Three significant digits: 950, 7.23k, 102k, 14.7M, 313M, 4.09G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        value = number / size
+        if value >= 0.9995:  # what rounds to 1.00
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+    return f"{number:.0f}"
+
+
+def reduction(kept: float) -> str:
+    """What was removed: 0.0995 -> 90.1 %; nothing for a whole network."""
+    return "" if kept == 1 else f"{100 * (1 - kept):.1f} %"
+
+
+def split(job: Job, dataset: str) -> str:
+    """The images on which accuracies of a data set were measured."""
+    return "held-out training images" if job["datasets"][dataset] else "the test split"
+
+
+def caption(job: Job, runs: pd.DataFrame) -> str:
+    """What the table's numbers mean. One paragraph of plain text."""
+    places: dict[str, list[str]] = {}
+    for dataset in job["datasets"]:
+        places.setdefault(split(job, dataset), []).append(dataset)
+    where = " and ".join(
+        f"{name} ({', '.join(datasets)})" if len(places) > 1 else name
+        for name, datasets in places.items()
+    )
+    seeds = len(job["seeds"])
+    spread = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    batch = job["latency_batch"]
+    return (
+        f"Accuracy on {where} at the last epoch{spread}; bold: the highest mean of each "
+        "group, as printed. "
+        "Params: trainable parameters. MACs: multiply-accumulates of convolution and linear layers "
+        "for one image. ↓: the part of the reference supernet's (row supernet) that was removed. "
+        f"Latency: {'median over seeds, ' if seeds > 1 else ''}batches of {batch} "
+        f"image{'s' * (batch > 1)} on {devices(runs)}; "
+        "it compares networks on this machine and says little about others. "
+        "Epochs: of training the network itself, without its supernet's. "
+        "Teacher: the network whose outputs supervised the training."
+    )
+
+
+def devices(runs: pd.DataFrame) -> str:
+    return " / ".join(dict.fromkeys(runs["device"]))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Plain text for LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text)

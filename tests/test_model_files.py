@@ -1,0 +1,199 @@
+"""Models and structures on disk: read back exactly, or refused in one line that names the file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, pruned, random_keep, random_tensors, small_structure
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
+
+from st import network
+from st.checkpoint import Checkpoint, fingerprint, load_model, read_tensors, save_model
+from st.errors import StError
+from st.structure import load_structure
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(path, structure, tensors) of a small model on disk."""
+    structure = small_structure("vgg")
+    part = pruned(structure, random_keep(structure, np.random.default_rng(4)))
+    tensors = random_tensors(part, np.random.default_rng(5))
+    save_model(tmp_path / "model.safetensors", part, tensors, epochs=3)
+    return tmp_path / "model.safetensors", part, tensors
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_model_round_trip(name, tmp_path):
+    structure = small_structure(name)
+    part = pruned(structure, random_keep(structure, np.random.default_rng(6)))
+    tensors = random_tensors(part, np.random.default_rng(7))
+    save_model(tmp_path / "deep" / "model", part, tensors, epochs=3, job={"seed": 1})
+    back = load_model(tmp_path / "deep" / "model")
+    assert back.structure.to_json() == part.to_json()
+    assert back.facts == {"epochs": 3, "job": {"seed": 1}}
+    assert back.tensors.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert back.tensors[key].dtype == value.dtype
+        np.testing.assert_array_equal(back.tensors[key], value)
+    for key, value in network.tensors(network.load(back)).items():
+        np.testing.assert_array_equal(value, tensors[key])
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["model"]  # no temporary file
+
+
+def test_digest_sees_every_weight_and_the_structure(saved):
+    path, part, tensors = saved
+    digest = load_model(path).digest()
+    assert digest == Checkpoint("elsewhere", tensors, part, {}).digest()
+    for name in tensors:
+        changed = {**tensors, name: tensors[name] + 1}
+        assert Checkpoint("", changed, part, {}).digest() != digest
+    assert Checkpoint("", tensors, part.full, {}).digest() != digest
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def refused(path, reader, *words):
+    """`reader(path)` raises StError, in one line that names the file."""
+    with pytest.raises(StError) as caught:
+        reader(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_models_that_do_not_fit_their_structure(saved):
+    path, part, tensors = saved
+    wrong = {
+        "conv2.weight": {**tensors, "conv2.weight": tensors["conv2.weight"][:, :-1]},
+        "bn1.bias": {k: v for k, v in tensors.items() if k != "bn1.bias"},
+        "extra": {**tensors, "extra": np.zeros(3)},
+        "classifier.bias": {**tensors, "classifier.bias": np.zeros((5, 1), np.float32)},
+    }
+    for name, changed in wrong.items():
+        save_model(path, part, changed)
+        refused(path, load_model, f"'{name}'", "build it again")
+
+
+def test_models_that_are_something_else(saved, tmp_path):
+    path, part, tensors = saved
+    refused(tmp_path / "nothing", load_model, "is missing")
+    refused(tmp_path, load_model)
+    for content in (b"", b"\x00", b"hello", b"\xff" * 64, b"\x08" + bytes(7) + b"[1,2,3] "):
+        path.write_bytes(content)
+        refused(path, load_model, "damaged")
+    for header in (None, {"st": "[]"}, {"st": "{}"}, {"st": '{"format": "x"}'}, {"other": "1"}):
+        save_file(tensors, path, header)
+        refused(path, load_model, "is not a search-and-train model")
+    save_file(tensors, path, {"st": "no JSON"})
+    refused(path, load_model, "damaged")
+    future = {"format": "search-and-train model", "version": 2, "structure": part.to_json()}
+    save_file(tensors, path, {"st": json.dumps(future)})
+    refused(path, load_model, "version 2")
+    save_file(tensors, path, {"st": json.dumps({**future, "version": 1, "structure": None})})
+    refused(path, load_model, "is not a structure")
+    half = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in tensors.items()}
+    save_torch(half, path, {"st": json.dumps({**future, "version": 1})})
+    refused(path, load_model)
+
+
+def test_truncated_models(saved):
+    path, *_ = saved
+    content = path.read_bytes()
+    for length in [*range(0, 64, 3), *range(64, len(content), len(content) // 40)]:
+        path.write_bytes(content[:length])
+        refused(path, load_model)
+
+
+def test_flipped_bits_in_the_header(saved):
+    """Refused with StError, or read as what they still are; nothing else escapes."""
+    path, *_ = saved
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    rng, damaged = np.random.default_rng(8), 0
+    for _ in range(500):
+        changed = bytearray(content)
+        changed[rng.integers(end)] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        try:
+            network.load(load_model(path))
+        except StError as error:
+            damaged += 1
+            assert str(error).startswith(f"{path}: ")
+    assert damaged > 300
+
+
+def test_read_tensors_wants_the_right_kind(saved):
+    path, *_ = saved
+    refused(path, lambda p: read_tensors(p, "search-and-train data"), "not a search-and-train data")
+
+
+def test_structures_that_are_refused(saved, tmp_path):
+    good, path = saved[1].to_json(), tmp_path / "structure.json"
+    load = load_structure
+    refused(path, load, "cannot be read")
+    for text in ("", "{", "[1, 2", "\x00", '{"format": '):
+        path.write_text(text)
+        refused(path, load, "is not JSON")
+    path.write_bytes(b"\xff\xfe")
+    refused(path, load, "is not JSON")
+    group = "conv1"
+    for change, words in [
+        ({"format": "x"}, "is not a structure"),
+        ({"version": 2}, "version 2"),
+        ({"architecture": {"family": "vgg"}}, "options"),
+        ({"architecture": {"family": "vvg", "options": {}}}, "did you mean 'vgg'"),
+        ({"architecture": {"family": "vgg", "options": {"depht": 16}}}, "depht"),
+        ({"input_shape": [1, 8]}, "input_shape"),
+        ({"input_shape": [1, 8, 0]}, "input_shape"),
+        ({"classes": 0}, "classes"),
+        ({"classes": True}, "classes"),
+        ({"keep": None}, "keep"),
+        ({"keep": {"conv99": [0]}}, "conv99"),
+        ({"keep": {group: []}}, group),
+        ({"keep": {group: [1, 0]}}, group),
+        ({"keep": {group: [0, 0]}}, group),
+        ({"keep": {group: [-1, 0]}}, group),
+        ({"keep": {group: [0, 6]}}, group),
+        ({"keep": {group: [0.0]}}, group),
+        ({"keep": {group: [False]}}, group),
+        ({"keep": {group: "0"}}, group),
+    ]:
+        path.write_text(json.dumps({**good, **change}))
+        refused(path, load, words)
+
+
+JUNK = [None, True, -1, 0, 7, 1.5, "x", "", [], {}, [0], [[0]], {"a": 1}, float("nan"), 10**30, "M"]
+
+
+def mutate(value, rng):
+    """The same JSON data with one thing in it replaced, removed or added."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.85:
+        key = rng.choice(np.array(list(value), dtype=object)) if isinstance(value, dict) else None
+        key = int(rng.integers(len(value))) if key is None else key
+        copy = value.copy()
+        if rng.random() < 0.15:
+            del copy[key]
+        else:
+            copy[key] = mutate(value[key], rng)
+        return copy
+    return JUNK[rng.integers(len(JUNK))]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_mutated_structures(name, tmp_path):
+    """A file is refused with StError, or describes a network that can be built and counted."""
+    rng, path = np.random.default_rng(9), tmp_path / "structure.json"
+    structure = small_structure(name)
+    good, bad = pruned(structure, random_keep(structure, rng)).to_json(), 0
+    for _ in range(150):
+        path.write_text(json.dumps(mutate(good, rng)))
+        try:
+            found = load_structure(path)
+        except StError as error:
+            bad += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert min(found.cost()) > 0
+    assert bad > 50

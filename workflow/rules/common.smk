@@ -1,0 +1,143 @@
+"""What all rules share: the checked params, the grid, and functions for params and inputs."""
+
+import json
+import os
+import re
+import sys
+from shutil import which
+
+sys.path.insert(0, str(workflow.basedir))
+
+from snakemake.exceptions import WorkflowError
+
+from st import check, grid, registry
+from st.errors import StError
+from st.grid import Grid
+from st.sources import sources
+
+try:
+    PARAMS = check.parse(config, (workflow.overwrite_configfiles or ["params.yaml"])[-1])
+except StError as error:
+    raise WorkflowError(str(error)) from None
+GRID = Grid(PARAMS)
+
+# Jobs run `python -m st`: from the working directory, so that a clone uses its own package, and with
+# the python that runs this workflow, whether its environment has been activated or not.
+os.environ |= {"PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])}
+
+PLUGINS = " ".join(f"--plugin={name}" for name in PARAMS.plugins)
+
+# Snakemake only counts GPUs; where there is none, jobs must not wait for one.
+GPU = 1 if which("nvidia-smi") else 0
+
+
+def final_output():
+    """The one list of targets."""
+    return [
+        "results/table.csv",
+        "results/comparison.html",
+    ]
+
+
+def one_of(names):
+    """A wildcard that matches these names only."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+
+
+def job(phase, *names):
+    """The param `job`: what the phase is told, as JSON, for the values of the wildcards `names`;
+    a name that begins with '=' is a value itself."""
+
+    def value(wildcards, name):
+        if name.startswith("="):
+            return name[1:]
+        return int(wildcards.seed) if name == "seed" else wildcards[name]
+
+    def from_wildcards(wildcards):
+        arguments = [value(wildcards, name) for name in names]
+        return json.dumps(getattr(GRID, phase)(*arguments), sort_keys=True)
+
+    return from_wildcards
+
+
+def code(phase, *modules):
+    """The source files that a phase and these registered modules consist of."""
+    return [os.path.relpath(path) for path in sources(f"st.phases.{phase}", *modules)]
+
+
+def family(architecture):
+    """The module that defines an architecture's family."""
+    return registry.architectures.module(PARAMS.architectures[architecture].family)
+
+
+def method(wildcards):
+    return PARAMS.methods[wildcards.method]
+
+
+def supernet_of(wildcards):
+    """The name of the supernet that a method, or a search, is about."""
+    search = wildcards.get("search") or method(wildcards).search
+    return PARAMS.searches[search].supernet
+
+
+def prepare_code(wildcards):
+    source = PARAMS.datasets[wildcards.dataset].source
+    return code("prepare", registry.datasets.module(source))
+
+
+def pretrain_code(wildcards):
+    return code("pretrain", family(wildcards.architecture), "st.inits.random", "st.losses.ce")
+
+
+def search_code(wildcards):
+    criterion = PARAMS.searches[wildcards.search].criterion
+    return code("search", family(wildcards.architecture), registry.criteria.module(criterion))
+
+
+def initialize_code(wildcards):
+    init = registry.inits.module(method(wildcards).init)
+    return code("initialize", family(wildcards.architecture), init)
+
+
+def train_code(wildcards):
+    losses = [registry.losses.module(name) for name in method(wildcards).objective]
+    return code("train", family(wildcards.architecture), *losses)
+
+
+def search_supernet(wildcards):
+    """The supernet that a search reads."""
+    return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
+
+
+def structure(wildcards):
+    """The structure of a method's subnet."""
+    return grid.STRUCTURE.format(search=method(wildcards).search, **wildcards)
+
+
+def init_source(wildcards):
+    """What a method's init starts from, if anything."""
+    pattern = GRID.init_source(wildcards.method)
+    return pattern.format(supernet=supernet_of(wildcards), **wildcards) if pattern else []
+
+
+def teacher(wildcards):
+    """The supernet that a method's objective learns from, if it does."""
+    if not GRID.needs_teacher(wildcards.method):
+        return []
+    return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
+
+
+def option(name, value):
+    """A command-line option, left out without a value."""
+    return f"--{name} {value}" if value else ""
+
+
+def over_grid(pattern_lists):
+    """Files of all data sets, architectures and seeds; `pattern_lists`: architecture -> patterns."""
+    return [
+        pattern.format(dataset=dataset, architecture=architecture, seed=seed)
+        for dataset in PARAMS.datasets
+        for architecture in PARAMS.architectures
+        for seed in PARAMS.seeds
+        for pattern in pattern_lists(architecture)
+    ]

@@ -1,0 +1,45 @@
+"""Evaluate: accuracy, size and latency.
+
+One job measures all networks of an architecture and seed, supernets included: their latencies are
+then measured side by side, and importing torch is paid once. A rule for each architecture, because
+methods may apply to some only.
+
+REQUIRED INPUTS: the prepared data set, all trained networks
+OUTPUTS: {method}/metrics.json, supernet-{supernet}/metrics.json
+"""
+
+for architecture in PARAMS.architectures:
+
+    rule:
+        name:
+            f"evaluate_{architecture}"
+        input:
+            data=grid.DATA,
+            models=[
+                path.replace("{architecture}", architecture)
+                for path in GRID.evaluated(architecture)[0]
+            ],
+            code=code("evaluate", family(architecture)),
+        output:
+            metrics=[
+                path.replace("{architecture}", architecture)
+                for path in GRID.evaluated(architecture)[1]
+            ],
+        log:
+            f"results/logs/evaluate/{{dataset}}/{architecture}/seed{{seed}}.log",
+        conda:
+            "../envs/st.yaml"
+        threads: 1
+        resources:
+            gpu=GPU,
+            mem_mb=8000,
+            runtime=60,
+        params:
+            job=job("evaluate", "dataset", f"={architecture}", "seed"),
+            plugins=PLUGINS,
+        message:
+            f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"
+        shell:
+            "python -m st evaluate --job {params.job:q} {params.plugins} --data {input.data:q}"
+            " --models {input.models:q} --metrics {output.metrics:q} --threads {threads}"
+            " --log {log:q}"

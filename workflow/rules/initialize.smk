@@ -1,0 +1,31 @@
+"""Initialize: give a structure its first weights.
+
+REQUIRED INPUTS: a structure; for inherited or rewound weights also its supernet
+OUTPUTS: {method}/init.safetensors
+"""
+
+
+rule initialize:
+    input:
+        structure=structure,
+        source=init_source,
+        code=initialize_code,
+    output:
+        init=grid.INIT,
+    log:
+        "results/logs/initialize/{dataset}/{architecture}/seed{seed}/{method}.log",
+    conda:
+        "../envs/st.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        job=job("initialize", "seed", "method"),
+        source=lambda wildcards, input: option("source", input.source),
+        plugins=PLUGINS,
+    message:
+        "initialize {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"
+    shell:
+        "python -m st initialize --job {params.job:q} {params.plugins} --structure {input.structure:q}"
+        " {params.source} --init {output.init:q} --log {log:q}"

@@ -1,0 +1,33 @@
+"""Train the supernets.
+
+REQUIRED INPUTS: the prepared data set
+OUTPUTS: supernet-{supernet}/: model.safetensors, rewind.safetensors (its early weights), history.csv
+"""
+
+
+rule pretrain:
+    input:
+        data=grid.DATA,
+        code=pretrain_code,
+    output:
+        model=grid.SUPERNET,
+        rewind=grid.REWIND,
+        history=grid.SUPERNET_HISTORY,
+    log:
+        "results/logs/pretrain/{dataset}/{architecture}/seed{seed}/{supernet}.log",
+    conda:
+        "../envs/st.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        job=job("pretrain", "dataset", "architecture", "seed", "supernet"),
+        plugins=PLUGINS,
+    message:
+        "pretrain {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.supernet}"
+    shell:
+        "python -m st pretrain --job {params.job:q} {params.plugins} --data {input.data:q}"
+        " --model {output.model:q} --rewind {output.rewind:q} --history {output.history:q}"
+        " --threads {threads} --log {log:q}"

@@ -1,0 +1,58 @@
+"""Report: the table, the figures and the comparison notebook.
+
+REQUIRED INPUTS: metrics, histories and structures of the whole grid
+OUTPUTS: results/table.csv, .md, .tex, results/runs.csv, results/figures/, results/comparison.ipynb
+and .html
+"""
+
+
+rule report:
+    input:
+        metrics=over_grid(lambda architecture: GRID.evaluated(architecture)[1]),
+        histories=over_grid(GRID.histories),
+        structures=over_grid(GRID.structures),
+        code=code("report"),
+    output:
+        table="results/table.csv",
+        markdown="results/table.md",
+        latex="results/table.tex",
+        runs="results/runs.csv",
+        figures=directory("results/figures"),
+    log:
+        "results/logs/report.log",
+    conda:
+        "../envs/st.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        job=json.dumps(GRID.report(), sort_keys=True),
+        plugins=PLUGINS,
+    message:
+        "report"
+    shell:
+        "python -m st report --job {params.job:q} {params.plugins} --folder results --log {log:q}"
+
+
+rule notebook:
+    input:
+        notebook="workflow/notebooks/comparison.ipynb",
+        table="results/table.csv",
+        runs="results/runs.csv",
+    output:
+        notebook="results/comparison.ipynb",
+        html="results/comparison.html",
+    log:
+        "results/logs/notebook.log",
+    conda:
+        "../envs/st.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        job=json.dumps(GRID.report(), sort_keys=True),
+    message:
+        "notebook"
+    shell:
+        "(python -m papermill {input.notebook:q} {output.notebook:q} -p job {params.job:q} -p folder results"
+        " && python -m nbconvert --to html --no-input {output.notebook:q}) > {log:q} 2>&1"

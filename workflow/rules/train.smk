@@ -1,0 +1,35 @@
+"""Train the subnets, on labels and the frozen supernet's knowledge at once.
+
+REQUIRED INPUTS: the prepared data set, initial weights; the supernet, if the objective has a teacher
+OUTPUTS: {method}/: model.safetensors, history.csv
+"""
+
+
+rule train:
+    input:
+        data=grid.DATA,
+        init=grid.INIT,
+        teacher=teacher,
+        code=train_code,
+    output:
+        model=grid.MODEL,
+        history=grid.HISTORY,
+    log:
+        "results/logs/train/{dataset}/{architecture}/seed{seed}/{method}.log",
+    conda:
+        "../envs/st.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        job=job("train", "dataset", "architecture", "seed", "method"),
+        teacher=lambda wildcards, input: option("teacher", input.teacher),
+        plugins=PLUGINS,
+    message:
+        "train {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"
+    shell:
+        "python -m st train --job {params.job:q} {params.plugins} --data {input.data:q}"
+        " --init {input.init:q} {params.teacher} --model {output.model:q}"
+        " --history {output.history:q} --threads {threads} --log {log:q}"
