@@ -96,7 +96,7 @@ def claims(job: Job, runs: pd.DataFrame) -> list[Claim]:
         for row in headline(rows, by_method):
             outcome, sentence = _verdict(rows, row, by_method)
             controls = list(_controls(rows, row, by_method))
-            sentence = f"{dataset}, {architecture}: {sentence}"
+            sentence = f"{architecture} on {dataset}: {sentence}"
             found.append(Claim(dataset, architecture, row["method"], outcome, sentence, controls))
     return found
 
@@ -154,28 +154,24 @@ def _controls(rows, row, runs) -> Iterator[str]:
     subnet, name = runs[row["method"]], row["method"]
     reference, supernet = rows[0]["method"], _name_of_supernet(rows, row)
     if supernet != reference:
-        yield _compare(
-            f"Against the reference supernet ({reference}, another training of the same network)",
-            name, subnet, reference, runs[reference],
-        )  # fmt: skip
+        what = "Against the reference supernet, another training of the same network"
+        yield _compare(f"{what} ({reference})", name, subnet, runs[reference])
     for other in rows:
         if "search" not in other or other["method"] == name:
             continue
         control = runs[other["method"]]
         same_structure, anew = other["search"] == row["search"], other["init"] == "random"
         if same_structure and anew and not _taught(control):
-            what = "The teacher: the same structure trained anew without one"
+            what = "Against the same structure trained anew without a teacher"
         elif same_structure and not anew:
-            what = f"Training anew: the same structure with init {other['init']}"
+            what = f"Against the same structure with init {other['init']}"
         elif not same_structure and anew and _taught(control):
-            what = f"The search: the structure of search {other['search']}, trained anew"
+            what = f"Against the structure of search {other['search']}, trained anew with a teacher"
         else:
             continue
         changes = _differences(row, other, subnet, control)
-        yield _compare(
-            f"{what} ({other['method']}{'; also ' + changes if changes else ''})",
-            name, subnet, other["method"], control,
-        )  # fmt: skip
+        label = f"{other['method']}; also {changes}" if changes else other["method"]
+        yield _compare(f"{what} ({label})", name, subnet, control)
 
 
 def _differences(row, other, subnet, control) -> str:
@@ -194,11 +190,8 @@ def _differences(row, other, subnet, control) -> str:
     return ", ".join(found)
 
 
-def _compare(what: str, name: str, one: pd.DataFrame, other_name: str, other: pd.DataFrame) -> str:
+def _compare(what: str, name: str, one: pd.DataFrame, other: pd.DataFrame) -> str:
     found = margin(one, other)
-    verdict = {
-        1: f"{name} is more accurate than {other_name}",
-        -1: f"{name} is less accurate than {other_name}",
-        0: f"undecided between {name} and {other_name}, as {found.why_undecided()}",
-    }[found.sign]
-    return f"{what}: {verdict} ({found})."
+    verdict = {1: f"{name} is better", -1: f"{name} is worse", 0: "undecided"}[found.sign]
+    reason = f"; {found.why_undecided()}" if found.low is None else ""
+    return f"{what}: {verdict}, {found}{reason}."

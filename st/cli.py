@@ -52,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
             what.add_argument(
                 "experiment",
                 nargs="?",
-                help="results folder of the experiment, such as digits/vgg/seed0/st, described by "
-                "--params; files have their usual places under results/",
+                help="the experiment in --params, such as digits/vgg/seed0/st; files have their "
+                "usual places under results/",
             )
         what.add_argument("--job", help="the job as JSON, as the workflow passes it")
         command.add_argument("--params", default="params.yaml", help="default: %(default)s")
@@ -154,7 +154,7 @@ def _label(options: argparse.Namespace, outputs: tuple[str, ...]) -> str:
     path = path[0] if isinstance(path, list) else path
     if path is None:
         return ""
-    parts = path.parts[1:-1] if options.command != "evaluate" else path.parts[1:-2]
+    parts = path.parts[2:-1] if options.command != "evaluate" else path.parts[2:-2]
     return "/".join(parts)
 
 

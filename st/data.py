@@ -46,7 +46,7 @@ class Data:
     def holdout(self, fraction: float) -> "Data":
         """The same without the test images: a fixed random part of the training images instead."""
         order = stream(0, "holdout").permutation(len(self.train_labels))
-        amount = max(1, round(fraction * len(order)))
+        amount = min(max(1, round(fraction * len(order))), len(order) - 1)
         test, train = np.sort(order[:amount]), np.sort(order[amount:])
         return Data(
             self.train_images[train], self.train_labels[train],

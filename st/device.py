@@ -46,9 +46,14 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
         torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
+    kind, _, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
+        raise StError(f"--device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")
+    if kind == "cuda":
         if not torch.cuda.is_available():
             raise StError(f"--device {name}: torch sees no GPU here; use --device cpu")
+        if int(number or 0) >= torch.cuda.device_count():
+            raise StError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False

@@ -1,6 +1,7 @@
 """The report's figures. Each function returns a matplotlib Figure and writes nothing."""
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from st.errors import StError
 from st.files import read_json, whole
-from st.grid import HISTORY, STRUCTURE
+from st.grid import STRUCTURE
 from st.job import Job
-from st.tables import place, short, split
+from st.tables import place, short
 
 # Okabe & Ito's colours, which colour-blind people can tell apart. In greyscale, markers and dashes
 # do it: the numbers of colours, markers and dashes share no factor, so that combinations repeat
@@ -37,7 +38,7 @@ WIDTH = 7.0  # inches: a page's text
 CAPTIONS = {
     "accuracy": "Accuracy against size and computation (log scales). Points are means over seeds, "
     "bars their sample standard deviations, stars supernets; the grey step line is the Pareto "
-    "front of the means. Networks of nearly the same cost are drawn side by side.",
+    "front of the means. Networks of nearly the same cost are drawn side by side, by rising cost.",
     "channels": "Channels that each search keeps of each prunable group, from the input to the "
     "output: the line is the median over seeds, the band reaches from the fewest to the most, the "
     "grey area is the supernet. Percentages are medians over seeds.",
@@ -80,7 +81,7 @@ def accuracy(job: Job, table: pd.DataFrame, dataset: str, architecture: str) -> 
     """Accuracy against parameters and against MACs, from the aggregated table."""
     group = table[(table["dataset"] == dataset) & (table["architecture"] == architecture)]
     styles, mean = style(job), group["accuracy_mean"].to_numpy()
-    figure = Figure(figsize=(WIDTH, 3.1))
+    figure = Figure(figsize=(WIDTH, 2.8))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column, label in zip(
         panels, ("params", "macs"), ("Parameters", "MACs for one image"), strict=True
@@ -169,7 +170,7 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
     # about 16 letters an inch
     upright = sum(map(len, shown)) + 2 * len(shown) > 16 * 6
     panels[-1, 0].set_xticks(range(0, len(groups), every), shown, rotation=90 if upright else 0)
-    label = "Prunable group" + (f" (every {every}th is named)" if every > 1 else "")
+    label = "Prunable group" + (f" (one in {every} is named)" if every > 1 else "")
     panels[-1, 0].set_xlabel(label)
     return figure
 
@@ -177,13 +178,14 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
 @mpl.rc_context(RC)
 def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Figure:
     """Cross-entropy, training accuracy and test accuracy by epoch, from all history.csv."""
-    figure = Figure(figsize=(WIDTH, 3.0))
+    figure = Figure(figsize=(WIDTH, 2.7))
     panels = figure.subplots(1, 3, sharex=True)
     figure.get_layout_engine().set(wspace=0.06)
     styles, ends = style(job), []
     for row in job["rows"][architecture]:
-        names = {"dataset": dataset, "architecture": architecture, "method": row["folder"]}
-        histories = [_history(place(HISTORY, folder, **names, seed=seed)) for seed in job["seeds"]]
+        names = {"dataset": dataset, "architecture": architecture}
+        paths = [place(row["history"], folder, **names, seed=seed) for seed in job["seeds"]]
+        histories = [_history(path) for path in paths]
         look = styles[row["method"]]
         for axes, column in zip(panels, ("ce", "train_accuracy", "test_accuracy"), strict=True):
             if not all(column in history for history in histories):
@@ -246,7 +248,7 @@ def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _accuracy_label(job: Job, dataset: str) -> str:
-    return f"Accuracy on {split(job, dataset)} (%)"
+    return f"{'Held-out' if job['datasets'][dataset] else 'Test'} accuracy (%)"
 
 
 def _cost_ticks(axes: Axes) -> None:
@@ -264,18 +266,31 @@ def _round(x: float) -> str:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
+    """One legend below all panels. The figure grows with it, so that panels keep their size."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(labels) // 5))
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as `path` says (.png, .pdf, .svg), the same bytes each time."""
-    kind = path.suffix[1:]
+    with whole(path) as temporary:
+        _draw(figure, temporary, path.suffix[1:])
+
+
+def svg(figure: Figure) -> str:
+    """A figure for an HTML page."""
+    text = StringIO()
+    _draw(figure, text, "svg")
+    return text.getvalue()
+
+
+def _draw(figure: Figure, target: Path | StringIO, kind: str) -> None:
     # without dates and versions of programs
     metadata = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         "svg": {"Date": None, "Creator": None},
     }[kind]
-    with whole(path) as temporary, mpl.rc_context(RC):
-        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
+    with mpl.rc_context(RC):
+        figure.savefig(target, format=kind, dpi=200, metadata=metadata)

@@ -12,17 +12,17 @@ from st.job import Job
 from st.params import Params, objective, recipe
 from st.registry import closest
 
-DATA = "results/{dataset}/data.safetensors"
-_RUN = "results/{dataset}/{architecture}/seed{seed}"
-SUPERNET = _RUN + "/supernet-{supernet}/model.safetensors"
-REWIND = _RUN + "/supernet-{supernet}/rewind.safetensors"
-SUPERNET_HISTORY = _RUN + "/supernet-{supernet}/history.csv"
-SUPERNET_METRICS = _RUN + "/supernet-{supernet}/metrics.json"
-STRUCTURE = _RUN + "/search-{search}/structure.json"
-INIT = _RUN + "/{method}/init.safetensors"
-MODEL = _RUN + "/{method}/model.safetensors"
-HISTORY = _RUN + "/{method}/history.csv"
-METRICS = _RUN + "/{method}/metrics.json"
+# A folder per phase, because phases are what DVC versions; below it one per experiment.
+_RUN = "{dataset}/{architecture}/seed{seed}"
+DATA = "results/prepare/{dataset}/data.safetensors"
+SUPERNET = f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors"
+REWIND = f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors"
+SUPERNET_HISTORY = f"results/pretrain/{_RUN}/{{supernet}}/history.csv"
+STRUCTURE = f"results/search/{_RUN}/{{search}}/structure.json"
+INIT = f"results/initialize/{_RUN}/{{method}}/init.safetensors"
+MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
+HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
+METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
 
 
 class Grid:
@@ -127,13 +127,17 @@ class Grid:
         rows = {}
         for architecture in self.params.architectures:
             rows[architecture] = [
-                {"method": self.row(name), "supernet": name, "folder": f"supernet-{name}"}
+                {
+                    "method": self.row(name),
+                    "supernet": name,
+                    "history": _fill(SUPERNET_HISTORY, supernet=name),
+                }
                 for name in self.supernets(architecture)
             ] + [
                 {
                     "method": name,
                     "supernet": self.teacher(name),
-                    "folder": name,
+                    "history": _fill(HISTORY, method=name),
                     "search": self.params.methods[name].search,
                     "init": self.params.methods[name].init,
                     "objective": objective(self.params.methods[name]),
@@ -151,14 +155,11 @@ class Grid:
 
     def evaluated(self, architecture: str) -> tuple[list[str], list[str]]:
         """File patterns of the models that an evaluate job reads, and of the metrics it writes."""
-        models = [
-            (SUPERNET, SUPERNET_METRICS, {"supernet": n}) for n in self.supernets(architecture)
-        ]
-        models += [(MODEL, METRICS, {"method": n}) for n in self.methods(architecture)]
-        return (
-            [_fill(model, **names) for model, _, names in models],
-            [_fill(metrics, **names) for _, metrics, names in models],
-        )
+        supernets, methods = self.supernets(architecture), self.methods(architecture)
+        models = [_fill(SUPERNET, supernet=name) for name in supernets]
+        models += [_fill(MODEL, method=name) for name in methods]
+        rows = [self.row(name) for name in supernets] + methods
+        return models, [_fill(METRICS, method=row) for row in rows]
 
     def needs_teacher(self, method: str) -> bool:
         losses = self.params.methods[method].objective
@@ -184,13 +185,13 @@ class Grid:
     def by_hand(self, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
         """Job, files and label for a phase that a person runs without the workflow.
 
-        `experiment` is the folder below results/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
+        `experiment` is the folder below results/PHASE/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
         for evaluate, and one level more, SUPERNET, SEARCH or METHOD by name, for the others.
         """
         if phase == "report":
             return self.report(), {"folder": Path("results")}, ""
         levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
-        parts = experiment.strip("/").removeprefix("results/").split("/")
+        parts = experiment.strip("/").removeprefix(f"results/{phase}/").split("/")
         if len(parts) != levels:
             shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
             raise StError(f"{experiment}: {phase} needs {shape}")
@@ -208,14 +209,12 @@ class Grid:
 
         label = "/".join(parts)
         if phase == "pretrain":
-            name = name.removeprefix("supernet-")
             _known(name, self.params.supernets, "supernet")
             patterns = {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY}
             files = {key: place(p, supernet=name) for key, p in patterns.items()}
             job = self.pretrain(dataset, architecture, number, name)
             return job, {**files, "data": place(DATA)}, label
         if phase == "search":
-            name = name.removeprefix("search-")
             _known(name, self.params.searches, "search")
             supernet = self.params.searches[name].supernet
             files = {

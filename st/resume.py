@@ -1,8 +1,9 @@
 """Going on after an interruption, exactly.
 
 The state is one safetensors file beside the model, never a declared output of the workflow: so it
-outlives a killed job. It holds weights, momentum, the number of epochs done (the history's length)
-and a key of everything the result depends on; a state with another key is of no use and is ignored.
+outlives a killed job. It holds weights, momentum, the weights to rewind to, the number of epochs
+done (the history's length) and a key of everything the result depends on; a state with another key
+is of no use and is ignored.
 """
 
 import json
@@ -44,13 +45,15 @@ class Resume:
             tensors, header = read_tensors(self.path, FORMAT)
         except StError:
             return  # none, or a damaged one: begin anew
-        if header["key"] != self.key:
+        if header.get("key") != self.key:
             return
         weights = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(":")
             if kind == "weight":
                 weights[rest] = torch.from_numpy(value)
+            elif kind == "early":
+                run.early[rest] = value
             else:
                 run.momentum[int(rest)].copy_(torch.from_numpy(value))
         run.network.load_state_dict(weights)
@@ -64,6 +67,7 @@ class Resume:
             return
         tensors = {f"weight:{k}": v.cpu().numpy() for k, v in run.network.state_dict().items()}
         tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
+        tensors |= {f"early:{name}": value for name, value in run.early.items()}
         header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}
         write_tensors(self.path, tensors, json.loads(json.dumps(header)))
         self._saved = time.monotonic()

@@ -19,8 +19,10 @@ class Budget:
     def limits(self, graph: Graph) -> tuple[float, float]:
         full = graph.cost(graph.widths({}))
         fractions = (self.params, self.macs)
+        # rounded before the floor: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
         return tuple(
-            np.inf if f is None else np.floor(f * n) for f, n in zip(fractions, full, strict=True)
+            np.inf if f is None else np.floor(round(f * n, 6))
+            for f, n in zip(fractions, full, strict=True)
         )
 
 
@@ -69,14 +71,16 @@ def select_channels(
     widths = least_widths(graph, min_channels, round_to)
     order, candidates = {}, []
     for position, (name, group) in enumerate(graph.groups.items()):
-        values = np.asarray(scores[name], dtype=np.float64)
+        values = np.asarray(scores.get(name, ()), dtype=np.float64)
         if values.shape != (group.size,) or not np.isfinite(values).all():
             raise StError(f"the criterion gave no finite score for each channel of '{name}'")
         order[name] = np.argsort(-values, kind="stable")
         ranked = values[order[name]]
+        key = np.inf
         for start in range(widths[name], group.size, round_to):
             stop = min(start + round_to, group.size)
-            key = -stop / group.size if ranking == "local" else ranked[start:stop].mean()
+            worth = -stop / group.size if ranking == "local" else ranked[start:stop].mean()
+            key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
             candidates.append((-key, position, start, stop - start, name))
     layers = _layers_by_group(graph)
     used = np.array(graph.cost(widths))

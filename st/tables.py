@@ -44,7 +44,7 @@ def collect(job: Job, folder: str | Path) -> pd.DataFrame:
             for row in rows:
                 for seed in job["seeds"]:
                     names = {"dataset": dataset, "architecture": architecture, "seed": seed}
-                    path = place(METRICS, folder, **names, method=row["folder"])
+                    path = place(METRICS, folder, **names, method=row["method"])
                     metrics = read_json(path)
                     if not isinstance(metrics, dict):
                         raise StError(f"{path}: is no object; evaluate it again")
@@ -189,40 +189,6 @@ def short(number: float) -> str:
 def reduction(kept: float) -> str:
     """What was removed: 0.0995 -> 90.1 %; nothing for a whole network."""
     return "" if kept == 1 else f"{100 * (1 - kept):.1f} %"
-
-
-def split(job: Job, dataset: str) -> str:
-    """The images on which accuracies of a data set were measured."""
-    return "held-out training images" if job["datasets"][dataset] else "the test split"
-
-
-def caption(job: Job, runs: pd.DataFrame) -> str:
-    """What the table's numbers mean. One paragraph of plain text."""
-    places: dict[str, list[str]] = {}
-    for dataset in job["datasets"]:
-        places.setdefault(split(job, dataset), []).append(dataset)
-    where = " and ".join(
-        f"{name} ({', '.join(datasets)})" if len(places) > 1 else name
-        for name, datasets in places.items()
-    )
-    seeds = len(job["seeds"])
-    spread = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
-    batch = job["latency_batch"]
-    return (
-        f"Accuracy on {where} at the last epoch{spread}; bold: the highest mean of each "
-        "group, as printed. "
-        "Params: trainable parameters. MACs: multiply-accumulates of convolution and linear layers "
-        "for one image. ↓: the part of the reference supernet's (row supernet) that was removed. "
-        f"Latency: {'median over seeds, ' if seeds > 1 else ''}batches of {batch} "
-        f"image{'s' * (batch > 1)} on {devices(runs)}; "
-        "it compares networks on this machine and says little about others. "
-        "Epochs: of training the network itself, without its supernet's. "
-        "Teacher: the network whose outputs supervised the training."
-    )
-
-
-def devices(runs: pd.DataFrame) -> str:
-    return " / ".join(dict.fromkeys(runs["device"]))
 
 
 _LATEX = {

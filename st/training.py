@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -154,6 +155,7 @@ class Run:
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         ]
         self.history: list[dict[str, Any]] = []
+        self.early: dict[str, np.ndarray] = {}  # the weights at the rewind epoch
 
     def generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(torch_seed(self.seed, *labels))
@@ -222,9 +224,12 @@ def _descend(run: Run, rate: float) -> None:
 
     Not that class itself: its first use imports torch's compiler, a second of every job.
     """
+    # a layer that no loss depends on has no gradient: it stays, as in torch.optim.SGD
+    pairs = zip(run.weights, run.momentum, strict=True)
+    weights, momentum = zip(*(pair for pair in pairs if pair[0].grad is not None), strict=True)
     with torch.no_grad():
         torch._fused_sgd_(
-            run.weights, [weight.grad for weight in run.weights], run.momentum,
+            weights, [w.grad for w in weights], momentum if run.recipe.momentum else (),
             weight_decay=run.recipe.weight_decay, momentum=run.recipe.momentum, lr=rate,
             dampening=0.0, nesterov=run.recipe.nesterov, maximize=False, is_first_step=False,
         )  # fmt: skip

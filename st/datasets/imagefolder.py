@@ -43,7 +43,7 @@ def imagefolder(
     classes = _classes(parts[0] if split else folder)
     if split and _classes(parts[1]) != classes:
         raise StError(f"{root}: train/ and test/ must have the same class folders")
-    arrays = []
+    arrays, shape = [], None
     for part in parts if split else [folder]:
         images, labels = [], []
         for label, name in enumerate(classes):
@@ -53,10 +53,11 @@ def imagefolder(
             for file in files[:per_class]:
                 images.append(_read(file, size, grayscale))
                 labels.append(label)
-                if images[-1].shape != images[0].shape:
+                shape = shape or images[-1].shape
+                if images[-1].shape != shape:
                     raise StError(
                         f"{file}: is {images[-1].shape[2]}x{images[-1].shape[1]}, others are "
-                        f"{images[0].shape[2]}x{images[0].shape[1]}; give the option 'size'"
+                        f"{shape[2]}x{shape[1]}; give the option 'size'"
                     )
         arrays += [np.stack(images), np.array(labels, dtype=np.int64)]
     if not split:

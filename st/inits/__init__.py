@@ -8,11 +8,20 @@ trained supernet) or `rewind` (the supernet early in its training).
 import numpy as np
 
 from st.checkpoint import Checkpoint
+from st.errors import StError
 from st.structure import Structure
 
 
 def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
-    """The part of the source's weights that belongs to `structure`'s channels."""
+    """The part of the source's weights that belongs to `structure`'s channels.
+
+    Raises StError if these are not channels of the source's architecture.
+    """
+    if structure.graph.tensors() != source.structure.graph.tensors():
+        raise StError(
+            f"{source.path}: the structure is not made of the supernet's channels, so it can't "
+            "start from its weights; use the init 'random'"
+        )
     positions = {
         name: np.searchsorted(source.structure.kept(name), structure.kept(name))
         for name in structure.graph.groups

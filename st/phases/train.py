@@ -97,10 +97,12 @@ def fit_and_save(
     def after_epoch(run: Run, speed: float) -> None:
         progress.epoch(run.history[-1], speed)
         if rewind and len(run.history) == rewind[1]:
-            save_model(rewind[0], structure, network.tensors(run.network), epochs=rewind[1])
+            run.early = network.tensors(run.network)
         resume.after_epoch(run)
 
     fit(training, after_epoch)
+    if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
+        save_model(rewind[0], structure, training.early, epochs=rewind[1])
     write_csv(history, training.history)
     save_model(
         model, structure, network.tensors(training.network),

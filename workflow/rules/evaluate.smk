@@ -5,7 +5,7 @@ then measured side by side, and importing torch is paid once. A rule for each ar
 methods may apply to some only.
 
 REQUIRED INPUTS: the prepared data set, all trained networks
-OUTPUTS: {method}/metrics.json, supernet-{supernet}/metrics.json
+OUTPUTS: results/evaluate/.../{method}/metrics.json, supernets by their row in the table
 """
 
 for architecture in PARAMS.architectures:

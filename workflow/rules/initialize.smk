@@ -1,7 +1,7 @@
 """Initialize: give a structure its first weights.
 
 REQUIRED INPUTS: a structure; for inherited or rewound weights also its supernet
-OUTPUTS: {method}/init.safetensors
+OUTPUTS: results/initialize/.../{method}/init.safetensors
 """
 
 

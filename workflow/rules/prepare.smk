@@ -1,6 +1,6 @@
 """Decode a data set once, for all jobs.
 
-OUTPUTS: results/{dataset}/data.safetensors
+OUTPUTS: results/prepare/{dataset}/data.safetensors
 """
 
 

@@ -1,7 +1,7 @@
 """Train the supernets.
 
 REQUIRED INPUTS: the prepared data set
-OUTPUTS: supernet-{supernet}/: model.safetensors, rewind.safetensors (its early weights), history.csv
+OUTPUTS: results/pretrain/.../{supernet}/: model.safetensors, rewind.safetensors (its early weights), history.csv
 """
 
 

@@ -13,11 +13,16 @@ rule report:
         structures=over_grid(GRID.structures),
         code=code("report"),
     output:
-        table="results/table.csv",
+        table=report("results/table.csv", caption="../report/table.rst", category="Comparison"),
         markdown="results/table.md",
         latex="results/table.tex",
         runs="results/runs.csv",
-        figures=directory("results/figures"),
+        figures=report(
+            directory("results/figures"),
+            patterns=["{name}.png"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
     log:
         "results/logs/report.log",
     conda:
@@ -26,7 +31,7 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        job=json.dumps(GRID.report(), sort_keys=True),
+        job=job("report"),
         plugins=PLUGINS,
     message:
         "report"
@@ -41,7 +46,9 @@ rule notebook:
         runs="results/runs.csv",
     output:
         notebook="results/comparison.ipynb",
-        html="results/comparison.html",
+        html=report(
+            "results/comparison.html", caption="../report/notebook.rst", category="Comparison"
+        ),
     log:
         "results/logs/notebook.log",
     conda:
@@ -50,7 +57,7 @@ rule notebook:
         mem_mb=2000,
         runtime=30,
     params:
-        job=json.dumps(GRID.report(), sort_keys=True),
+        job=job("report"),
     message:
         "notebook"
     shell:

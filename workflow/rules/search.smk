@@ -1,7 +1,7 @@
 """Search: score the supernet's channels and keep the structure of the best.
 
 REQUIRED INPUTS: a trained supernet
-OUTPUTS: search-{search}/structure.json
+OUTPUTS: results/search/.../{search}/structure.json
 """
 
 

@@ -1,7 +1,7 @@
 """Train the subnets, on labels and the frozen supernet's knowledge at once.
 
 REQUIRED INPUTS: the prepared data set, initial weights; the supernet, if the objective has a teacher
-OUTPUTS: {method}/: model.safetensors, history.csv
+OUTPUTS: results/train/.../{method}/: model.safetensors, history.csv
 """
 
 

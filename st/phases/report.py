@@ -1,0 +1,35 @@
+"""Report: all metrics as one table, the figures, and what they say about the paper's claim."""
+
+from pathlib import Path
+
+from st import figures, prose, tables
+from st.claims import claims
+from st.files import write_text
+from st.job import Job
+from st.progress import say
+
+
+def run(job: Job, folder: Path) -> None:
+    """Write runs.csv, table.csv, .md and .tex and figures/ into `folder`, from the results there.
+
+    Raises StError that names the first file that is missing.
+    """
+    runs = tables.collect(job, folder)
+    table, caption = tables.aggregate(runs), prose.caption(job, runs)
+    for dataset, architecture, _ in tables.groups(table):
+        drawn = {
+            "accuracy": figures.accuracy(job, table, dataset, architecture),
+            "channels": figures.channels(job, folder, dataset, architecture),
+            "curves": figures.curves(job, folder, dataset, architecture),
+        }
+        for name, figure in drawn.items():
+            path = Path(folder, "figures", f"{dataset}-{architecture}-{name}")
+            for kind in ("png", "pdf"):
+                figures.save(figure, path.with_name(f"{path.name}.{kind}"))
+    # the tables last: where they are, the figures are too
+    write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
+    write_text(Path(folder, "table.md"), tables.to_markdown(table, caption))
+    write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))
+    write_text(Path(folder, "table.csv"), tables.to_csv(table))
+    for claim in claims(job, runs):
+        say(claim.sentence)

@@ -1,0 +1,395 @@
+"""The report, on a synthetic results tree whose answers are known."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from st import figures, prose, tables
+from st.claims import claims
+from st.errors import StError
+from st.phases import report
+
+COLUMNS = [
+    "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
+    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+]  # fmt: skip
+# row -> accuracy per seed
+ACCURACY = {
+    "supernet": [90.0, 91.0, 92.0],
+    "supernet-sparse": [90.0, 90.5, 91.0],
+    "st": [91.0, 91.6, 92.3],
+    "scratch-b": [90.2, 90.9, 91.3],
+    "kd-uniform": [91.5, 91.0, 92.6],
+}
+
+
+def row(method, supernet="sparse", **subnet):
+    return {"method": method, "supernet": supernet, "folder": method, **subnet}
+
+
+def make_job(seeds=(0, 1, 2), holdout=0.0):
+    ce, kd = {"ce": {"weight": 1.0}}, {"kd": {"weight": 0.9, "temperature": 4.0}}
+    rows = [
+        {"method": "supernet", "supernet": "plain", "folder": "supernet-plain"},
+        {"method": "supernet-sparse", "supernet": "sparse", "folder": "supernet-sparse"},
+        row("st", search="slim", init="random", objective=kd),
+        row("scratch-b", search="slim", init="random", objective=ce),
+        row("kd-uniform", "plain", search="uniform", init="random", objective=kd),
+    ]
+    return {
+        "datasets": {"toy": holdout}, "seeds": list(seeds), "rows": {"net": rows},
+        "latency_batch": 1,
+    }  # fmt: skip
+
+
+def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
+    """One architecture's results: supernets of 1000 parameters and 40000 MACs."""
+    for number, seed in enumerate(job["seeds"]):
+        base = folder / "toy" / "net" / f"seed{seed}"
+        for entry in job["rows"]["net"]:
+            subnet = "search" in entry
+            params, macs = kept if subnet else (1, 1)
+            teacher = {"st": "supernet-sparse", "kd-uniform": "supernet"}.get(entry["method"])
+            metrics = {
+                "dataset": "toy", "architecture": "net", "method": entry["method"], "seed": seed,
+                "accuracy": accuracy[entry["method"]][number],
+                # 100, 101, 102 parameters in subnets
+                "params": round(1000 * params) + subnet * number, "params_kept": params,
+                "macs": round(40000 * macs), "macs_kept": macs,
+                "latency_ms": [0.5, 0.1, 0.2][number], "epochs": 4, "teacher": teacher,
+                "device": "CPU_0 & co", "torch": "2.0", "st": "0.1",
+            }  # fmt: skip
+            place = base / entry["folder"]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "metrics.json").write_text(json.dumps(metrics))
+            (place / "history.csv").write_text(
+                "epoch,lr,loss,ce,train_accuracy,test_accuracy\n"
+                + "".join(
+                    f"{e},0.1,1,{1 / e},{50 + e + number},{60 + e + number if e % 2 == 0 else ''}\n"
+                    for e in range(1, 5)
+                )
+            )
+        for search, width in (("slim", 2 + number), ("uniform", 4)):
+            place = base / f"search-{search}"
+            place.mkdir(parents=True, exist_ok=True)
+            structure = {
+                "keep": {"conv1": list(range(width))}, "channels": {"conv1": 8, "conv2": 16},
+                "params_kept": 0.1, "macs_kept": 0.25,
+            }  # fmt: skip
+            (place / "structure.json").write_text(json.dumps(structure))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(job, folder, runs, table) of the default results."""
+    folder, job = tmp_path_factory.mktemp("results"), make_job()
+    write_results(folder, job)
+    runs = tables.collect(job, folder)
+    return job, folder, runs, tables.aggregate(runs)
+
+
+def test_aggregates_over_seeds(made):
+    table = made[3]
+    assert list(table.columns) == COLUMNS
+    assert list(table["method"]) == list(ACCURACY)
+    st = table.set_index("method").loc["st"]
+    assert st["seeds"] == 3
+    assert st["accuracy_mean"] == pytest.approx(91.63333333)
+    # sum of squares around the mean / (3 - 1)
+    assert st["accuracy_std"] == pytest.approx(0.650640709)
+    assert (st["params"], st["macs"], st["epochs"]) == (101, 10000, 4)
+    assert st["params_kept"] == pytest.approx(0.1)
+    assert st["latency_ms"] == pytest.approx(0.2)
+    assert st["teacher"] == "supernet-sparse"
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    job = make_job(seeds=[7])
+    write_results(tmp_path, job)
+    runs = tables.collect(job, tmp_path)
+    table = tables.aggregate(runs)
+    assert table["accuracy_std"].isna().all()
+    assert tables.to_csv(table).splitlines()[3] == (
+        "toy,net,st,1,91.0,,100,0.1,10000,0.25,0.5,4,supernet-sparse"
+    )
+    assert "one seed" in prose.caption(job, runs)
+    verdict = claims(job, runs)[0]
+    assert verdict.outcome == "undecided"
+    assert "one seed has no spread" in verdict.sentence
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_missing_run_is_named(tmp_path, seed):
+    job = make_job()
+    write_results(tmp_path, job)
+    missing = tmp_path / "toy" / "net" / f"seed{seed}" / "st" / "metrics.json"
+    missing.unlink()
+    with pytest.raises(StError, match=re.escape(str(missing))):
+        tables.collect(job, tmp_path)
+
+
+def test_run_of_something_else_is_refused(tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    path = tmp_path / "toy" / "net" / "seed1" / "st" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "seed": 0}))
+    with pytest.raises(StError, match=r"seed1.*'seed' is 0 instead of 1"):
+        tables.collect(job, tmp_path)
+    del metrics["accuracy"]
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(StError, match=r"seed1.*'accuracy' is missing"):
+        tables.collect(job, tmp_path)
+
+
+def test_prints_best_in_bold(made):
+    job, _, runs, table = made
+    caption = prose.caption(job, runs)
+    text = tables.to_markdown(table, caption)
+    # kd-uniform has the highest mean, 91.7; st follows with 91.6
+    assert re.findall(r"\| (\S+) +\| +\*\*(.*?)\*\*", text) == [("kd-uniform", "91.7 ± 0.8")]
+    assert re.search(r"\| st +\| +91\.6 ± 0\.7 \| +101 \| +90\.0 % \| +10\.0k \| +75\.0 %", text)
+    assert "the test split" in caption and "over 3 seeds" in caption
+    assert "<b>91.7 ± 0.8</b>" in tables.to_html(table)
+
+
+def test_ties_are_both_bold():
+    group = pd.DataFrame({"accuracy_mean": [91.04, 90.98, 90.94]})
+    assert tables.best(group) == [True, True, False]
+
+
+def test_latex(made):
+    job, _, runs, table = made
+    text = tables.to_latex(table, prose.caption(job, runs))
+    assert r"CPU\_0 \& co" in text
+    assert r"\textbf{91.7 $\pm$ 0.8}" in text and r"90.0 \%" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert not re.search(r"[^\x00-\x7f]|(?<!\\)%(?! needs)", text)
+    rows = [line for line in text.splitlines() if " & " in line and line.endswith(r"\\")]
+    assert len(rows) == 6
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {8}
+    assert tables.latex("a_b{c}~50%^\\") == (
+        r"a\_b\{c\}\textasciitilde{}50\%\textasciicircum{}\textbackslash{}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7, "7"), (999, "999"), (999.6, "1.00k"), (7227, "7.23k"), (99960, "100k"), (313e6, "313M"),
+     (999_600, "1.00M"), (14_720_000, "14.7M"), (4.09e9, "4.09G")],
+)  # fmt: skip
+def test_short_numbers(number, text):
+    assert tables.short(number) == text
+
+
+def test_holdout_is_said(tmp_path):
+    job = make_job(holdout=0.1)
+    write_results(tmp_path, job)
+    runs = tables.collect(job, tmp_path)
+    assert "on held-out training images" in prose.caption(job, runs)
+    figure = figures.accuracy(job, tables.aggregate(runs), "toy", "net")
+    assert figure.axes[0].get_ylabel() == "Held-out accuracy (%)"
+
+
+def verdict(tmp_path, accuracy, **sizes):
+    job = make_job()
+    write_results(tmp_path, job, {**ACCURACY, "st": accuracy}, **sizes)
+    (claim,) = claims(job, tables.collect(job, tmp_path))
+    return claim
+
+
+def test_claim_held(tmp_path):
+    claim = verdict(tmp_path, ACCURACY["st"])
+    assert (claim.method, claim.outcome) == ("st", "held")
+    # per seed +1.0, +1.1, +1.3: mean 1.1333, std 0.15275, t(0.975, 2) = 4.30265
+    assert "HELD in this run: st, with at most 10.00 % of the parameters" in claim.sentence
+    assert "+1.13 points, 95 % interval +0.75 to +1.51, better in 3 of 3 seeds" in claim.sentence
+    assert "supernet-sparse" in claim.sentence
+
+
+def test_claim_did_not_hold(tmp_path):
+    claim = verdict(tmp_path, [89.0, 89.6, 90.3])
+    assert claim.outcome == "did not hold"
+    assert "DID NOT HOLD" in claim.sentence and "is less accurate than" in claim.sentence
+    assert "better in 0 of 3 seeds" in claim.sentence
+
+
+def test_claim_undecided(tmp_path):
+    claim = verdict(tmp_path, [91.0, 90.5, 91.5])
+    assert claim.outcome == "undecided"
+    # +1.0, 0, +0.5: mean 0.5, std 0.5, half-width 1.242
+    assert "+0.50 points, 95 % interval −0.74 to +1.74" in claim.sentence  # noqa: RUF001
+    assert "better in 2 of 3 seeds and equal in 1" in claim.sentence
+    assert "the interval contains zero" in claim.sentence
+
+
+def test_equal_margins_decide_nothing(tmp_path):
+    claim = verdict(tmp_path, [90.1, 90.6, 91.1])
+    assert claim.outcome == "undecided"
+    assert "the same margin in all seeds" in claim.sentence
+
+
+@pytest.mark.parametrize("kept", [(0.11, 0.25), (0.1, 0.51)])
+def test_claim_needs_its_budget(tmp_path, kept):
+    claim = verdict(tmp_path, ACCURACY["st"], kept=kept)
+    assert claim.outcome == "not tested"
+    assert "NOT TESTED" in claim.sentence
+
+
+def test_controls(made):
+    job, _, runs, _ = made
+    reference, teacher, search = claims(job, runs)[0].controls
+    assert "(supernet): undecided, +0.63 points" in reference
+    # +0.8, +0.7, +1.0 against scratch-b
+    assert "without a teacher (scratch-b): st is better, +0.83 points" in teacher
+    assert "search uniform" in search and "also another teacher" in search
+
+
+def test_definitions(made):
+    job, _, runs, _ = made
+    found = dict(prose.definitions(job, runs))
+    assert list(found) == list(ACCURACY)
+    assert "new random weights" in found["st"] and "(temperature 4)" in found["st"]
+
+
+def test_pareto_front():
+    #       beaten  on it  on it  same cost, worse  beaten  on it
+    cost = [3, 1, 2, 2, 5, 8]
+    accuracy = [80, 70, 85, 84, 85, 90]
+    assert figures.pareto(cost, accuracy) == [1, 2, 5]
+
+
+def test_points_of_one_cost_are_drawn_apart():
+    cost = np.array([100.0, 1000.0, 100.0, 101.0])
+    drawn = figures.side_by_side(cost)
+    assert drawn[1] == pytest.approx(1000)
+    assert drawn[0] < drawn[2] < drawn[3]
+    assert np.all(np.abs(drawn / cost - 1) < 0.1)
+
+
+def test_accuracy_figure(made):
+    job, _, _, table = made
+    figure = figures.accuracy(job, table, "toy", "net")
+    left, right = figure.axes
+    assert left.get_xscale() == "log"
+    assert (left.get_xlabel(), right.get_xlabel()) == ("Parameters", "MACs for one image")
+    assert left.get_ylabel() == "Test accuracy (%)"
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert set(ACCURACY) | {"Pareto front"} <= set(lines)
+    assert lines["supernet"].get_marker() == "*"
+    assert lines["st"].get_ydata()[0] == pytest.approx(91.6333, abs=1e-4)
+    # all subnets cost the same: the best of them is the front, and beats the supernets
+    assert lines["Pareto front"].get_ydata() == pytest.approx([91.7, 91.7])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["Pareto front", *ACCURACY]
+
+
+def test_channels_figure(made):
+    job, folder, _, _ = made
+    figure = figures.channels(job, folder, "toy", "net")
+    assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes] == ["slim", "uniform"]
+    full, _, band, median = (patch.get_data() for patch in figure.axes[0].patches)
+    assert list(full.values) == [8, 16]
+    # 2, 3 and 4 channels of conv1 in the three seeds; conv2 is kept whole
+    assert (list(band.baseline), list(band.values)) == ([2, 16], [4, 16])
+    assert list(median.values) == [3, 16]
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["conv1", "conv2"]
+
+
+def test_curves_figure(made):
+    job, folder, _, _ = made
+    figure = figures.curves(job, folder, "toy", "net")
+    loss, _, test = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["Epoch"] * 3
+    assert loss.get_yscale() == "log"
+    line = {line.get_label(): line for line in test.get_lines()}["st"]
+    assert list(line.get_xdata()) == [2, 4]
+    assert list(line.get_ydata()) == [63, 65]
+    assert line.get_color() == figures.style(job)["st"]["color"]
+
+
+def test_seeds_of_different_length():
+    short = pd.Series([1.0, 2.0], index=[10, 16])
+    long = pd.Series([3.0, 4.0, 6.0], index=[10, 20, 24])
+    epochs, mean, std = figures.over_seeds([short, long])
+    assert list(epochs) == [10, 20]
+    assert list(mean) == [2, 4]
+    assert std == pytest.approx([np.sqrt(2), np.sqrt(8)])
+
+
+def test_styles_differ_in_greyscale():
+    rows = [row(f"m{n}", search="s") for n in range(20)]
+    looks = figures.style({"rows": {"net": rows}}).values()
+    assert len({(look["marker"], look["linestyle"]) for look in looks}) == 20
+    assert len({(look["marker"], look["color"]) for look in looks}) == 20
+
+
+def test_report_writes_the_same_bytes_again(made, tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    before = set(tmp_path.rglob("*"))
+    contents = []
+    for _ in range(2):
+        report.run(job, tmp_path)
+        new = sorted(set(tmp_path.rglob("*")) - before)
+        contents.append({path: path.read_bytes() for path in new if path.is_file()})
+    assert contents[0] == contents[1]
+    drawn = {f"toy-net-{name}.{kind}" for name in figures.CAPTIONS for kind in ("png", "pdf")}
+    assert {path.name for path in contents[0]} == drawn | {
+        "runs.csv", "table.csv", "table.md", "table.tex",
+    }  # fmt: skip
+    assert len(pd.read_csv(tmp_path / "runs.csv")) == 15
+    assert list(pd.read_csv(tmp_path / "table.csv").columns) == COLUMNS
+
+
+def test_failed_report_leaves_the_old_one(tmp_path, monkeypatch):
+    job = make_job(seeds=[0])
+    write_results(tmp_path, job)
+    (tmp_path / "table.csv").write_text("old")
+    path = tmp_path / "figures" / "a.png"
+
+    def fail(self, target, **_):
+        Path(target).write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(StError, match="cannot be written"):
+        report.run(job, tmp_path)
+    assert (tmp_path / "table.csv").read_text() == "old"
+    assert not list(path.parent.iterdir())
+
+
+NOTEBOOK = Path(__file__).parent.parent / "workflow" / "notebooks" / "comparison.ipynb"
+
+
+def test_notebook_is_clean():
+    """As it should be in git: no outputs, named cells, parameters for papermill."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert [c.id for c in code if "parameters" in c.metadata.get("tags", [])] == ["parameters"]
+
+
+@pytest.mark.slow
+def test_notebook_runs(made, tmp_path):
+    import papermill
+
+    job, folder, runs, _ = made
+    done = papermill.execute_notebook(
+        NOTEBOOK, tmp_path / "done.ipynb", {"job": json.dumps(job), "folder": str(folder)},
+        cwd=tmp_path, progress_bar=False,
+    )  # fmt: skip
+    text = "".join(
+        "".join(output["data"]["text/html"])
+        for cell in done.cells if cell.cell_type == "code"
+        for output in cell.outputs if "text/html" in output.get("data", {})
+    )  # fmt: skip
+    assert claims(job, runs)[0].sentence in text
+    assert "<b>91.7 ± 0.8</b>" in text
+    assert text.count("<svg") == 3
