@@ -1,5 +1,6 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def load(path: str | Path) -> Params:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise StError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date, say
         raise StError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     return parse(data, str(path))
 
@@ -40,30 +41,47 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(e) for e in error.errors()]
-        raise StError("\n".join(f"{source}: {p}" for p in dict.fromkeys(problems))) from None
-    registry.load_plugins(params.plugins)
+        raise _refusal(source, [_explain(e) for e in error.errors()]) from None
+    try:
+        registry.load_plugins(params.plugins)
+    except StError as error:
+        raise _refusal(source, [str(error)]) from error
     problems = list(_contradictions(params))
     if problems:
-        raise StError("\n".join(f"{source}: {p}" for p in problems))
+        raise _refusal(source, problems)
     return params
+
+
+def _refusal(source: str, problems: list[str]) -> StError:
+    """One line per problem, whatever line breaks the names in it have."""
+    return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
 
 
 def _explain(error: Any) -> str:
     """One of pydantic's errors in one line that begins with the key."""
     location = [part for part in error["loc"] if part != "[key]"]
+    if location[2:3] == ["objective"] and len(location) > 4:  # one error per type it may have
+        location, error = location[:4], {**error, "type": "weight"}
     key = ".".join(str(part) for part in location) or "the file"
-    kind = error["type"]
+    kind, given = error["type"], reprlib.repr(error["input"])
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {closest(str(location[-1]), _known_keys(location[:-1]))}"
     if kind == "missing":
         return f"{key}: is missing; add it"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: must be a mapping of keys to values, not {error['input']!r}"
+        return f"{key}: must be a mapping of keys to values, not {given}"
+    if kind == "weight":
+        return f"{key}: must be a weight or {{weight: ..., OPTION: ...}}, not {given}"
+    if kind == "too_short":
+        return f"{key}: must not be empty"
     if "[key]" in error["loc"]:
-        return f"{key}: names are letters, digits, '_', '.' and '-'"
+        if kind == "string_type":
+            return f"{key}: is no text ({type(error['input']).__name__}); write it in quotes"
+        return (
+            f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
+        )
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{key}: {message}, not {error['input']!r}"
+    return f"{key}: {message}, not {given}"
 
 
 def _known_keys(location: list) -> list[str]:
@@ -102,11 +120,11 @@ def _contradictions(params: Params) -> Iterator[str]:
         yield f"seeds: {seed} is there twice"
     shapes = []
     for key, data in params.datasets.items():
-        found = problem(registry.datasets.check, data.source, data.options)
-        yield from (f"datasets.{key}: {p}" for p in found)
-        if not found:
+        try:
             options = registry.datasets.check(data.source, data.options)
             shapes.append((key, registry.datasets.get(data.source).shape(**options)))
+        except StError as error:
+            yield f"datasets.{key}: {error}"
     graphs = {}
     for key, architecture in params.architectures.items():
         for dataset, shape in shapes:

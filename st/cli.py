@@ -65,11 +65,17 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-            command.add_argument("--threads", type=int, default=0, help="CPU threads")
+            command.add_argument("--threads", type=_count, default=0, help="CPU threads")
     show = commands.add_parser("params", help="check a params file and print it completed")
     show.add_argument("params", nargs="?", default="params.yaml")
     commands.add_parser("schema", help="print the JSON schema of params files")
     return root
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not '{text}'")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,7 +127,9 @@ def _run_phase(options: argparse.Namespace) -> None:
         from st.check import load
         from st.grid import Grid
 
-        job, files, label = Grid(load(options.params)).by_hand(options.command, options.experiment)
+        job, files, label = Grid(load(options.params)).by_hand(
+            options.command, getattr(options, "experiment", None)
+        )
     else:
         registry.load_plugins(options.plugin)
         job, files, label = _job(options.job), {}, _label(options, outputs)

@@ -143,13 +143,13 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
             path = place(STRUCTURE, folder, **names, seed=seed, search=search)
             data = read_json(path)
             try:
-                full, keep = data["channels"], data["keep"]
+                full, widths = data["supernet_widths"], data["widths"]
                 shares.append((data["params_kept"], data["macs_kept"]))
             except (KeyError, TypeError) as error:
                 raise StError(f"{path}: {error} is missing; search again") from error
             groups = list(full)
             sizes = list(full.values())
-            kept.append([len(keep.get(name, range(size))) for name, size in full.items()])
+            kept.append([widths.get(name, 0) for name in full])
         colour = COLOURS[number % len(COLOURS)]
         edges = np.arange(len(groups) + 1) - 0.5
         axes.stairs(sizes, edges, fill=True, color="#EDEDED", zorder=1)

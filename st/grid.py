@@ -139,7 +139,9 @@ class Grid:
                     "supernet": self.teacher(name),
                     "history": _fill(HISTORY, method=name),
                     "search": self.params.methods[name].search,
+                    "criterion": self.params.searches[self.params.methods[name].search].criterion,
                     "init": self.params.methods[name].init,
+                    "epoch_rule": self.params.methods[name].epoch_rule,
                     "objective": objective(self.params.methods[name]),
                 }
                 for name in self.methods(architecture)

@@ -6,7 +6,7 @@ params files.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from st import registry
 from st.errors import StError
@@ -14,6 +14,7 @@ from st.recipe import Flag, Fraction, Number, Section, Training, TrainingChange,
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Options = dict[str, Any]
+_weight = TypeAdapter(Annotated[Number, Field(ge=0)])
 
 
 class Augment(Section):
@@ -155,9 +156,13 @@ def objective(method: Method) -> dict[str, dict[str, Any]]:
         if "weight" not in given:
             raise StError(f"loss '{name}': option 'weight' is missing")
         weight = given.pop("weight")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-            raise StError(f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}")
-        result[name] = {"weight": float(weight), **registry.losses.check(name, given)}
+        try:
+            number = _weight.validate_python(weight)
+        except ValidationError:
+            raise StError(
+                f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}"
+            ) from None
+        result[name] = {"weight": number, **registry.losses.check(name, given)}
     return result
 
 

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from st.errors import StError
+
 logger = logging.getLogger("st")
 TERMINAL_INTERVAL = 10.0  # seconds between lines on a terminal that many jobs may share
 
@@ -18,8 +20,11 @@ def start(label: str, log: Path | None) -> None:
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
     if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log, mode="w", encoding="utf-8")
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(log, mode="w", encoding="utf-8")
+        except OSError as error:
+            raise StError(f"--log {log}: cannot be written ({error.strerror})") from error
         file.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", "%H:%M:%S"))
         logger.addHandler(file)
 

@@ -80,10 +80,13 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
             yield name, f"the whole network, supernet {row['supernet']}; {length}{reference}."
             continue
         start = INITS.get(row["init"], f"init {row['init']}")
+        if row.get("epoch_rule") == "computation":
+            length += ", scaled by the computation it saves"
         losses = " + ".join(_loss(loss, options) for loss, options in row["objective"].items())
         yield (
             name,
-            f"the structure that search {row['search']} found in supernet {row['supernet']}; "
+            f"the structure that search {row['search']} (criterion {row['criterion']}) found in "
+            f"supernet {row['supernet']}; "
             f"starts from {start}; minimises {losses}; {length}.",
         )
 

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,8 +27,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     """'did you mean ...?' for a misspelt name, and the names there are."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}(known: {', '.join(known) or 'none'})"
+    names = f"known: {', '.join(known) or 'none'}"
+    return f"did you mean '{near[0]}'? ({names})" if near else names
 
 
 class Registry:
@@ -82,14 +83,17 @@ class Registry:
         try:
             return model(**options).model_dump()
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"])
+            problem, *others = error.errors()
+            # without the names that pydantic gives to the types of a union
+            key = ".".join(str(p) for n, p in enumerate(problem["loc"]) if n == 0 or type(p) is int)
             if problem["type"] == "extra_forbidden":
                 detail = f"unknown option '{key}'; {closest(key, fields)}"
             elif problem["type"] == "missing":
                 detail = f"option '{key}' is missing"
             else:
-                detail = f"option '{key}': {problem['msg']}, not {problem['input']!r}"
+                same = [e["msg"] for e in others if e["loc"][:-1] == problem["loc"][:-1] != ()]
+                what = " or ".join(m.removeprefix("Input ") for m in (problem["msg"], *same))
+                detail = f"option '{key}': {what}, not {reprlib.repr(problem['input'])}"
             raise StError(f"{self.kind} '{name}': {detail}") from None
 
 

@@ -1,4 +1,4 @@
-"""The report, on a synthetic results tree whose answers are known."""
+"""The report's tables, figures and files, on a synthetic results tree."""
 
 import json
 import re
@@ -8,80 +8,18 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import ACCURACY, make_job, place, row, write_results
 
 from st import figures, prose, tables
 from st.claims import claims
 from st.errors import StError
+from st.grid import METRICS
 from st.phases import report
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
     "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
 ]  # fmt: skip
-# row -> accuracy per seed
-ACCURACY = {
-    "supernet": [90.0, 91.0, 92.0],
-    "supernet-sparse": [90.0, 90.5, 91.0],
-    "st": [91.0, 91.6, 92.3],
-    "scratch-b": [90.2, 90.9, 91.3],
-    "kd-uniform": [91.5, 91.0, 92.6],
-}
-
-
-def row(method, supernet="sparse", **subnet):
-    return {"method": method, "supernet": supernet, "folder": method, **subnet}
-
-
-def make_job(seeds=(0, 1, 2), holdout=0.0):
-    ce, kd = {"ce": {"weight": 1.0}}, {"kd": {"weight": 0.9, "temperature": 4.0}}
-    rows = [
-        {"method": "supernet", "supernet": "plain", "folder": "supernet-plain"},
-        {"method": "supernet-sparse", "supernet": "sparse", "folder": "supernet-sparse"},
-        row("st", search="slim", init="random", objective=kd),
-        row("scratch-b", search="slim", init="random", objective=ce),
-        row("kd-uniform", "plain", search="uniform", init="random", objective=kd),
-    ]
-    return {
-        "datasets": {"toy": holdout}, "seeds": list(seeds), "rows": {"net": rows},
-        "latency_batch": 1,
-    }  # fmt: skip
-
-
-def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
-    """One architecture's results: supernets of 1000 parameters and 40000 MACs."""
-    for number, seed in enumerate(job["seeds"]):
-        base = folder / "toy" / "net" / f"seed{seed}"
-        for entry in job["rows"]["net"]:
-            subnet = "search" in entry
-            params, macs = kept if subnet else (1, 1)
-            teacher = {"st": "supernet-sparse", "kd-uniform": "supernet"}.get(entry["method"])
-            metrics = {
-                "dataset": "toy", "architecture": "net", "method": entry["method"], "seed": seed,
-                "accuracy": accuracy[entry["method"]][number],
-                # 100, 101, 102 parameters in subnets
-                "params": round(1000 * params) + subnet * number, "params_kept": params,
-                "macs": round(40000 * macs), "macs_kept": macs,
-                "latency_ms": [0.5, 0.1, 0.2][number], "epochs": 4, "teacher": teacher,
-                "device": "CPU_0 & co", "torch": "2.0", "st": "0.1",
-            }  # fmt: skip
-            place = base / entry["folder"]
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "metrics.json").write_text(json.dumps(metrics))
-            (place / "history.csv").write_text(
-                "epoch,lr,loss,ce,train_accuracy,test_accuracy\n"
-                + "".join(
-                    f"{e},0.1,1,{1 / e},{50 + e + number},{60 + e + number if e % 2 == 0 else ''}\n"
-                    for e in range(1, 5)
-                )
-            )
-        for search, width in (("slim", 2 + number), ("uniform", 4)):
-            place = base / f"search-{search}"
-            place.mkdir(parents=True, exist_ok=True)
-            structure = {
-                "keep": {"conv1": list(range(width))}, "channels": {"conv1": 8, "conv2": 16},
-                "params_kept": 0.1, "macs_kept": 0.25,
-            }  # fmt: skip
-            (place / "structure.json").write_text(json.dumps(structure))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +65,7 @@ def test_one_seed_has_no_spread(tmp_path):
 def test_missing_run_is_named(tmp_path, seed):
     job = make_job()
     write_results(tmp_path, job)
-    missing = tmp_path / "toy" / "net" / f"seed{seed}" / "st" / "metrics.json"
+    missing = place(METRICS, tmp_path, seed=seed, method="st")
     missing.unlink()
     with pytest.raises(StError, match=re.escape(str(missing))):
         tables.collect(job, tmp_path)
@@ -136,7 +74,7 @@ def test_missing_run_is_named(tmp_path, seed):
 def test_run_of_something_else_is_refused(tmp_path):
     job = make_job()
     write_results(tmp_path, job)
-    path = tmp_path / "toy" / "net" / "seed1" / "st" / "metrics.json"
+    path = place(METRICS, tmp_path, seed=1, method="st")
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({**metrics, "seed": 0}))
     with pytest.raises(StError, match=r"seed1.*'seed' is 0 instead of 1"):
@@ -194,60 +132,6 @@ def test_holdout_is_said(tmp_path):
     assert "on held-out training images" in prose.caption(job, runs)
     figure = figures.accuracy(job, tables.aggregate(runs), "toy", "net")
     assert figure.axes[0].get_ylabel() == "Held-out accuracy (%)"
-
-
-def verdict(tmp_path, accuracy, **sizes):
-    job = make_job()
-    write_results(tmp_path, job, {**ACCURACY, "st": accuracy}, **sizes)
-    (claim,) = claims(job, tables.collect(job, tmp_path))
-    return claim
-
-
-def test_claim_held(tmp_path):
-    claim = verdict(tmp_path, ACCURACY["st"])
-    assert (claim.method, claim.outcome) == ("st", "held")
-    # per seed +1.0, +1.1, +1.3: mean 1.1333, std 0.15275, t(0.975, 2) = 4.30265
-    assert "HELD in this run: st, with at most 10.00 % of the parameters" in claim.sentence
-    assert "+1.13 points, 95 % interval +0.75 to +1.51, better in 3 of 3 seeds" in claim.sentence
-    assert "supernet-sparse" in claim.sentence
-
-
-def test_claim_did_not_hold(tmp_path):
-    claim = verdict(tmp_path, [89.0, 89.6, 90.3])
-    assert claim.outcome == "did not hold"
-    assert "DID NOT HOLD" in claim.sentence and "is less accurate than" in claim.sentence
-    assert "better in 0 of 3 seeds" in claim.sentence
-
-
-def test_claim_undecided(tmp_path):
-    claim = verdict(tmp_path, [91.0, 90.5, 91.5])
-    assert claim.outcome == "undecided"
-    # +1.0, 0, +0.5: mean 0.5, std 0.5, half-width 1.242
-    assert "+0.50 points, 95 % interval −0.74 to +1.74" in claim.sentence  # noqa: RUF001
-    assert "better in 2 of 3 seeds and equal in 1" in claim.sentence
-    assert "the interval contains zero" in claim.sentence
-
-
-def test_equal_margins_decide_nothing(tmp_path):
-    claim = verdict(tmp_path, [90.1, 90.6, 91.1])
-    assert claim.outcome == "undecided"
-    assert "the same margin in all seeds" in claim.sentence
-
-
-@pytest.mark.parametrize("kept", [(0.11, 0.25), (0.1, 0.51)])
-def test_claim_needs_its_budget(tmp_path, kept):
-    claim = verdict(tmp_path, ACCURACY["st"], kept=kept)
-    assert claim.outcome == "not tested"
-    assert "NOT TESTED" in claim.sentence
-
-
-def test_controls(made):
-    job, _, runs, _ = made
-    reference, teacher, search = claims(job, runs)[0].controls
-    assert "(supernet): undecided, +0.63 points" in reference
-    # +0.8, +0.7, +1.0 against scratch-b
-    assert "without a teacher (scratch-b): st is better, +0.83 points" in teacher
-    assert "search uniform" in search and "also another teacher" in search
 
 
 def test_definitions(made):

@@ -31,7 +31,7 @@ def run(job: Job, supernet: Path, structure: Path) -> None:
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
-        channels={g.name: g.size for g in found.graph.groups.values()},
+        widths=found.graph.widths(found.keep), supernet_widths=full.graph.widths({}),
     )  # fmt: skip
     say(
         f"{params:,} of {full_params:,} parameters ({params / full_params:.1%}), "

@@ -42,8 +42,10 @@ rule report:
 rule notebook:
     input:
         notebook="workflow/notebooks/comparison.ipynb",
-        table="results/table.csv",
-        runs="results/runs.csv",
+        metrics=over_grid(lambda architecture: GRID.evaluated(architecture)[1]),
+        histories=over_grid(GRID.histories),
+        structures=over_grid(GRID.structures),
+        code=code("report"),
     output:
         notebook="results/comparison.ipynb",
         html=report(
