@@ -187,8 +187,9 @@ class Grid:
     def by_hand(self, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
         """Job, files and label for a phase that a person runs without the workflow.
 
-        `experiment` is the folder below results/PHASE/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
-        for evaluate, and one level more, SUPERNET, SEARCH or METHOD by name, for the others.
+        `experiment` is the folder below results/PHASE/: DATASET for prepare,
+        DATASET/ARCHITECTURE/seedN for evaluate, and one level more, the name of a supernet, search
+        or method, for the others.
         """
         if phase == "report":
             return self.report(), {"folder": Path("results")}, ""

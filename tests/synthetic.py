@@ -24,6 +24,8 @@ def row(method, supernet="sparse", **subnet):
     history = HISTORY if subnet else SUPERNET_HISTORY
     for key, value in {"method": method, "supernet": supernet}.items():
         history = history.replace(f"{{{key}}}", value)
+    if subnet:
+        subnet = {"criterion": "bn_scale", "epoch_rule": "same", **subnet}
     return {"method": method, "supernet": supernet, "history": history, **subnet}
 
 
@@ -73,7 +75,8 @@ def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
             write(entry["history"], header + epochs, seed=seed)
         for search, width in (("slim", 2 + number), ("uniform", 4)):
             structure = {
-                "widths": {"conv1": width, "conv2": 16}, "supernet_widths": {"conv1": 8, "conv2": 16},
+                "widths": {"conv1": width, "conv2": 16},
+                "supernet_widths": {"conv1": 8, "conv2": 16},
                 "params_kept": 0.1, "macs_kept": 0.25,
             }  # fmt: skip
             write(STRUCTURE, json.dumps(structure), search=search, seed=seed)
