@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from st import resume
 from st.augment import Augment
-from st.checkpoint import load_model
+from st.checkpoint import load_model, save_model
 from st.data import save_data
 from st.phases import initialize, pretrain, train
 from st.progress import Progress
@@ -264,9 +264,10 @@ def subnet(folder, uninterrupted):
     start = {"seed": 0, "init": "random", "options": {"bn_scale": 1.0}}
     initialize.run(start, folder / "structure.json", None, folder / "init")
 
-    def trained(place: Path) -> dict[str, bytes]:
+    def trained(place: Path, **other: Path) -> dict[str, bytes]:
+        inputs = {"data": folder / "data", "init": folder / "init", "teacher": teacher, **other}
         files = {"model": place / "model", "history": place / "history"}
-        train.run(job, folder / "data", folder / "init", teacher, **files, device="cpu", threads=1)
+        train.run(job, **inputs, **files, device="cpu", threads=1)
         return {name: path.read_bytes() for name, path in files.items()}
 
     return trained
@@ -285,3 +286,22 @@ def test_a_subnet_under_supervision_resumes_too(folder, subnet, monkeypatch, epo
     header, *rows = whole["history"].decode().splitlines()
     assert header == "epoch,lr,loss,ce,kd,cc,train_accuracy,test_accuracy"
     assert [row.split(",")[0] for row in rows] == [str(n) for n in range(1, 13)]
+
+
+def test_other_inputs_of_a_subnet_are_noticed(folder, subnet, monkeypatch, epochs_run):
+    save_data(folder / "other-data", stripes(seed=1), {})
+    start = load_model(folder / "init")
+    save_model(folder / "other-init", start.structure, {k: v + 1 for k, v in start.tensors.items()})
+    other = {
+        "data": folder / "other-data",
+        "init": folder / "other-init",
+        "teacher": folder / "uninterrupted" / "rewind",
+    }
+    for name, path in other.items():
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, 2)
+            with pytest.raises(Interrupted):
+                subnet(folder / f"subnet-{name}")
+        epochs_run.clear()
+        subnet(folder / f"subnet-{name}", **{name: path})
+        assert epochs_run == list(range(1, 13)), name

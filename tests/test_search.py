@@ -233,12 +233,13 @@ def test_no_budget_keeps_everything():
 
 def test_equal_scores_of_any_value_do_not_lose_the_last_block():
     """The mean of three times 0.7 is rounded to less than 0.7, the single rest is not."""
-    graph = chain(4, 4)
+    assert np.full(3, 0.7).mean() < 0.7
+    graph = chain(10, 10)
     for value in (0.1, 0.3, 0.7, 1e-9, 1.1):
-        scores = {name: np.full(4, value) for name in graph.groups}
+        scores = {name: np.full(10, value) for name in graph.groups}
         for ranking in ("global", "local"):
             keep = select_channels(graph, scores, Budget(1.0), ranking, 1, 3)
-            assert graph.widths(keep) == {"conv1": 4, "conv2": 4}
+            assert graph.widths(keep) == {"conv1": 10, "conv2": 10}
 
 
 def test_round_to_ranks_by_the_blocks_mean():

@@ -164,10 +164,12 @@ def test_bad_params_stop_before_any_job(tmp_path, built):
 
 
 def test_a_failed_job_says_why(project):
-    edit(project / "params/tiny.yaml", "lr: 0.1", "lr: 99.0")
+    data = project / "results/prepare/digits/data.safetensors"
+    data.write_bytes(data.read_bytes()[:1000])
     target = "results/pretrain/digits/vgg/seed0/plain/model.safetensors"
     output = snakemake(project, "--configfile", "params/tiny.yaml", "--", target, fails=True)
-    assert "pretrain digits/vgg/seed0/plain: error: the loss is" in output
+    assert "pretrain digits/vgg/seed0/plain: error: results/prepare/digits/data" in output
+    assert "is damaged" in output and "Traceback" not in output
     assert not (project / target).exists()
 
 
