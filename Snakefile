@@ -23,6 +23,8 @@ include: "workflow/rules/initialize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/phases.smk"
+include: "workflow/rules/versions.smk"
 
 
 wildcard_constraints:
@@ -44,3 +46,7 @@ rule all:
     default_target: True
     input:
         final_output(),
+
+
+onsuccess:
+    record_versions()

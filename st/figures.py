@@ -17,7 +17,7 @@ from st.errors import StError
 from st.files import read_json, whole
 from st.grid import STRUCTURE
 from st.job import Job
-from st.tables import place, short
+from st.tables import history, place, short
 
 # Okabe & Ito's colours, which colour-blind people can tell apart. In greyscale, markers and dashes
 # do it: the numbers of colours, markers and dashes share no factor, so that combinations repeat
@@ -185,7 +185,7 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     for row in job["rows"][architecture]:
         names = {"dataset": dataset, "architecture": architecture}
         paths = [place(row["history"], folder, **names, seed=seed) for seed in job["seeds"]]
-        histories = [_history(path) for path in paths]
+        histories = [history(path) for path in paths]
         look = styles[row["method"]]
         for axes, column in zip(panels, ("ce", "train_accuracy", "test_accuracy"), strict=True):
             if not all(column in history for history in histories):
@@ -215,16 +215,6 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     _legend(figure, panels[2])
     return figure
-
-
-def _history(path: Path) -> pd.DataFrame:
-    """A training's history, indexed by epoch."""
-    try:
-        return pd.read_csv(path).set_index("epoch")
-    except OSError as error:
-        raise StError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError) as error:
-        raise StError(f"{path}: is no history ({error}); delete it and train again") from error
 
 
 def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -172,15 +172,28 @@ class Grid:
         source = registry.inits.get(self.params.methods[method].init).source
         return {None: None, "model": SUPERNET, "rewind": REWIND}[source]
 
+    # File patterns of all that the phases make for an architecture.
+
+    def trained_supernets(self, architecture: str) -> list[str]:
+        patterns = (SUPERNET, REWIND, SUPERNET_HISTORY)
+        return [_fill(p, supernet=name) for name in self.supernets(architecture) for p in patterns]
+
+    def initialized(self, architecture: str) -> list[str]:
+        return [_fill(INIT, method=name) for name in self.methods(architecture)]
+
+    def trained(self, architecture: str) -> list[str]:
+        return [_fill(p, method=m) for m in self.methods(architecture) for p in (MODEL, HISTORY)]
+
+    def metrics(self, architecture: str) -> list[str]:
+        return self.evaluated(architecture)[1]
+
     def histories(self, architecture: str) -> list[str]:
-        """File patterns of all histories of an architecture."""
         return [
             *(_fill(SUPERNET_HISTORY, supernet=name) for name in self.supernets(architecture)),
             *(_fill(HISTORY, method=name) for name in self.methods(architecture)),
         ]
 
     def structures(self, architecture: str) -> list[str]:
-        """File patterns of all structures that an architecture's methods use."""
         used = dict.fromkeys(self.params.methods[m].search for m in self.methods(architecture))
         return [_fill(STRUCTURE, search=name) for name in used]
 

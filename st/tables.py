@@ -89,6 +89,40 @@ def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
     return table[COLUMNS]
 
 
+def to_metrics(table: pd.DataFrame) -> dict:
+    """The table as nested objects, as `dvc metrics` shows and compares them."""
+    names = ["accuracy_mean", "accuracy_std", "params_kept", "macs_kept"]
+    nested: dict = {}
+    for row in table.round(DECIMALS).to_dict("records"):
+        place = nested.setdefault(row["dataset"], {}).setdefault(row["architecture"], {})
+        place[row["method"]] = {name: row[name] for name in names if not pd.isna(row[name])}
+    return nested
+
+
+def curves(job: Job, folder: str | Path) -> pd.DataFrame:
+    """All trainings' accuracies by epoch, one line each: for `dvc plots`."""
+    parts = []
+    for dataset in job["datasets"]:
+        for architecture, rows in job["rows"].items():
+            for row in rows:
+                for seed in job["seeds"]:
+                    names = {"dataset": dataset, "architecture": architecture, "seed": seed}
+                    found = history(place(row["history"], folder, **names)).reset_index()
+                    found = found[["epoch", "loss", "train_accuracy", "test_accuracy"]]
+                    parts.append(found.assign(**names, method=row["method"]))
+    return pd.concat(parts)
+
+
+def history(path: Path) -> pd.DataFrame:
+    """A training's history, indexed by epoch."""
+    try:
+        return pd.read_csv(path).set_index("epoch")
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError) as error:
+        raise StError(f"{path}: is no history ({error}); delete it and train again") from error
+
+
 def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(data set, architecture, its lines of the table), in the table's order."""
     for (dataset, architecture), group in table.groupby(GROUP, sort=False):

@@ -120,7 +120,6 @@ from st.progress import Progress
 
 resume.INTERVAL = 0.0
 at, told = sys.argv[3], Progress.epoch
-
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -177,7 +176,7 @@ def test_damaged_and_foreign_states_are_ignored(folder, uninterrupted, epochs_ru
     place.mkdir()
     path = place / "resume.safetensors"
     flipped = bytearray(state)
-    flipped[state.index(b'"key') if b'"key' in state else state.index(b"key")] ^= 1
+    flipped[state.index(b"key")] ^= 1
     header = {"format": resume.FORMAT, "version": 1, "history": []}
     save_file({"weight:conv1.weight": np.zeros(3)}, place / "keyless", {"st": json.dumps(header)})
     path.write_bytes(
@@ -196,18 +195,11 @@ def test_damaged_and_foreign_states_are_ignored(folder, uninterrupted, epochs_ru
     assert epochs_run == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"sparsity": 0.0},
-        {"augment": {"crop": 0, "flip": True}},
-        {"training": {**RECIPE, "lr": 0.04}},
-        {"training": {**RECIPE, "epochs": 4}},
-        {"bn_scale": 1.0},
-    ],
-    ids=lambda change: "-".join(change),
-)
+CHANGES = [{"seed": 1}, {"sparsity": 0.0}, {"augment": {"crop": 0, "flip": True}}, {"bn_scale": 1}]
+CHANGES += [{"training": {**RECIPE, **change}} for change in ({"lr": 0.04}, {"epochs": 4})]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(change))
 def test_a_state_of_other_params_is_ignored(folder, epochs_run, state, change):
     place = folder / f"other-{json.dumps(change)[:40]}".replace("/", "")
     job, clean = {**JOB, **change}, place.with_name(place.name + "-clean")

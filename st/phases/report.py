@@ -4,13 +4,13 @@ from pathlib import Path
 
 from st import figures, prose, tables
 from st.claims import claims
-from st.files import write_text
+from st.files import write_json, write_text
 from st.job import Job
 from st.progress import say
 
 
 def run(job: Job, folder: Path) -> None:
-    """Write runs.csv, table.csv, .md and .tex and figures/ into `folder`, from the results there.
+    """Write all tables and figures/ into `folder`, from the results there.
 
     Raises StError that names the first file that is missing.
     """
@@ -28,6 +28,8 @@ def run(job: Job, folder: Path) -> None:
                 figures.save(figure, path.with_name(f"{path.name}.{kind}"))
     # the tables last: where they are, the figures are too
     write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
+    write_json(Path(folder, "metrics.json"), tables.to_metrics(table))
+    write_text(Path(folder, "curves.csv"), tables.curves(job, folder).to_csv(index=False))
     write_text(Path(folder, "table.md"), tables.to_markdown(table, caption))
     write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))
     write_text(Path(folder, "table.csv"), tables.to_csv(table))

@@ -2,13 +2,15 @@
 
 REQUIRED INPUTS: metrics, histories and structures of the whole grid
 OUTPUTS: results/table.csv, .md, .tex, results/runs.csv, results/figures/, results/comparison.ipynb
-and .html
+and .html; metrics.json and curves.csv, the same numbers for `dvc metrics` and `dvc plots`
 """
 
 
 rule report:
     input:
-        metrics=over_grid(lambda architecture: GRID.evaluated(architecture)[1]),
+        # so that there is no table without the comparison that reads it
+        comparison="results/comparison.html",
+        metrics=over_grid(GRID.metrics),
         histories=over_grid(GRID.histories),
         structures=over_grid(GRID.structures),
         code=code("report"),
@@ -17,6 +19,8 @@ rule report:
         markdown="results/table.md",
         latex="results/table.tex",
         runs="results/runs.csv",
+        metrics="results/metrics.json",
+        curves="results/curves.csv",
         figures=report(
             directory("results/figures"),
             patterns=["{name}.png"],
@@ -42,7 +46,7 @@ rule report:
 rule notebook:
     input:
         notebook="workflow/notebooks/comparison.ipynb",
-        metrics=over_grid(lambda architecture: GRID.evaluated(architecture)[1]),
+        metrics=over_grid(GRID.metrics),
         histories=over_grid(GRID.histories),
         structures=over_grid(GRID.structures),
         code=code("report"),
