@@ -44,3 +44,7 @@ $(READY): requirements.lock pyproject.toml
 lock: $(READY)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+
+# The picture in the README: the rules, without the arrows that others imply.
+docs/dag.svg: Snakefile workflow/rules/*.smk | $(READY)
+	snakemake --rulegraph dot | tred | dot -Grankdir=LR -Tsvg > $@
