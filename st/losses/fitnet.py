@@ -20,10 +20,10 @@ def hinted(available, stage=None):
 def fitnet(student, teacher, labels, adapter, *, stage: Stage = None):
     """mean (r(student) - teacher)^2 over the maps (n, channels, height, width) of one stage.
 
-    r, the adapter, is a 1x1 convolution from the student's channels to the teacher's that is
-    learned along. `stage`: its number; by default the middle one, the lower of two. The authors
-    train on hints first and on the labels afterwards; here, as in RepDistiller (Tian et al. 2020),
-    the hint is a term of the objective. The usual weight is 100.
+    r, the adapter, is learned along: a 1x1 convolution from the student's channels to the
+    teacher's, then batch normalisation. `stage`: its number; by default the middle one, the lower
+    of two. The authors train on hints first and on the labels afterwards; here, as in RepDistiller
+    (Tian et al. 2020), the hint is a term of the objective. The usual weight is 100.
     """
     from torch.nn.functional import mse_loss
 
@@ -32,11 +32,16 @@ def fitnet(student, teacher, labels, adapter, *, stage: Stage = None):
 
 
 def regressor(student, teacher, stage=None):
-    """The 1x1 convolution, with a bias: a teacher's maps after their ReLU have no mean of zero."""
+    """RepDistiller's, without its ReLU: not all families' stages end in one. With the convolution
+    alone most trainings diverge at the usual weight, because maps may be of any scale."""
     from torch import nn
 
     (tap,) = student
-    return nn.Conv2d(student[tap].shape[1], teacher[tap].shape[1], kernel_size=1)
+    channels = teacher[tap].shape[1]
+    return nn.Sequential(
+        nn.Conv2d(student[tap].shape[1], channels, kernel_size=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
 
 
 fitnet.teacher, fitnet.taps, fitnet.adapter = True, hinted, regressor
