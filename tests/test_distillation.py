@@ -7,7 +7,7 @@ import torch
 from conftest import pruned, random_tensors, small_structure
 from test_losses import NAMES
 
-from st import network
+from st import network, prose
 from st.errors import StError
 from st.losses import taps_of
 from st.registry import losses
@@ -60,7 +60,9 @@ def arrays(*all_outputs):
 
 
 def test_every_loss_is_tested():
-    assert sorted(NAMES + OTHERS) == losses.names()
+    assert sorted(NAMES + OTHERS) == losses.names() == sorted(prose.LOSSES)
+    text = prose._loss("fitnet", {"weight": 100.0, "stage": None})
+    assert text == "100 hints from a stage of the supernet"
 
 
 def test_at():
