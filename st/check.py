@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from st import registry
 from st.errors import StError
 from st.graph import draw
+from st.losses import taps_of
 from st.params import (
     Architecture,
     DataSet,
@@ -125,7 +126,7 @@ def _contradictions(params: Params) -> Iterator[str]:
             shapes.append((key, registry.datasets.get(data.source).shape(**options)))
         except StError as error:
             yield f"datasets.{key}: {error}"
-    graphs = {}
+    graphs, taps = {}, {}
     for key, architecture in params.architectures.items():
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
@@ -134,8 +135,10 @@ def _contradictions(params: Params) -> Iterator[str]:
             yield from (f"architectures.{key}: {p}" for p in found)
             if found:
                 break
+            graph = draw(*arguments)
+            taps[key] = graph.taps
             if shape:
-                graphs[dataset, key] = draw(*arguments)
+                graphs[dataset, key] = graph
     impossible = set()
     for key, search in params.searches.items():
         where = f"searches.{key}"
@@ -162,7 +165,14 @@ def _contradictions(params: Params) -> Iterator[str]:
         yield from (f"{where}.search: {p}" for p in found)
         found = problem(registry.inits.check, method.init, method.init_options)
         yield from (f"{where}.init: {p}" for p in found)
-        yield from (f"{where}.objective: {p}" for p in problem(objective, method))
+        found = problem(objective, method)
+        yield from (f"{where}.objective: {p}" for p in found)
+        for name, options in ({} if found else objective(method)).items():
+            del options["weight"]
+            for architecture, available in taps.items():
+                if architecture in (method.architectures or taps):
+                    found = problem(taps_of, name, options, available)
+                    yield from (f"{where}.objective: {architecture}: {p}" for p in found)
         if not method.objective:
             yield f"{where}.objective: needs a loss"
         for name in method.architectures or []:

@@ -95,13 +95,21 @@ LOSSES = {
     "ce": "cross-entropy with the labels",
     "kd": "distillation of the supernet's softened outputs",
     "cc": "correlation congruence with the supernet's features",
+    "at": "attention transfer from the supernet's stages",
+    "sp": "preservation of the similarities in the supernet's last stage",
+    "rkd": "relational distillation of the supernet's features",
+    "pkt": "probabilistic transfer of the supernet's features",
+    "dkd": "decoupled distillation of the supernet's softened outputs",
+    "fitnet": "hints from a stage of the supernet",
 }
 
 
 def _loss(name: str, options: dict[str, Any]) -> str:
     weight = "" if options["weight"] == 1 else f"{options['weight']:g} "
     others = ", ".join(
-        f"{key} {_plain(value)}" for key, value in options.items() if key != "weight"
+        f"{key} {_plain(value)}"
+        for key, value in options.items()
+        if key != "weight" and value is not None
     )
     return f"{weight}{LOSSES.get(name, name)}{f' ({others})' if others else ''}"
 

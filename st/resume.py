@@ -1,9 +1,9 @@
 """Going on after an interruption, exactly.
 
 The state is one safetensors file beside the model, never a declared output of the workflow: so it
-outlives a killed job. It holds weights, momentum, the weights to rewind to, the number of epochs
-done (the history's length) and a key of everything the result depends on; a state with another key
-is of no use and is ignored.
+outlives a killed job. It holds weights, those of losses' adapters, momentum, the weights to rewind
+to, the number of epochs done (the history's length) and a key of everything the result depends on;
+a state with another key is of no use and is ignored.
 """
 
 import json
@@ -47,16 +47,19 @@ class Resume:
             return  # none, or a damaged one: begin anew
         if header.get("key") != self.key:
             return
-        weights = {}
+        weights, adapters = {}, {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(":")
             if kind == "weight":
                 weights[rest] = torch.from_numpy(value)
+            elif kind == "adapter":
+                adapters[rest] = torch.from_numpy(value)
             elif kind == "early":
                 run.early[rest] = value
             else:
                 run.momentum[int(rest)].copy_(torch.from_numpy(value))
         run.network.load_state_dict(weights)
+        run.objective.adapters.load_state_dict(adapters)
         run.history = header["history"]
 
     def after_epoch(self, run: Run) -> None:
@@ -65,7 +68,11 @@ class Resume:
             return
         if not self._stop and time.monotonic() - self._saved < INTERVAL:
             return
-        tensors = {f"weight:{k}": v.cpu().numpy() for k, v in run.network.state_dict().items()}
+        tensors = {
+            f"{kind}:{name}": value.cpu().numpy()
+            for kind, module in (("weight", run.network), ("adapter", run.objective.adapters))
+            for name, value in module.state_dict().items()
+        }
         tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
         tensors |= {f"early:{name}": value for name, value in run.early.items()}
         header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from st import registry
 from st.augment import Augment
 from st.data import Data
 from st.device import Device
 from st.errors import StError
+from st.objective import Objective
 from st.recipe import Training, learning_rate
 from st.seeds import torch_seed
 
@@ -41,32 +41,6 @@ class Images:
         """uint8 (n, c, h, w) to float32 with mean 0 and deviation 1 per channel, channels_last."""
         batch = batch.contiguous(memory_format=torch.channels_last)
         return (batch.float() - self._mean) * self._scale
-
-
-class Objective:
-    """A weighted sum of registered losses. `spec`: as `st.params.objective` returns it."""
-
-    def __init__(self, spec: dict[str, dict[str, Any]]):
-        self.losses = []
-        taps = {"logits"}  # the training accuracy needs them
-        for name, options in spec.items():
-            loss = registry.losses.get(name)
-            weight = options["weight"]
-            self.losses.append(
-                (name, loss, weight, {k: v for k, v in options.items() if k != "weight"})
-            )
-            taps |= set(loss.taps)
-        self.taps = tuple(sorted(taps))
-        self.teacher = any(loss.teacher for _, loss, _, _ in self.losses)
-
-    def __call__(self, student: dict, teacher: dict | None, labels: Tensor) -> dict[str, Tensor]:
-        """The unweighted terms by name, and their weighted sum as `loss`."""
-        terms = {
-            name: loss(student, teacher, labels, **options)
-            for name, loss, _, options in self.losses
-        }
-        weighted = [weight * terms[name] for name, _, weight, _ in self.losses]
-        return {"loss": sum(weighted), **terms}
 
 
 class Teacher:
@@ -96,20 +70,27 @@ class Teacher:
                     views = torch.full((len(batch),), view, device=batch.device)
                     parts.append(self._run(images.normalise(augment.apply(batch, views))))
             self._cache = {
-                tap: torch.cat([part[tap] for part in parts]).unflatten(0, (augment.views, -1))
+                tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))
                 for tap in taps
             }
 
     def _run(self, batch: Tensor) -> dict[str, Tensor]:
-        # Not inference_mode: losses keep these tensors for their backward pass.
-        with torch.no_grad(), self.device.autocast():
-            return as_float(self.network(batch, self.taps))
+        return observe(self.network, batch, self.taps, self.device)
 
     def __call__(self, batch: Tensor, index: Tensor, views: Tensor) -> dict[str, Tensor]:
         """Outputs by tap for `batch`: the images `index`, each in the view `views[index]`."""
         if self._cache is None:
             return self._run(batch)
         return {tap: value[views[index], index] for tap, value in self._cache.items()}
+
+
+def observe(
+    network: nn.Module, batch: Tensor, taps: tuple[str, ...], device: Device
+) -> dict[str, Tensor]:
+    """A network's outputs by tap, without a graph for gradients."""
+    # Not inference_mode: losses keep these tensors for their backward pass.
+    with torch.no_grad(), device.autocast():
+        return as_float(network(batch, taps))
 
 
 def as_float(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,7 +128,15 @@ class Run:
     sparsity: float = 0.0
 
     def __post_init__(self):
-        self.weights = list(self.network.parameters())
+        if self.objective.adaptive:
+            sample = self.images.normalise(self.images.train_images[:2])
+            student, teacher = (
+                # in evaluation mode: a look must not change running statistics
+                network and observe(network.eval(), sample, self.objective.taps, self.device)
+                for network in (self.network, self.teacher)
+            )
+            self.objective.adapt(student, teacher, self.seed, self.device)
+        self.weights = [*self.network.parameters(), *self.objective.adapters.parameters()]
         self.momentum = [torch.zeros_like(weight) for weight in self.weights]
         self.scales = [
             module.weight

@@ -82,7 +82,7 @@ def fit_and_save(
         images=Images(data, where),
         recipe=Training(**job["training"]),
         epochs=epochs,
-        objective=Objective(objective),
+        objective=Objective(objective, structure.graph.taps),
         augment=Augment(**job["augment"]),
         seed=job["seed"],
         device=where,
