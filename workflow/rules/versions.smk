@@ -1,5 +1,6 @@
 """Records of what was made, for DVC and for other clones: see workflow/versions.py."""
 
+import atexit
 import importlib.util
 
 _spec = importlib.util.spec_from_file_location(
@@ -12,13 +13,23 @@ versions.unpack()
 
 
 def record_versions():
-    """After a successful run: archive Snakemake's records; if the run made the default table, or
-    found it up to date, the results are complete and DVC may know."""
+    """Archive Snakemake's records; if the default table is made, DVC may know that all is."""
     versions.pack()
-    dag = workflow.dag
     complete = any(
-        job.rule.name == "report" and (dag.finished(job) or not dag.needrun(job))
-        for job in dag.jobs
+        job.rule.name == "report" and (workflow.dag.finished(job) or not workflow.dag.needrun(job))
+        for job in workflow.dag.jobs
     )
     if complete and not workflow.overwrite_configfiles and not workflow.config_settings.config:
         versions.record_with_dvc()
+
+
+def record_if_nothing_was_to_do():
+    """Without a job to run Snakemake has no success to report; but after an edit that no job depends
+    on, DVC still has to learn that the results are up to date."""
+    executing = workflow.executor_plugin is not None and not workflow.dryrun
+    if executing and workflow.is_main_process and workflow.dag is not None:
+        if not any(workflow.dag.needrun(job) for job in workflow.dag.jobs):
+            record_versions()
+
+
+atexit.register(record_if_nothing_was_to_do)
