@@ -42,7 +42,7 @@ def run(
             )
             found = Structure(full.family, full.options, full.input_shape, full.classes, keep)
     except StError as error:
-        raise StError(f"{supernet}: {error}") from error
+        raise type(error)(f"{supernet}: {error}") from error
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
     save_structure(
         structure, found, search=job, params=params, macs=macs,

@@ -44,19 +44,20 @@ def mixed(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two candidates of each row, without replacement, and their renormalised probabilities.
+    """Two candidates of each row, drawn without replacement, and their renormalised probabilities.
 
     The probabilities are those of the Gumbel-softmax: p = softmax((log softmax(logits) + g) / T).
     `logits`: (rows, candidates), -inf where a row has fewer. Returns indices and weights, (rows, 2)
-    each; in a row with one candidate the second has weight 0.
+    each; in a row with one candidate the second is none, with weight 0.
     """
-    uniform = torch.empty_like(logits).exponential_(generator=generator)
-    noisy = (logits.log_softmax(1) - uniform.clamp_min(1e-20).log()) / temperature
-    exists = logits.isfinite()
-    exists = exists | (exists.sum(1, keepdim=True) < 2)
-    with torch.no_grad():  # cold, all but one may be 0, and two are needed
-        index = torch.multinomial(noisy.softmax(1) + 1e-7 * exists, 2, generator=generator)
+    noisy = (logits.log_softmax(1) + _gumbel(logits, generator)) / temperature
+    # The two largest of log p with fresh noise are draws from p without replacement.
+    index = (noisy.detach() + _gumbel(logits, generator)).topk(2).indices
     return index, noisy.gather(1, index).softmax(1)
+
+
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    return -torch.empty_like(like).exponential_(generator=generator).clamp_min(1e-30).log()
 
 
 class Supernet(nn.Module):
@@ -95,7 +96,7 @@ class Supernet(nn.Module):
             for position, stage in enumerate(space.stages, start=len(space.layers))
             for block, (_, node) in enumerate(stage.blocks, start=1)
         }
-        rows, most = len(space.candidates), max(space.candidates)
+        rows, most = len(space.candidates), max(2, *space.candidates)
         values = 0.01 * stream(seed, "tas", "architecture").standard_normal((rows, most))
         self.architecture = nn.Parameter(torch.from_numpy(values.astype(np.float32)))
         self.exists = torch.arange(most) < torch.tensor(space.candidates)[:, None]
