@@ -323,8 +323,11 @@ def run_loop(data, macs: float, epochs: int, name="resnet-14", resume=None, stop
 
 @pytest.mark.parametrize("macs", [0.15, 0.8])
 def test_it_moves_towards_the_target(macs, data):
-    run, started, expected = run_loop(data, macs, epochs=8)
-    assert abs(expected[-1] - macs) < 0.5 * abs(started - macs)
+    """The likeliest network does, and the expected MACs follow."""
+    run, started, expected = run_loop(data, macs, epochs=6, macs_weight=20.0)
+    found = [row["macs"] / run.target for row in run.history]
+    assert np.abs(np.array(found[-2:]) - 1).max() < 0.25
+    assert (expected[-1] - started) * (macs - started) > 0.05 * abs(macs - started)
     # one step's gradient reaches every candidate that there is, and no other
     network = run.network
     logits = network.logits()
@@ -337,7 +340,7 @@ def test_it_moves_towards_the_target(macs, data):
 
 
 def test_it_learns(data):
-    run, _, _ = run_loop(data, 0.5, epochs=10, name="vgg", temperature=[1.0, 0.5])
+    run, _, _ = run_loop(data, 0.5, epochs=15, name="vgg", temperature=[10.0, 2.0])
     assert run.history[-1]["train_accuracy"] > 80
 
 
