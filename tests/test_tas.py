@@ -23,6 +23,7 @@ from st.network import Network, build
 from st.registry import architectures, criteria
 from st.resume import Interrupted, Resume
 from st.search import Budget
+from st.sources import sources
 from st.structure import Structure, load_structure
 from st.tas import loop
 from st.tas.network import Supernet, interpolated, mixed, sample
@@ -432,6 +433,16 @@ def test_architectures_that_no_method_searches_may_be_of_any_family():
         parse(params)
     params["methods"]["tas"]["architectures"] = ["resnet"]
     parse(params)
+
+
+def test_only_tas_depends_on_its_code_and_on_training():
+    def files(criterion):
+        return {str(path) for path in sources("st.phases.search", f"st.criteria.{criterion}")}
+
+    own = {"tas/loop.py", "tas/network.py", "tas/space.py", "training.py", "resume.py"}
+    for name in own:
+        assert any(path.endswith(f"st/{name}") for path in files("tas"))
+        assert not any(path.endswith(f"st/{name}") for path in files("bn_scale"))
 
 
 def test_a_search_that_reads_data_says_if_there_are_none(tmp_path, monkeypatch, capsys):

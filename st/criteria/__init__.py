@@ -2,8 +2,10 @@
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
 more important; or, if it needs no ranking, the subnet's `Structure` itself (then its attribute
-`ranks` is False). A criterion that reads the training data has the attribute `data` (True). Each
-module registers one.
+`ranks` is False). A criterion that reads the training data has the attribute `data` (True). One
+that does not rank may have an attribute `check`: called with the full structure, the budget and the
+options before any job runs, it raises StError if the search can't succeed. Each module registers
+one.
 """
 
 from dataclasses import dataclass
