@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from st.params import (
 )
 from st.registry import closest
 from st.search import Budget, check_reachable
+from st.structure import Structure
 
 
 def load(path: str | Path) -> Params:
@@ -139,6 +141,22 @@ def _contradictions(params: Params) -> Iterator[str]:
             taps[key] = graph.taps
             if shape:
                 graphs[dataset, key] = graph
+    structures = {
+        (dataset, key): Structure(
+            params.architectures[key].family,
+            registry.architectures.check(
+                params.architectures[key].family, params.architectures[key].options
+            ),
+            graph.input_shape,
+            graph.classes,
+        )
+        for (dataset, key), graph in graphs.items()
+    }
+    used = {  # (search, architecture)
+        (method.search, architecture)
+        for method in params.methods.values()
+        for architecture in method.architectures or params.architectures
+    }
     impossible = set()
     for key, search in params.searches.items():
         where = f"searches.{key}"
@@ -148,9 +166,18 @@ def _contradictions(params: Params) -> Iterator[str]:
         yield from (f"{where}.criterion: {p}" for p in found)
         if search.budget.params is None and search.budget.macs is None:
             yield f"{where}.budget: give params, macs or both"
-        if found or not getattr(registry.criteria.get(search.criterion), "ranks", True):
+        if found:
             continue
         budget = Budget(search.budget.params, search.budget.macs)
+        criterion = registry.criteria.get(search.criterion)
+        if not getattr(criterion, "ranks", True):
+            if hasattr(criterion, "check"):
+                options = registry.criteria.check(search.criterion, search.options)
+                for (dataset, architecture), full in structures.items():
+                    if (key, architecture) in used:
+                        found = problem(partial(criterion.check, full, budget, **options))
+                        yield from (f"{where}: {architecture} on {dataset}: {p}" for p in found)
+            continue
         for (dataset, architecture), graph in graphs.items():
             found = problem(check_reachable, graph, budget, search.min_channels, search.round_to)
             for message in found:

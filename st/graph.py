@@ -203,7 +203,10 @@ class Graph:
         )
 
     def shortcut(self, x: Value, channels: int, stride: int) -> Value:
-        """ResNet's shortcut without parameters (He et al. 2016, option A): subsample, pad zeros."""
+        """ResNet's shortcut without parameters (He et al. 2016, option A): subsample, pad zeros.
+
+        Where the block's output is narrower, the outer channels, which padding adds, are dropped.
+        """
         if x.group:
             raise ValueError("a shortcut needs fixed channels")
         height, width = -(-x.height // stride), -(-x.width // stride)

@@ -167,6 +167,10 @@ class Grid:
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
 
+    def needs_data(self, search: str) -> bool:
+        """Whether a search reads the data set."""
+        return getattr(registry.criteria.get(self.params.searches[search].criterion), "data", False)
+
     def init_source(self, method: str) -> str | None:
         """The file pattern of what the method's init starts from."""
         source = registry.inits.get(self.params.methods[method].init).source
@@ -235,6 +239,7 @@ class Grid:
             supernet = self.params.searches[name].supernet
             files = {
                 "supernet": place(SUPERNET, supernet=supernet),
+                "data": place(DATA) if self.needs_data(name) else None,
                 "structure": place(STRUCTURE, search=name),
             }
             return self.search(number, name), files, label

@@ -107,10 +107,18 @@ def apply(node: Node, values: list[Tensor]) -> Tensor:
     if node.op == "concat":
         return torch.cat(values, 1)
     if node.op == "shortcut":
-        missing = node.channels - node.channels_in
-        x = x[:, :, :: node.stride, :: node.stride]
-        return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2))
+        return resized(x[:, :, :: node.stride, :: node.stride], node.channels)
     raise ValueError(f"unknown operation '{node.op}'")
+
+
+def resized(x: Tensor, channels: int) -> Tensor:
+    """Zero channels on both sides of `x` (n, c, h, w), or its outer channels dropped: (n, channels,
+    h, w). Dropping as many as were padded gives the original back."""
+    missing = channels - x.shape[1]
+    if not missing:
+        return x
+    before = int(missing / 2)  # rounded towards zero, so that dropping mirrors padding
+    return F.pad(x, (0, 0, 0, 0, before, missing - before))
 
 
 def build(structure: Structure, tensors: Mapping[str, np.ndarray]) -> Network:

@@ -1,6 +1,6 @@
 """VGG with batch normalisation for small images (Simonyan & Zisserman 2015)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from st.architectures import Positive, Width, scaled
 from st.graph import Graph
@@ -12,6 +12,11 @@ LAYERS = {
     16: "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512",
     19: "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512",
 }
+
+
+def steps(depth: int) -> list[int | str]:
+    """The layers of a depth, as the option `layers` has them."""
+    return [int(step) if step != "M" else step for step in LAYERS[depth].split()]
 
 
 @architectures.register
@@ -28,7 +33,7 @@ def vgg(
     `layers` replaces the depth's list by one's own; `hidden` inserts a hidden linear layer with
     batch normalisation, as the VGG-16 of the filter-pruning papers has it.
     """
-    plan = [int(x) if x != "M" else x for x in LAYERS[depth].split()] if layers is None else layers
+    plan = steps(depth) if layers is None else layers
     if not plan or plan[0] == "M":
         raise ValueError("option 'layers' must begin with a convolution")
     x, number, stage = graph.input, 0, 1
@@ -45,3 +50,14 @@ def vgg(
         x = graph.linear("hidden", graph.global_pool(x), hidden)
         x = graph.relu(graph.bn("hidden_bn", x))
     graph.head(x)
+
+
+def reshaped(options: dict[str, Any], channels: list[int], blocks: list[int]) -> dict[str, Any]:
+    """Options of the same network with these widths, in the order of its convolutions."""
+    widths = iter(channels)
+    layers = options["layers"] or steps(options["depth"])
+    layers = [step if step == "M" else next(widths) for step in layers]
+    return {**options, "width": 1.0, "layers": layers}
+
+
+vgg.reshaped = reshaped

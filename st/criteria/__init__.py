@@ -2,10 +2,14 @@
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
 more important; or, if it needs no ranking, the subnet's `Structure` itself (then its attribute
-`ranks` is False). Each module registers one.
+`ranks` is False). A criterion that reads the training data has the attribute `data` (True). One
+that does not rank may have an attribute `check`: called with the full structure, the budget and the
+options before any job runs, it raises StError if the search can't succeed. Each module registers
+one.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +20,21 @@ from st.structure import Structure
 
 @dataclass(frozen=True)
 class Subject:
-    """What a criterion may look at: the supernet and its weights, the budget, and a seed."""
+    """What a criterion may look at: the supernet and its weights, the budget, and a seed.
+
+    `data`: the prepared data file, for criteria that ask for it (st.data.load_data reads it).
+    `device` and `threads`: as st.device.choose takes them. `state`: where a long search may keep
+    what it needs to go on after an interruption.
+    """
 
     structure: Structure
     tensors: dict[str, np.ndarray]
     budget: Budget
     seed: int
+    data: Path | None = None
+    device: str = "auto"
+    threads: int = 0
+    state: Path | None = None
 
     @property
     def graph(self) -> Graph:

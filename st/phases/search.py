@@ -12,21 +12,37 @@ from st.search import Budget, select_channels
 from st.structure import Structure, save_structure
 
 
-def run(job: Job, supernet: Path, structure: Path) -> None:
-    """Write the subnet's structure to `structure`; no weights are kept."""
+def run(
+    job: Job,
+    supernet: Path,
+    data: Path | None,
+    structure: Path,
+    device: str = "auto",
+    threads: int = 0,
+) -> None:
+    """Write the subnet's structure to `structure`; no weights are kept.
+
+    `data`: the prepared data, for a criterion that reads them.
+    """
     source = load_model(supernet)
     full = source.structure
     budget = Budget(**job["budget"])
-    subject = Subject(full, source.tensors, budget, job["seed"])
+    criterion = registry.criteria.get(job["criterion"])
+    if getattr(criterion, "data", False) and data is None:
+        raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
+    subject = Subject(
+        full, source.tensors, budget, job["seed"],
+        data, device, threads, structure.with_name("resume.safetensors"),
+    )  # fmt: skip
     try:
-        found = registry.criteria.get(job["criterion"])(subject, **job["options"])
+        found = criterion(subject, **job["options"])
         if not isinstance(found, Structure):
             keep = select_channels(
                 full.graph, found, budget, job["ranking"], job["min_channels"], job["round_to"]
             )
             found = Structure(full.family, full.options, full.input_shape, full.classes, keep)
     except StError as error:
-        raise StError(f"{supernet}: {error}") from error
+        raise type(error)(f"{supernet}: {error}") from error
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
     save_structure(
         structure, found, search=job, params=params, macs=macs,

@@ -107,6 +107,11 @@ def search_supernet(wildcards):
     return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
 
 
+def search_data(wildcards):
+    """The prepared data set, for a search that reads it."""
+    return grid.DATA.format(**wildcards) if GRID.needs_data(wildcards.search) else []
+
+
 def structure(wildcards):
     """The structure of a method's subnet."""
     return grid.STRUCTURE.format(search=method(wildcards).search, **wildcards)

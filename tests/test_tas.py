@@ -1,0 +1,457 @@
+"""Transformable Architecture Search: its parts against plain computations, then whole searches."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import full_cost, stripes
+from test_architectures import counted
+from torch.nn import functional as F
+
+from st import cli
+from st.check import parse
+from st.checkpoint import load_model
+from st.criteria import Subject
+from st.data import save_data
+from st.errors import StError
+from st.graph import draw
+from st.inits.random import random
+from st.network import Network, build
+from st.registry import architectures, criteria
+from st.resume import Interrupted, Resume
+from st.search import Budget
+from st.sources import sources
+from st.structure import Structure, load_structure
+from st.tas import loop
+from st.tas.network import Supernet, interpolated, mixed, sample
+from st.tas.space import kept_blocks, likeliest, read, shaped
+
+WIDTHS = criteria.check("tas", {})["widths"]
+NETWORKS = {
+    "vgg": ("vgg", {"layers": [16, 16, "M", 32, 32, "M", 48, 48], "hidden": 20}),
+    "resnet-8": ("resnet", {"depth": 8, "width": 0.75}),
+    "resnet-14": ("resnet", {"depth": 14, "width": 0.75}),
+}
+
+
+def supernet(name: str, input_shape=(1, 8, 8), classes=3) -> Structure:
+    family, options = NETWORKS[name] if isinstance(name, str) else name
+    return Structure(family, architectures.check(family, options), input_shape, classes)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def log_softmax(space, rng, spread=1.0) -> list[np.ndarray]:
+    rows = [spread * rng.standard_normal(n) for n in space.candidates]
+    return [row - np.log(np.exp(row).sum()) for row in rows]
+
+
+# The extended resnet
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocks": [2, 1, 1]},
+        {"blocks": [1, 2, 1], "channels": [5, 7, 9, 4, 6, 3, 11, 20, 8]},
+        {"blocks": [1, 1, 1], "channels": [16, 3, 15, 2, 2, 64, 5], "width": 0.5},
+    ],
+)
+def test_resnets_with_a_width_for_each_convolution(options):
+    structure = Structure("resnet", options, (3, 9, 11), 7)
+    assert structure.cost() == counted(structure)
+    again = Structure.from_json(json.loads(json.dumps(structure.to_json())), "file")
+    assert again == structure and again.graph.nodes == structure.graph.nodes
+    logits = Network(structure)(torch.rand(2, 3, 9, 11))
+    assert logits.isfinite().all()
+
+
+def test_the_default_resnet_in_other_words():
+    plain = draw("resnet", {"depth": 14}, (3, 32, 32), 10)
+    channels = [16] * 5 + [32] * 4 + [64] * 4
+    same = draw("resnet", {"blocks": [2, 2, 2], "channels": channels}, (3, 32, 32), 10)
+    assert same.nodes == plain.nodes and same.tensors() == plain.tensors()
+    names = [tensor.name for tensor in plain.tensors() if tensor.role == "convolution"]
+    assert names[:4] == [
+        "conv1.weight", *(f"stage1.block{b}.conv{c}.weight" for b, c in ((1, 1), (1, 2), (2, 1)))
+    ]  # fmt: skip
+    assert full_cost("resnet", {"depth": 56}) == (853018, 125485696)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"channels": [16] * 6}, "needs 55 widths"),
+        ({"blocks": [1, 1, 1], "channels": [16] * 6}, "needs 7 widths"),
+        ({"blocks": [1, 1]}, "blocks"),
+        ({"blocks": [1, 1, 0]}, "blocks"),
+        ({"blocks": [1, 1, 1], "channels": [0] * 7}, "channels"),
+    ],
+)
+def test_resnets_that_cannot_be_drawn(options, words):
+    with pytest.raises(StError) as caught:
+        draw("resnet", options, (3, 8, 8), 10)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Its parts
+
+
+@pytest.mark.parametrize("few, many", [(1, 5), (3, 10), (4, 8), (5, 7), (7, 7), (11, 12)])
+def test_channel_wise_interpolation(few, many):
+    x = torch.rand(2, few, 3, 4, generator=generator())
+    expected = np.stack(
+        [
+            x.numpy()[:, int(np.floor(i * few / many)) : int(np.ceil((i + 1) * few / many))].mean(1)
+            for i in range(many)
+        ],
+        1,
+    )
+    found = interpolated(x, many)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    torch.testing.assert_close(found, F.adaptive_avg_pool3d(x, (many, 3, 4)))
+    wide = torch.rand(2, many, 3, 4, generator=generator(1))
+    total = mixed([(x, torch.tensor(0.25)), (wide, torch.tensor(0.75))])
+    torch.testing.assert_close(total, 0.25 * found + 0.75 * wide)
+
+
+def test_two_candidates_are_drawn_without_replacement():
+    logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
+    rows = logits.repeat(20_000, 1)
+    p = logits.softmax(0).numpy()
+    index, weights = sample(rows, 0.05, generator())
+    assert (index[:, 0] != index[:, 1]).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(rows)))
+    for i, j in itertools.permutations(range(4), 2):
+        found = ((index[:, 0] == i) & (index[:, 1] == j)).float().mean().item()
+        assert found == pytest.approx(p[i] * p[j] / (1 - p[i]), abs=0.012)
+    # hot: all pairs alike, and both have the same weight
+    index, weights = sample(rows, 1e4, generator())
+    for i, j in itertools.permutations(range(3), 2):
+        found = ((index[:, 0] == i) & (index[:, 1] == j)).float().mean().item()
+        assert found == pytest.approx(1 / 6, abs=0.012)
+    assert (weights - 0.5).abs().max() < 0.01
+    # cold, one of them has all of it, whichever of the candidates that exist
+    _, weights = sample(rows, 1e-3, generator())
+    assert (weights.max(1).values > 0.99).float().mean() > 0.98
+    index, weights = sample(torch.tensor([[0.3, -torch.inf]]), 1.0, generator())
+    assert index.tolist() == [[0, 1]] and weights.tolist() == [[1, 0]]
+
+
+def test_candidates():
+    assert [kept_blocks(n) for n in (1, 2, 3, 4, 5)] == [
+        (1,), (1, 2), (1, 2, 3), (1, 3, 4), (1, 3, 5)
+    ]  # fmt: skip
+    space = read(Structure("resnet", {"depth": 56}, (3, 32, 32), 10), WIDTHS)
+    assert [len(stage.blocks) for stage in space.stages] == [9, 9, 9]
+    assert space.stages[0].depths == (1, 3, 5, 7, 9)
+    assert space.layers[0].sizes == (4, 8, 11, 12, 14, 16) and space.stem == 1
+    assert space.layers[-1].sizes == (19, 32, 44, 51, 57, 64)
+    assert read(supernet(("vgg", {"layers": [1, 2]})), WIDTHS).candidates == [1, 2]
+
+
+def choices(space):
+    return itertools.product(*(range(n) for n in space.candidates))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("resnet", {"blocks": [2, 1, 1], "width": 0.25}),
+        ("resnet", {"blocks": [1, 1, 3], "channels": [3, 4, 5, 5, 4, *[3, 4] * 3]}),
+        ("vgg", {"layers": [6, "M", 9, 5], "hidden": 7}),
+    ],
+)
+def test_macs_and_the_likeliest_choice_by_enumeration(network):
+    full = supernet(network)
+    space = read(full, [0.5, 1.0] if network[0] == "resnet" else WIDTHS)
+    logs = log_softmax(space, np.random.default_rng(0))
+    expected, every = 0.0, {}
+    step = 7 if len(list(choices(space))) > 2000 else 1
+    for number, choice in enumerate(choices(space)):
+        macs = space.chosen_macs(choice)
+        if number % step == 0:
+            assert shaped(full, space, choice).cost()[1] == macs
+        score = sum(row[i] for row, i in zip(logs, choice, strict=True))
+        expected += np.exp(score) * macs
+        every[choice] = (score, macs)
+    sizes = [np.array(layer.sizes) for layer in space.layers]
+    probabilities = [np.exp(row) for row in logs]
+    widths = [p @ s for p, s in zip(probabilities, sizes, strict=False)]
+    assert space.macs(widths, probabilities[len(sizes) :]) == pytest.approx(expected)
+    assert every[tuple(n - 1 for n in space.candidates)][1] == full.cost()[1]
+
+    for share in (0.3, 0.45, 0.6, 0.8, 1.0):
+        target = share * full.cost()[1]
+        found = tuple(likeliest(space, logs, target))
+        near = [v for v in every.values() if 0.95 * target <= v[1] <= target]
+        assert 0.95 * target <= every[found][1] <= target
+        # layers that are left out do not count, whatever index they have
+        best = max(near)[0]
+        score = max(v[0] for c, v in every.items() if same(space, c, found))
+        assert score == pytest.approx(best, abs=0.02)
+
+
+def same(space, one, other) -> bool:
+    """Whether two choices give one network."""
+    full = space.stages
+    if one[len(space.layers) :] != other[len(space.layers) :]:
+        return False
+    used = set(range(space.stem))
+    for stage, chosen in zip(full, one[len(space.layers) :], strict=True):
+        used |= {n for numbers, _ in stage.blocks[: stage.depths[chosen]] for n in numbers}
+    return all(one[n] == other[n] for n in used)
+
+
+def test_no_choice_is_close_enough():
+    space = read(supernet(("vgg", {"layers": [10]})), [0.5, 1.0])
+    logs = [np.log([0.1, 0.9])]
+    half, full = (space.chosen_macs([i]) for i in (0, 1))
+    assert likeliest(space, logs, full) == [1]
+    assert likeliest(space, logs, full - 1) == likeliest(space, logs, half) == [0]
+    with pytest.raises(StError, match=r"cannot be met.*macs: 0\.5000"):
+        likeliest(space, logs, half - 1)
+
+
+def test_cost_has_three_branches():
+    for current, sign in ((101, 1), (100, 0), (96, 0), (95, 0), (94, -1)):
+        expected = torch.tensor(80.0, requires_grad=True)
+        value = loop.cost(expected, current, 100)
+        if sign:
+            value.backward()
+            assert expected.grad.item() == pytest.approx(sign / 80)
+            assert value.item() == pytest.approx(sign * np.log(0.8), rel=1e-5)
+        else:
+            assert value.item() == 0 and not value.requires_grad
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_supernet_holds_its_narrow_networks(name):
+    """With all weight on one candidate it computes what that network does, with the first filters;
+    the second draw is narrower, so that nothing is interpolated."""
+    full = supernet(name)
+    space = read(full, WIDTHS)
+    network = Supernet(full, space, seed=1)
+    layers = len(space.layers)
+    for wanted, other in ((1, 0), (5, 2)):
+        index = torch.tensor([[wanted, other]] * layers + [[0, 1]] * len(space.stages))
+        choice = index[:, 0].tolist()
+        if space.stages and name == "resnet-14" and wanted == 5:
+            index[layers:] = torch.tensor([1, 0])
+            choice = index[:, 0].tolist()
+        weights = torch.tensor([[1.0, 0.0]] * len(index))
+        found = shaped(full, space, choice)
+        initial, start = random(full, None, 1), random(found, None, 0)
+        for tensor, value in start.items():
+            if tensor.endswith(".weight") and value.ndim > 1:
+                start[tensor] = initial[tensor][tuple(slice(n) for n in value.shape)]
+        x = torch.rand(5, *full.input_shape, generator=generator())
+        torch.testing.assert_close(
+            network(x, index, weights), build(found, start).train()(x), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_adam_is_torchs():
+    full = supernet("vgg")
+    network = Supernet(full, read(full, WIDTHS), 0)
+    options = {"architecture_lr": 0.01, "architecture_weight_decay": 0.1}
+    run = loop.Search(network, None, loop.Training(), 1.0, options, None, 0, None)
+    copy = torch.nn.Parameter(network.architecture.detach().clone())
+    adam = torch.optim.Adam([copy], lr=0.01, betas=(0.5, 0.999), weight_decay=0.1)
+    for step in range(1, 5):
+        copy.grad = torch.randn(copy.shape, generator=generator(step))
+        run.adam(copy.grad, step)
+        adam.step()
+    torch.testing.assert_close(network.architecture, copy)
+
+
+# Whole searches
+
+
+@pytest.fixture
+def data(tmp_path):
+    save_data(tmp_path / "data", stripes(160), {})
+    return tmp_path / "data"
+
+
+def searched(name, data, macs: float = 0.5, seed: int = 0, state=None, params=None, **options):
+    full = supernet(name)
+    options = criteria.check("tas", {"epochs": 1, "batch_size": 8, "crop": 1, **options})
+    subject = Subject(full, {}, Budget(params, macs), seed, data, "cpu", 1, state)
+    return full, criteria.get("tas")(subject, **options)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("macs", [0.3, 0.6])
+def test_found_networks_meet_the_budget(name, macs, data):
+    full, found = searched(name, data, macs)
+    assert 0.95 * macs <= found.cost()[1] / full.cost()[1] <= macs
+    assert found.full.to_json() == full.to_json() and found.keep == {}
+    assert found.cost() == counted(found)
+    again = Structure.from_json(json.loads(json.dumps(found.to_json())), "file")
+    assert again.to_json() == found.to_json() and again.cost() == found.cost()
+
+
+def run_loop(data, macs: float, epochs: int, name="resnet-14", resume=None, stop=None, **options):
+    """All of a search but its end."""
+    full = supernet(name)
+    space = read(full, WIDTHS)
+    options = criteria.check("tas", {"architecture_lr": 0.05, "epochs": epochs, **options})
+    where = loop.choose("cpu", 1)
+    images = loop.Images(loop.load_data(data)[0], where)
+    run = loop.Search(
+        Supernet(full, space, 0), images, loop.Training(epochs=epochs, batch_size=8),
+        macs * full.cost()[1], options, loop.Augment(1), 0, where,
+    )  # fmt: skip
+    if resume:
+        resume.restore(run)
+    started = run.network.expected_macs().item() / full.cost()[1]
+
+    def after_epoch(run, speed):
+        if resume and len(run.history) == stop:
+            resume._request_stop()
+        if resume:
+            resume.after_epoch(run)
+
+    loop.fit(run, after_epoch)
+    return run, started, [row["expected_macs"] / full.cost()[1] for row in run.history]
+
+
+@pytest.mark.parametrize("macs", [0.15, 0.8])
+def test_it_moves_towards_the_target(macs, data):
+    """The likeliest network does, and the expected MACs follow."""
+    run, started, expected = run_loop(data, macs, epochs=6, macs_weight=20.0)
+    found = [row["macs"] / run.target for row in run.history]
+    assert np.abs(np.array(found[-2:]) - 1).max() < 0.25
+    assert (expected[-1] - started) * (macs - started) > 0.05 * abs(macs - started)
+    # one step's gradient reaches every candidate that there is, and no other
+    network = run.network
+    logits = network.logits()
+    choice = sample(logits, 1.0, generator())
+    batch = run.images.train_images[:8]
+    (gradient,) = torch.autograd.grad(run.outputs(batch, choice)[:, 0].sum(), network.architecture)
+    assert gradient.isfinite().all() and (gradient != 0).any(1)[: len(network.space.layers)].any()
+    (gradient,) = torch.autograd.grad(network.expected_macs(), network.architecture)
+    assert ((gradient != 0) == network.exists).all()
+
+
+def test_it_learns(data):
+    run, _, _ = run_loop(data, 0.5, epochs=15, name="vgg", temperature=[10.0, 2.0])
+    assert run.history[-1]["train_accuracy"] > 80
+
+
+def test_the_seed_decides(data):
+    _, one = searched("resnet-14", data)
+    _, again = searched("resnet-14", data)
+    _, other = searched("resnet-14", data, seed=1)
+    assert one.options == again.options != other.options
+
+
+def test_an_interrupted_search_goes_on_exactly(data, tmp_path):
+    whole, _, _ = run_loop(data, 0.5, epochs=4)
+    path = tmp_path / "resume.safetensors"
+    with pytest.raises(Interrupted):
+        run_loop(data, 0.5, 4, resume=Resume(path, {}), stop=2)
+    rest, _, _ = run_loop(data, 0.5, 4, resume=Resume(path, {}))
+    assert rest.history == whole.history and len(rest.history) == 4
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(rest.network.state_dict()[name], value), name
+
+
+def test_no_state_remains(data, tmp_path):
+    searched("vgg", data, state=tmp_path / "folder/resume.safetensors")
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_params_budget_that_the_result_exceeds(data):
+    with pytest.raises(StError, match=r"has [\d,]+ parameters, the budget allows"):
+        searched("vgg", data, params=0.01)
+
+
+TAS = """
+seeds: [0]
+datasets: {digits: {source: digits}}
+architectures:
+  resnet: {family: resnet, options: {depth: 14, width: 0.25}}
+training: {epochs: 1, schedule: onecycle}
+searches:
+  tas: {criterion: tas, budget: {macs: 0.5}, options: {epochs: 1, crop: 1}}
+methods:
+  tas: {search: tas, objective: {ce: 0.1, kd: {weight: 0.9, temperature: 4}, cc: 0.02}}
+evaluation: {latency_rounds: 1}
+"""
+
+
+def test_as_one_line_of_params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(TAS)
+    where, on_cpu = "digits/resnet/seed0", ("--device", "cpu", "--threads", "1")
+    for command, *arguments in [
+        ("prepare", "digits"),
+        ("pretrain", f"{where}/plain", *on_cpu),
+        ("search", f"{where}/tas", *on_cpu),
+        ("initialize", f"{where}/tas"),
+        ("train", f"{where}/tas", *on_cpu),
+        ("evaluate", where, *on_cpu),
+    ]:
+        assert cli.main([command, *arguments]) == 0
+    structure = load_structure(f"results/search/{where}/tas/structure.json")
+    model = load_model(f"results/train/{where}/tas/model.safetensors")
+    assert model.structure.to_json() == structure.to_json()
+    metrics = json.loads((tmp_path / f"results/evaluate/{where}/tas/metrics.json").read_text())
+    assert (metrics["params"], metrics["macs"]) == structure.cost()
+    assert 0.475 <= metrics["macs_kept"] <= 0.5 and metrics["teacher"] == "supernet"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"budget": {"params": 0.5}}, "searches.tas: resnet on digits: criterion 'tas': needs"),
+        ({"budget": {"macs": 0.01}}, "resnet on digits: criterion 'tas': the budget's"),
+        ({"options": {"widths": []}}, "option 'widths'"),
+        ({"options": {"temperature": [1]}}, "option 'temperature'"),
+        ({"options": {"epoch": 3}}, "did you mean 'epochs'"),
+    ],
+)
+def test_mistakes_are_told_before_any_job(change, words):
+    params = yaml.safe_load(TAS)
+    params["searches"]["tas"] |= change
+    with pytest.raises(StError) as caught:
+        parse(params)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_architectures_that_no_method_searches_may_be_of_any_family():
+    params = yaml.safe_load(TAS)
+    params["architectures"]["dense"] = {"family": "densenet", "options": {"depth": 10}}
+    with pytest.raises(StError, match=r"dense on digits: .*can't be searched"):
+        parse(params)
+    params["methods"]["tas"]["architectures"] = ["resnet"]
+    parse(params)
+
+
+def test_only_tas_depends_on_its_code_and_on_training():
+    def files(criterion):
+        return {str(path) for path in sources("st.phases.search", f"st.criteria.{criterion}")}
+
+    own = {"tas/loop.py", "tas/network.py", "tas/space.py", "training.py", "resume.py"}
+    for name in own:
+        assert any(path.endswith(f"st/{name}") for path in files("tas"))
+        assert not any(path.endswith(f"st/{name}") for path in files("bn_scale"))
+
+
+def test_a_search_that_reads_data_says_if_there_are_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(TAS)
+    cli.main(["prepare", "digits"])
+    cli.main(["pretrain", "digits/resnet/seed0/plain", "--device", "cpu"])
+    job = json.dumps({"criterion": "tas", "seed": 0, "budget": {"macs": 0.5}, "options": {}})
+    model = "results/pretrain/digits/resnet/seed0/plain/model.safetensors"
+    capsys.readouterr()
+    assert cli.main(["search", "--job", job, "--supernet", model, "--structure", "s.json"]) == 2
+    assert "--data is missing: criterion 'tas' reads the data" in capsys.readouterr().err
