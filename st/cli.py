@@ -14,7 +14,12 @@ from st.errors import StError
 PHASES = {
     "prepare": ("decode a data set once for all jobs", (), ("data",), False),
     "pretrain": ("train a supernet", ("data",), ("model", "rewind", "history"), True),
-    "search": ("find a subnet's structure in a supernet", ("supernet",), ("structure",), False),
+    "search": (
+        "find a subnet's structure in a supernet",
+        ("supernet", "data"),
+        ("structure",),
+        True,
+    ),
     "initialize": (
         "give a structure its first weights",
         ("structure", "source"),
@@ -36,7 +41,8 @@ PHASES = {
     "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
 }
 LISTS = ("models", "metrics")  # options that take several files
-ABSENT = ("source", "teacher")  # inputs that not every job has
+# inputs that not every job of the phase has
+ABSENT = {"search": ("data",), "initialize": ("source",), "train": ("teacher",)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,7 +142,7 @@ def _run_phase(options: argparse.Namespace) -> None:
     for name in inputs + outputs:
         given = getattr(options, name)
         files[name] = given if given is not None else files.get(name)
-        if files[name] is None and name not in ABSENT:
+        if files[name] is None and name not in ABSENT.get(options.command, ()):
             raise StError(f"--{name} is missing")
     if torch:
         if options.threads:

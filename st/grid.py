@@ -163,6 +163,10 @@ class Grid:
         rows = [self.row(name) for name in supernets] + methods
         return models, [_fill(METRICS, method=row) for row in rows]
 
+    def search_needs_data(self, search: str) -> bool:
+        criterion = registry.criteria.get(self.params.searches[search].criterion)
+        return getattr(criterion, "data", False)
+
     def needs_teacher(self, method: str) -> bool:
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
@@ -222,6 +226,7 @@ class Grid:
             supernet = self.params.searches[name].supernet
             files = {
                 "supernet": place(SUPERNET, supernet=supernet),
+                "data": place(DATA) if self.search_needs_data(name) else None,
                 "structure": place(STRUCTURE, search=name),
             }
             return self.search(number, name), files, label

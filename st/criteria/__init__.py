@@ -1,11 +1,15 @@
 """Criteria: how much each channel of a supernet matters.
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
-more important; or, if it needs no ranking, the subnet's `Structure` itself (then its attribute
-`ranks` is False). Each module registers one.
+more important; or, if it needs no ranking, the subnet's `Structure` itself. Each module registers
+one. What else the workflow must know are attributes of the function, all optional:
+
+- `ranks`: False if it returns a structure;
+- `data`: True if it looks at training images (through st/scoring.py, imported within the function).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,19 +20,31 @@ from st.structure import Structure
 
 @dataclass(frozen=True)
 class Subject:
-    """What a criterion may look at: the supernet and its weights, the budget, and a seed."""
+    """What a criterion may look at: the supernet and its weights, the budget, and a seed.
+
+    `data`: the prepared data's file, for criteria that say they need it; `device` and `threads`:
+    where to compute with torch, if at all.
+    """
 
     structure: Structure
     tensors: dict[str, np.ndarray]
     budget: Budget
     seed: int
+    data: Path | None = None
+    device: str = "auto"
+    threads: int = 0
 
     @property
     def graph(self) -> Graph:
         return self.structure.graph
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels per group, and so the shape of its scores."""
+        return self.graph.widths(self.structure.keep)
 
-Scores = dict[str, np.ndarray]  # group -> (size,)
+
+Scores = dict[str, np.ndarray]  # group -> (channels,)
 
 
 def per_channel(subject: Subject, measure) -> Scores:
@@ -42,6 +58,6 @@ def per_channel(subject: Subject, measure) -> Scores:
     for name, group in subject.graph.groups.items():
         layers, axis = (group.producers, 0) if group.kind == "filters" else (group.consumers, 1)
         weights = [subject.tensors[f"{layer}.weight"].astype(np.float64) for layer in layers]
-        rows = [np.moveaxis(w, axis, 0).reshape(group.size, -1) for w in weights]
+        rows = [np.moveaxis(w, axis, 0).reshape(subject.widths[name], -1) for w in weights]
         scores[name] = measure(np.concatenate(rows, axis=1))
     return scores

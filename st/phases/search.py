@@ -12,12 +12,22 @@ from st.search import Budget, select_channels
 from st.structure import Structure, save_structure
 
 
-def run(job: Job, supernet: Path, structure: Path) -> None:
-    """Write the subnet's structure to `structure`; no weights are kept."""
+def run(
+    job: Job,
+    supernet: Path,
+    structure: Path,
+    data: Path | None = None,
+    device: str = "auto",
+    threads: int = 0,
+) -> None:
+    """Write the subnet's structure to `structure`; no weights are kept.
+
+    `data`: for criteria that look at training images. `device` and `threads` concern those only.
+    """
     source = load_model(supernet)
     full = source.structure
     budget = Budget(**job["budget"])
-    subject = Subject(full, source.tensors, budget, job["seed"])
+    subject = Subject(full, source.tensors, budget, job["seed"], data, device, threads)
     try:
         found = registry.criteria.get(job["criterion"])(subject, **job["options"])
         if not isinstance(found, Structure):

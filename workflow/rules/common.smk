@@ -110,6 +110,16 @@ def search_supernet(wildcards):
     return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
 
 
+def search_data(wildcards):
+    """The prepared data, if the search looks at images."""
+    return grid.DATA.format(**wildcards) if GRID.search_needs_data(wildcards.search) else []
+
+
+def search_gpu(wildcards):
+    """Searches that read weights only leave the GPU to others."""
+    return GPU if GRID.search_needs_data(wildcards.search) else 0
+
+
 def structure(wildcards):
     """The structure of a method's subnet."""
     return grid.STRUCTURE.format(search=method(wildcards).search, **wildcards)

@@ -1,6 +1,6 @@
 """Search: score the supernet's channels and keep the structure of the best.
 
-REQUIRED INPUTS: a trained supernet
+REQUIRED INPUTS: a trained supernet; for some criteria the prepared data set
 OUTPUTS: results/search/.../{search}/structure.json
 """
 
@@ -8,6 +8,7 @@ OUTPUTS: results/search/.../{search}/structure.json
 rule search:
     input:
         supernet=search_supernet,
+        data=search_data,
         code=search_code,
     output:
         structure=grid.STRUCTURE,
@@ -17,13 +18,15 @@ rule search:
         "../envs/st.yaml"
     threads: 1
     resources:
+        gpu=search_gpu,
         mem_mb=4000,
         runtime=30,
     params:
         job=job("search", "seed", "search"),
+        data=lambda wildcards, input: option("data", input.data),
         plugins=PLUGINS,
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"
     shell:
         "python -m st search --job {params.job:q} {params.plugins} --supernet {input.supernet:q}"
-        " --structure {output.structure:q} --log {log:q}"
+        " {params.data} --structure {output.structure:q} --threads {threads} --log {log:q}"
