@@ -81,7 +81,7 @@ class Search(Section):
     ranking: Literal["global", "local"] = Field(
         "global", description="Rank channels over all layers, or within each layer."
     )
-    budget: BudgetSection
+    budget: BudgetSection = BudgetSection()
     min_channels: Annotated[Whole, Field(ge=1, le=65536)] = Field(
         1, description="What every layer keeps at least."
     )

@@ -143,7 +143,31 @@ BAD = [
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
     ("seeds", [0, 1, 0], "0 is there twice"),
-    ("searches.slimming.budget", {}, "params, macs or both"),
+    ("searches.slimming.budget", {}, "is missing; give params"),
+    ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse"},
+        *("option 'name' is missing", "searches.p.criterion"),
+    ),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg19-a"}},
+        *("'vgg16-a'", "searches.p.criterion"),
+    ),
+    (
+        "searches.slimming",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+        *("a vgg of depth 16, hidden 512", "searches.slimming.criterion: vgg"),
+    ),
+    (
+        "searches.p",
+        {
+            **{"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+            **{"budget": {"params": 0.5}},
+        },
+        *("takes none", "searches.p.budget"),
+    ),
     ("searches.slimming.budget", {"params": 1e-3}, "the tightest is params: 0."),
     ("searches.slimming.min_channels", 8, "the tightest is", "searches.slimming.budget"),
     ("searches.slimming.round_to", 8, "the tightest is", "searches.slimming.budget"),

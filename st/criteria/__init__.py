@@ -5,6 +5,9 @@ more important; or, if it needs no ranking, the subnet's `Structure` itself. Eac
 one. What else the workflow must know are attributes of the function, all optional:
 
 - `ranks`: False if it returns a structure;
+- `budget`: False if it follows none;
+- `suits`: a function that is given the supernet's structure and the criterion's options, and raises
+  StError if they do not go together: so that params.yaml can be checked before any job;
 - `data`: True if it looks at training images (through st/scoring.py, imported within the function).
 """
 
