@@ -182,7 +182,7 @@ def _search(
     if given and not getattr(criterion, "budget", True):
         yield f"budget: criterion '{search.criterion}' takes none; leave it out"
     elif not given and getattr(criterion, "budget", True):
-        yield "budget: is missing; give params, macs or both"
+        yield "budget: is missing; give params, macs, latency or several"
     elif ranks:
         budget = Budget(**search.budget.model_dump())
         told = set()

@@ -78,7 +78,9 @@ class Grid:
         }
 
     def search(self, seed: int, search: str) -> Job:
-        spec = self.params.searches[search]
+        spec, measured = self.params.searches[search], self.params.evaluation
+        # said only where it matters, so that changing it reruns only that
+        latency = {"batch": measured.latency_batch, "rounds": measured.latency_rounds}
         return {
             "seed": seed,
             "criterion": spec.criterion,
@@ -87,6 +89,7 @@ class Grid:
             "budget": spec.budget.model_dump(),
             "min_channels": spec.min_channels,
             "round_to": spec.round_to,
+            "latency": latency if spec.budget.latency is not None else None,
         }
 
     def initialize(self, seed: int, method: str) -> Job:
@@ -166,6 +169,10 @@ class Grid:
     def search_needs_data(self, search: str) -> bool:
         criterion = registry.criteria.get(self.params.searches[search].criterion)
         return getattr(criterion, "data", False)
+
+    def search_uses_torch(self, search: str) -> bool:
+        measured = self.params.searches[search].budget.latency is not None
+        return measured or self.search_needs_data(search)
 
     def needs_teacher(self, method: str) -> bool:
         losses = self.params.methods[method].objective

@@ -66,10 +66,15 @@ class Supernet(Section):
 
 
 class BudgetSection(Section):
-    """Upper bounds on the subnet, as fractions of the supernet; both hold where both are given."""
+    """Upper bounds on the subnet, as fractions of the supernet; all that are given hold."""
 
     params: Fraction | None = Field(None, description="Parameters.")
     macs: Fraction | None = Field(None, description="Multiply-accumulates.")
+    latency: Fraction | None = Field(
+        None,
+        description="Time of a call, measured while searching as `evaluation` says. The structure "
+        "then depends on the machine and on what else it does.",
+    )
 
 
 class Search(Section):

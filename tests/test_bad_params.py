@@ -24,7 +24,7 @@ BAD = [
     ("supernets.sparse.spars", True, "did you mean 'sparse'"),
     ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
     ("searches.slimming.rankings", "local", "did you mean 'ranking'"),
-    ("searches.slimming.budget.flops", 0.5, "known: macs, params"),
+    ("searches.slimming.budget.flops", 0.5, "known: latency, macs, params"),
     ("methods.st.inti", "random", "did you mean 'init'"),
     ("methods.st.training.decays", 1, "did you mean 'decay'"),
     ("evaluation.latency", 1, "did you mean"),

@@ -11,6 +11,7 @@ one. What else the workflow must know are attributes of the function, all option
 - `data`: True if it looks at training images (through st/scoring.py, imported within the function).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class Subject:
     """What a criterion may look at: the supernet and its weights, the budget, and a seed.
 
     `data`: the prepared data's file, for criteria that say they need it; `device` and `threads`:
-    where to compute with torch, if at all.
+    where to compute with torch, if at all. `latency`: measures a structure where the budget bounds
+    that, as a fraction of the supernet's; `select_channels` sees to it unless `ranks` is False.
     """
 
     structure: Structure
@@ -36,6 +38,7 @@ class Subject:
     data: Path | None = None
     device: str = "auto"
     threads: int = 0
+    latency: Callable[[Structure], float] | None = None
 
     @property
     def graph(self) -> Graph:

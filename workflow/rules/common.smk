@@ -91,8 +91,11 @@ def pretrain_code(wildcards):
 
 
 def search_code(wildcards):
-    criterion = PARAMS.searches[wildcards.search].criterion
-    return code("search", family(wildcards.architecture), registry.criteria.module(criterion))
+    search = PARAMS.searches[wildcards.search]
+    modules = [family(wildcards.architecture), registry.criteria.module(search.criterion)]
+    # what the phase imports only for such searches
+    modules += ["st.latency"] if search.budget.latency is not None else []
+    return code("search", *modules)
 
 
 def initialize_code(wildcards):
@@ -116,8 +119,8 @@ def search_data(wildcards):
 
 
 def search_gpu(wildcards):
-    """Searches that read weights only leave the GPU to others."""
-    return GPU if GRID.search_needs_data(wildcards.search) else 0
+    """Searches that only read weights leave the GPU to others."""
+    return GPU if GRID.search_uses_torch(wildcards.search) else 0
 
 
 def structure(wildcards):
