@@ -192,6 +192,8 @@ def _search(
                 if architecture not in told:
                     told.add(architecture)
                     yield f"budget: {architecture} on {dataset}: {message}"
+    if search.rounds > 1 and not ranks:
+        yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     if hasattr(criterion, "suits"):
         options = registry.criteria.check(search.criterion, search.options)
         # other searches than this may be meant for the other architectures

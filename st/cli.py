@@ -16,7 +16,7 @@ PHASES = {
     "pretrain": ("train a supernet", ("data",), ("model", "rewind", "history"), True),
     "search": (
         "find a subnet's structure in a supernet",
-        ("supernet", "data"),
+        ("supernet", "data", "rewind"),
         ("structure",),
         True,
     ),
@@ -42,7 +42,7 @@ PHASES = {
 }
 LISTS = ("models", "metrics")  # options that take several files
 # inputs that not every job of the phase has
-ABSENT = {"search": ("data",), "initialize": ("source",), "train": ("teacher",)}
+ABSENT = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -93,6 +93,12 @@ class Search(Section):
     round_to: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         1, description="Keep multiples of so many channels (8 suits tensor cores)."
     )
+    rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        1,
+        description="Above 1: prune in so many steps, by the same fraction each; between them the "
+        "rest restarts from the supernet's weights at `rewind_epoch` and trains with its recipe. "
+        "With the init `rewind` these are iterative lottery tickets.",
+    )
 
 
 class Method(Section):

@@ -17,6 +17,11 @@ class Budget:
     macs: float | None = None
     latency: float | None = None  # measured, so it depends on the machine
 
+    def part_way(self, share: float) -> "Budget":
+        """The budget after this share (0...1) of a geometric path from the supernet to this one."""
+        bounds = (self.params, self.macs, self.latency)
+        return Budget(*(None if bound is None else bound**share for bound in bounds))
+
     def limits(self, graph: Graph) -> tuple[float, float]:
         """Of parameters and MACs."""
         full = graph.cost(graph.widths({}))
@@ -56,6 +61,7 @@ def select_channels(
     min_channels: int = 1,
     round_to: int = 1,
     latency: Callable[[Keep], float] | None = None,
+    available: Keep | None = None,
 ) -> Keep:
     """The best-scored channels that the budget pays for.
 
@@ -70,17 +76,20 @@ def select_channels(
     A latency budget then ends the list of added blocks early, where `latency(keep)`, a fraction of
     the supernet's, is measured to be within it.
 
-    `scores`: per group, shape (size,), finite. Raises StError if the budget cannot be met.
+    `scores`: per group, finite, shape (size,); of the channels `available`, if only some are.
+    Raises StError if the budget cannot be met.
     """
     check_reachable(graph, budget, min_channels, round_to)
-    order = {}
-    for name, group in graph.groups.items():
-        values = np.asarray(scores.get(name, ()), dtype=np.float64)
-        if values.shape != (group.size,) or not np.isfinite(values).all():
-            raise StError(f"the criterion gave no finite score for each channel of '{name}'")
-        order[name] = np.argsort(-values, kind="stable")
     least = least_widths(graph, min_channels, round_to)
-    ranked = {name: np.asarray(scores[name], dtype=np.float64)[order[name]] for name in order}
+    order, ranked = {}, {}
+    for name, group in graph.groups.items():
+        channels = (available or {}).get(name, np.arange(group.size))
+        values = np.asarray(scores.get(name, ()), dtype=np.float64)
+        if values.shape != channels.shape or not np.isfinite(values).all():
+            raise StError(f"the criterion gave no finite score for each channel of '{name}'")
+        best = np.argsort(-values, kind="stable")
+        order[name], ranked[name] = channels[best], values[best]
+        least[name] = min(least[name], len(channels))
     blocks = _affordable(graph, _blocks(graph, ranked, least, ranking, round_to), least, budget)
 
     def keep(number: int) -> Keep:
@@ -104,9 +113,9 @@ def _blocks(
     """All that can be added to the least widths, best first. `ranked`: scores, descending."""
     blocks = []
     for position, (name, group) in enumerate(graph.groups.items()):
-        key = np.inf
-        for start in range(least[name], group.size, round_to):
-            stop = min(start + round_to, group.size)
+        key, available = np.inf, len(ranked[name])
+        for start in range(least[name], available, round_to):
+            stop = min(start + round_to, available)
             worth = -stop / group.size if ranking == "local" else ranked[name][start:stop].mean()
             key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
             blocks.append((-key, position, start, stop - start, name))

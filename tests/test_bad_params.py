@@ -95,6 +95,8 @@ BAD = [
     ("searches.slimming.budget.macs", 1.1, "1"),
     ("searches.slimming.min_channels", 0, "1"),
     ("searches.slimming.round_to", 0, "1"),
+    ("searches.slimming.rounds", 0, "1"),
+    ("searches.slimming.budget.latency", 2, "1"),
     ("methods.st.max_epoch_factor", 0.5, "1"),
     ("evaluation.latency_rounds", 0, "1"),
     # names that nothing has
@@ -171,6 +173,19 @@ BAD = [
     ("searches.slimming.budget", {"params": 1e-3}, "the tightest is params: 0."),
     ("searches.slimming.min_channels", 8, "the tightest is", "searches.slimming.budget"),
     ("searches.slimming.round_to", 8, "the tightest is", "searches.slimming.budget"),
+    (
+        "searches.slimming",
+        {"supernet": "sparse", "criterion": "random"},
+        *("is missing; give", "searches.slimming.budget"),
+    ),
+    (
+        "searches.u",
+        {
+            **{"criterion": "uniform", "supernet": "sparse"},
+            **{"budget": {"params": 0.5}, "rounds": 2},
+        },
+        *("ranks no channels", "searches.u.rounds"),
+    ),
     ("supernets.sparse.rewind_epoch", 3, "after the last epoch, 2"),
     (
         "architectures",

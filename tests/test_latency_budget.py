@@ -153,13 +153,14 @@ def test_on_this_machine(tmp_path, criterion):
         "min_channels": 1,
         "round_to": 8,
         "latency": {"batch": 4, "rounds": 5},
+        "lottery": None,
     }
-    search.run(job, tmp_path / "model", tmp_path / "structure", None, "cpu", 1)
+    search.run(job, tmp_path / "model", tmp_path / "structure", device="cpu", threads=1)
     facts = json.loads((tmp_path / "structure").read_text())
     found = load_structure(tmp_path / "structure")
     assert 0 < facts["latency_kept"] <= 0.6
     assert found.cost()[0] <= 0.9 * full.cost()[0]
     job["budget"]["latency"] = 1e-6
     with pytest.raises(StError, match=r"cannot be met.* latency: 0\.\d{4}"):
-        search.run(job, tmp_path / "model", tmp_path / "none", None, "cpu", 1)
+        search.run(job, tmp_path / "model", tmp_path / "none", device="cpu", threads=1)
     assert not (tmp_path / "none").exists()

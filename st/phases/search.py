@@ -5,7 +5,7 @@ from pathlib import Path
 
 from st import registry
 from st.checkpoint import load_model
-from st.criteria import Scores, Subject
+from st.criteria import Subject
 from st.errors import StError
 from st.graph import Keep
 from st.job import Job
@@ -19,30 +19,35 @@ def run(
     supernet: Path,
     structure: Path,
     data: Path | None = None,
+    rewind: Path | None = None,
     device: str = "auto",
     threads: int = 0,
 ) -> None:
     """Write the subnet's structure to `structure`; no weights are kept.
 
-    `data`: for criteria that look at training images. `device` and `threads` concern those only.
+    `data`: for criteria that look at training images, and lottery rounds; `rewind`: the supernet's
+    early weights, for these. `device` and `threads` concern what computes with torch.
     """
     source = load_model(supernet)
     full = source.structure
-    latency = None
+    # By name, because st/sources.py must not take them for parts of every search.
+    latency = lottery = None
     if job["latency"]:
-        # by name: st/sources.py must not take it for a part of every search
-        watch = importlib.import_module("st.latency").Stopwatch
-        latency = watch(full, **job["latency"], device=device, threads=threads)
+        latency = importlib.import_module("st.latency").Stopwatch(
+            full, **job["latency"], device=device, threads=threads
+        )
+    if job["lottery"]:
+        lottery = importlib.import_module("st.lottery")
     budget = Budget(**job["budget"])
     subject = Subject(
         full, source.tensors, budget, job["seed"], data, device, threads, latency
     )  # fmt: skip
     try:
-        found = registry.criteria.get(job["criterion"])(subject, **job["options"])
-        if not isinstance(found, Structure):
-            found = select(job, subject, found)
+        if lottery:
+            subject = lottery.last_round(job, subject, rewind, structure.parent)
+        found = searched(job, subject)
     except StError as error:
-        raise StError(f"{supernet}: {error}") from error
+        raise type(error)(f"{supernet}: {error}") from error  # an interruption stays one
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
     measured = {"latency_kept": latency(found)} if latency else {}
     save_structure(
@@ -50,6 +55,8 @@ def run(
         params_kept=params / full_params, macs_kept=macs / full_macs,
         widths=found.graph.widths(found.keep), supernet_widths=full.graph.widths({}), **measured,
     )  # fmt: skip
+    if lottery:
+        lottery.tidy(job, structure.parent)
     say(
         f"{params:,} of {full_params:,} parameters ({params / full_params:.1%}), "
         f"{macs:,} of {full_macs:,} MACs ({macs / full_macs:.1%})"
@@ -57,13 +64,21 @@ def run(
     )
 
 
-def select(job: Job, subject: Subject, scores: Scores) -> Structure:
-    """The best-scored part of the subject's network that the budget pays for."""
-    full = subject.structure
+def searched(job: Job, subject: Subject) -> Structure:
+    """What the criterion finds, or the best-scored channels that the budget pays for."""
+    found = registry.criteria.get(job["criterion"])(subject, **job["options"])
+    if isinstance(found, Structure):
+        return found
+    whole = subject.structure
 
     def part(keep: Keep) -> Structure:
-        return Structure(full.family, full.options, full.input_shape, full.classes, keep)
+        return Structure(whole.family, whole.options, whole.input_shape, whole.classes, keep)
 
-    latency = subject.latency and (lambda keep: subject.latency(part(keep)))
-    rules = (job["ranking"], job["min_channels"], job["round_to"])
-    return part(select_channels(full.graph, scores, subject.budget, *rules, latency))
+    return part(
+        select_channels(
+            whole.graph, found, subject.budget,
+            job["ranking"], job["min_channels"], job["round_to"],
+            latency=subject.latency and (lambda keep: subject.latency(part(keep))),
+            available=whole.keep,
+        )
+    )  # fmt: skip

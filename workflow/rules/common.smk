@@ -95,6 +95,7 @@ def search_code(wildcards):
     modules = [family(wildcards.architecture), registry.criteria.module(search.criterion)]
     # what the phase imports only for such searches
     modules += ["st.latency"] if search.budget.latency is not None else []
+    modules += ["st.lottery", "st.losses.ce"] if search.rounds > 1 else []
     return code("search", *modules)
 
 
@@ -116,6 +117,22 @@ def search_supernet(wildcards):
 def search_data(wildcards):
     """The prepared data, if the search looks at images."""
     return grid.DATA.format(**wildcards) if GRID.search_needs_data(wildcards.search) else []
+
+
+def search_rewind(wildcards):
+    """The supernet's early weights, if the search has lottery rounds."""
+    if not GRID.search_needs_rewind(wildcards.search):
+        return []
+    return grid.REWIND.format(supernet=supernet_of(wildcards), **wildcards)
+
+
+def search_runtime(wildcards):
+    """Minutes: each lottery round but the last is a training."""
+    return 30 + 720 * (PARAMS.searches[wildcards.search].rounds - 1)
+
+
+def search_memory(wildcards):
+    return 8000 if GRID.search_uses_torch(wildcards.search) else 4000
 
 
 def search_gpu(wildcards):

@@ -1,6 +1,7 @@
 """Search: score the supernet's channels and keep the structure of the best.
 
-REQUIRED INPUTS: a trained supernet; for some criteria the prepared data set
+REQUIRED INPUTS: a trained supernet; for some searches the prepared data set;
+for lottery rounds the supernet's early weights
 OUTPUTS: results/search/.../{search}/structure.json
 """
 
@@ -9,6 +10,7 @@ rule search:
     input:
         supernet=search_supernet,
         data=search_data,
+        rewind=search_rewind,
         code=search_code,
     output:
         structure=grid.STRUCTURE,
@@ -19,14 +21,16 @@ rule search:
     threads: 1
     resources:
         gpu=search_gpu,
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=search_memory,
+        runtime=search_runtime,
     params:
-        job=job("search", "seed", "search"),
+        job=job("search", "dataset", "architecture", "seed", "search"),
         data=lambda wildcards, input: option("data", input.data),
+        rewind=lambda wildcards, input: option("rewind", input.rewind),
         plugins=PLUGINS,
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"
     shell:
         "python -m st search --job {params.job:q} {params.plugins} --supernet {input.supernet:q}"
-        " {params.data} --structure {output.structure:q} --threads {threads} --log {log:q}"
+        " {params.data} {params.rewind} --structure {output.structure:q} --threads {threads}"
+        " --log {log:q}"
