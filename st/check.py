@@ -2,7 +2,6 @@
 
 import reprlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +105,21 @@ def _known_keys(location: list) -> list[str]:
     return list(model.model_fields)
 
 
+def _problems(function, *arguments, **options) -> list[str]:
+    """What the function complains about, if it does."""
+    try:
+        function(*arguments, **options)
+    except StError as error:
+        return [str(error)]
+    return []
+
+
+def _reference(name: str, known, what: str) -> list[str]:
+    return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
+
+
 def _contradictions(params: Params) -> Iterator[str]:
     """What the types can't see: names that don't exist, options, budgets. One line each."""
-
-    def problem(function, *arguments) -> list[str]:
-        try:
-            function(*arguments)
-        except StError as error:
-            return [str(error)]
-        return []
-
-    def reference(name: str, known, what: str) -> list[str]:
-        return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
-
     for seed in sorted({s for s in params.seeds if params.seeds.count(s) > 1}):
         yield f"seeds: {seed} is there twice"
     shapes = []
@@ -128,82 +129,42 @@ def _contradictions(params: Params) -> Iterator[str]:
             shapes.append((key, registry.datasets.get(data.source).shape(**options)))
         except StError as error:
             yield f"datasets.{key}: {error}"
-    graphs, taps = {}, {}
+    supernets, taps = {}, {}
     for key, architecture in params.architectures.items():
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
             arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
-            found = problem(draw, *arguments)
+            found = _problems(draw, *arguments)
             yield from (f"architectures.{key}: {p}" for p in found)
             if found:
                 break
-            graph = draw(*arguments)
-            taps[key] = graph.taps
+            taps[key] = draw(*arguments).taps
+            options = registry.architectures.check(architecture.family, architecture.options)
             if shape:
-                graphs[dataset, key] = graph
-    structures = {
-        (dataset, key): Structure(
-            params.architectures[key].family,
-            registry.architectures.check(
-                params.architectures[key].family, params.architectures[key].options
-            ),
-            graph.input_shape,
-            graph.classes,
-        )
-        for (dataset, key), graph in graphs.items()
-    }
-    used = {  # (search, architecture)
-        (method.search, architecture)
-        for method in params.methods.values()
-        for architecture in method.architectures or params.architectures
-    }
-    impossible = set()
+                supernets[dataset, key] = Structure(architecture.family, options, *shape)
     for key, search in params.searches.items():
-        where = f"searches.{key}"
-        found = reference(search.supernet, params.supernets, "supernet")
-        yield from (f"{where}.supernet: {p}" for p in found)
-        found = problem(registry.criteria.check, search.criterion, search.options)
-        yield from (f"{where}.criterion: {p}" for p in found)
-        if search.budget.params is None and search.budget.macs is None:
-            yield f"{where}.budget: give params, macs or both"
-        if found:
-            continue
-        budget = Budget(search.budget.params, search.budget.macs)
-        criterion = registry.criteria.get(search.criterion)
-        if not getattr(criterion, "ranks", True):
-            if hasattr(criterion, "check"):
-                options = registry.criteria.check(search.criterion, search.options)
-                for (dataset, architecture), full in structures.items():
-                    if (key, architecture) in used:
-                        found = problem(partial(criterion.check, full, budget, **options))
-                        yield from (f"{where}: {architecture} on {dataset}: {p}" for p in found)
-            continue
-        for (dataset, architecture), graph in graphs.items():
-            found = problem(check_reachable, graph, budget, search.min_channels, search.round_to)
-            for message in found:
-                if (key, architecture) not in impossible:
-                    impossible.add((key, architecture))
-                    yield f"{where}.budget: {architecture} on {dataset}: {message}"
+        found = _search(params, key, search, supernets)
+        yield from (f"searches.{key}.{p}" for p in dict.fromkeys(found))
     for key, method in params.methods.items():
         where = f"methods.{key}"
         if key.startswith("supernet"):
             yield f"{where}: names that begin with 'supernet' are the supernets' own"
-        found = reference(method.search, params.searches, "search")
+        found = _reference(method.search, params.searches, "search")
         yield from (f"{where}.search: {p}" for p in found)
-        found = problem(registry.inits.check, method.init, method.init_options)
+        found = _problems(registry.inits.check, method.init, method.init_options)
         yield from (f"{where}.init: {p}" for p in found)
-        found = problem(objective, method)
+        found = _problems(objective, method)
         yield from (f"{where}.objective: {p}" for p in found)
         for name, options in ({} if found else objective(method)).items():
             del options["weight"]
             for architecture, available in taps.items():
                 if architecture in (method.architectures or taps):
-                    found = problem(taps_of, name, options, available)
+                    found = _problems(taps_of, name, options, available)
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
         if not method.objective:
             yield f"{where}.objective: needs a loss"
         for name in method.architectures or []:
-            found = reference(name, params.architectures, "architecture")
+            found = _reference(name, params.architectures, "architecture")
             yield from (f"{where}.architectures: {p}" for p in found)
     for key, supernet in params.supernets.items():
         for name, architecture in params.architectures.items():
@@ -213,3 +174,41 @@ def _contradictions(params: Params) -> Iterator[str]:
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
                     f"epoch, {epochs}, of {name}"
                 )
+
+
+def _search(
+    params: Params, key: str, search: Search, supernets: dict[tuple[str, str], Structure]
+) -> Iterator[str]:
+    """What is wrong with a search. `supernets`: by data set and architecture."""
+    found = _reference(search.supernet, params.supernets, "supernet")
+    yield from (f"supernet: {p}" for p in found)
+    found = _problems(registry.criteria.check, search.criterion, search.options)
+    yield from (f"criterion: {p}" for p in found)
+    if found:
+        return
+    criterion = registry.criteria.get(search.criterion)
+    ranks = getattr(criterion, "ranks", True)
+    budget = Budget(**search.budget.model_dump())
+    given = any(bound is not None for bound in search.budget.model_dump().values())
+    if given and not getattr(criterion, "budget", True):
+        yield f"budget: criterion '{search.criterion}' takes none; leave it out"
+    elif not given and getattr(criterion, "budget", True):
+        yield "budget: is missing; give params, macs, latency or several"
+    elif ranks:
+        told = set()
+        for (dataset, architecture), supernet in supernets.items():
+            arguments = (supernet.graph, budget, search.min_channels, search.round_to)
+            for message in _problems(check_reachable, *arguments):
+                if architecture not in told:
+                    told.add(architecture)
+                    yield f"budget: {architecture} on {dataset}: {message}"
+    if search.rounds > 1 and not ranks:
+        yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    if hasattr(criterion, "suits"):
+        options = registry.criteria.check(search.criterion, search.options)
+        # other searches than this may be meant for the other architectures
+        methods = [m for m in params.methods.values() if m.search == key]
+        for (_, architecture), supernet in supernets.items():
+            if any(m.architectures is None or architecture in m.architectures for m in methods):
+                found = _problems(criterion.suits, supernet, budget, **options)
+                yield from (f"criterion: {architecture}: {p}" for p in found)

@@ -16,7 +16,7 @@ PHASES = {
     "pretrain": ("train a supernet", ("data",), ("model", "rewind", "history"), True),
     "search": (
         "find a subnet's structure in a supernet",
-        ("supernet", "data"),
+        ("supernet", "data", "rewind"),
         ("structure",),
         True,
     ),
@@ -41,8 +41,8 @@ PHASES = {
     "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
 }
 LISTS = ("models", "metrics")  # options that take several files
-# phase -> inputs that not every job has
-ABSENT = {"search": ("data",), "initialize": ("source",), "train": ("teacher",)}
+# inputs that not every job of the phase has
+ABSENT = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
 
 
 def parser() -> argparse.ArgumentParser:

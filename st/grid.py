@@ -77,8 +77,15 @@ class Grid:
             "training": recipe(self.params, arch, part).model_dump(),
         }
 
-    def search(self, seed: int, search: str) -> Job:
-        spec = self.params.searches[search]
+    def search(self, dataset: str, architecture: str, seed: int, search: str) -> Job:
+        spec, measured = self.params.searches[search], self.params.evaluation
+        # said only where it matters, so that changing it reruns only that
+        latency = {"batch": measured.latency_batch, "rounds": measured.latency_rounds}
+        lottery = None
+        if spec.rounds > 1:
+            supernet = self.pretrain(dataset, architecture, seed, spec.supernet)
+            used = ("seed", "sparsity", "augment", "training")
+            lottery = {"rounds": spec.rounds, **{key: supernet[key] for key in used}}
         return {
             "seed": seed,
             "criterion": spec.criterion,
@@ -87,6 +94,8 @@ class Grid:
             "budget": spec.budget.model_dump(),
             "min_channels": spec.min_channels,
             "round_to": spec.round_to,
+            "latency": latency if spec.budget.latency is not None else None,
+            "lottery": lottery,
         }
 
     def initialize(self, seed: int, method: str) -> Job:
@@ -163,13 +172,20 @@ class Grid:
         rows = [self.row(name) for name in supernets] + methods
         return models, [_fill(METRICS, method=row) for row in rows]
 
+    def search_needs_rewind(self, search: str) -> bool:
+        return self.params.searches[search].rounds > 1
+
+    def search_needs_data(self, search: str) -> bool:
+        criterion = registry.criteria.get(self.params.searches[search].criterion)
+        return getattr(criterion, "data", False) or self.search_needs_rewind(search)
+
+    def search_uses_torch(self, search: str) -> bool:
+        measured = self.params.searches[search].budget.latency is not None
+        return measured or self.search_needs_data(search)
+
     def needs_teacher(self, method: str) -> bool:
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
-
-    def needs_data(self, search: str) -> bool:
-        """Whether a search reads the data set."""
-        return getattr(registry.criteria.get(self.params.searches[search].criterion), "data", False)
 
     def init_source(self, method: str) -> str | None:
         """The file pattern of what the method's init starts from."""
@@ -236,13 +252,14 @@ class Grid:
             return job, {**files, "data": place(DATA)}, label
         if phase == "search":
             _known(name, self.params.searches, "search")
-            supernet = self.params.searches[name].supernet
+            supernet, rewinds = self.params.searches[name].supernet, self.search_needs_rewind(name)
             files = {
                 "supernet": place(SUPERNET, supernet=supernet),
-                "data": place(DATA) if self.needs_data(name) else None,
+                "rewind": place(REWIND, supernet=supernet) if rewinds else None,
+                "data": place(DATA) if self.search_needs_data(name) else None,
                 "structure": place(STRUCTURE, search=name),
             }
-            return self.search(number, name), files, label
+            return self.search(dataset, architecture, number, name), files, label
         if phase == "evaluate":
             models, metrics = self.evaluated(architecture)
             files = {

@@ -66,10 +66,15 @@ class Supernet(Section):
 
 
 class BudgetSection(Section):
-    """Upper bounds on the subnet, as fractions of the supernet; both hold where both are given."""
+    """Upper bounds on the subnet, as fractions of the supernet; all that are given hold."""
 
     params: Fraction | None = Field(None, description="Parameters.")
     macs: Fraction | None = Field(None, description="Multiply-accumulates.")
+    latency: Fraction | None = Field(
+        None,
+        description="Time of a call, measured while searching as `evaluation` says. The structure "
+        "then depends on the machine and on what else it does.",
+    )
 
 
 class Search(Section):
@@ -81,12 +86,18 @@ class Search(Section):
     ranking: Literal["global", "local"] = Field(
         "global", description="Rank channels over all layers, or within each layer."
     )
-    budget: BudgetSection
+    budget: BudgetSection = BudgetSection()
     min_channels: Annotated[Whole, Field(ge=1, le=65536)] = Field(
         1, description="What every layer keeps at least."
     )
     round_to: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         1, description="Keep multiples of so many channels (8 suits tensor cores)."
+    )
+    rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        1,
+        description="Above 1: prune in so many steps, by the same fraction each; between them the "
+        "rest restarts from the supernet's weights at `rewind_epoch` and trains with its recipe. "
+        "With the init `rewind` these are iterative lottery tickets.",
     )
 
 

@@ -1,6 +1,6 @@
 """Search: from channel scores and a budget to a structure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,15 @@ class Budget:
 
     params: float | None = None
     macs: float | None = None
+    latency: float | None = None  # measured, so it depends on the machine
+
+    def part_way(self, share: float) -> "Budget":
+        """The budget after this share (0...1) of a geometric path from the supernet to this one."""
+        bounds = (self.params, self.macs, self.latency)
+        return Budget(*(None if bound is None else bound**share for bound in bounds))
 
     def limits(self, graph: Graph) -> tuple[float, float]:
+        """Of parameters and MACs."""
         full = graph.cost(graph.widths({}))
         fractions = (self.params, self.macs)
         # rounded before the floor: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
@@ -53,6 +60,8 @@ def select_channels(
     ranking: str = "global",
     min_channels: int = 1,
     round_to: int = 1,
+    latency: Callable[[Keep], float] | None = None,
+    available: Keep | None = None,
 ) -> Keep:
     """The best-scored channels that the budget pays for.
 
@@ -64,27 +73,62 @@ def select_channels(
     layer without channels is no network. With `round_to` > 1 channels come in blocks of that many,
     ranked by the block's mean. Equal scores are ordered by group, then by channel.
 
-    `scores`: per group, shape (size,), finite. Raises StError if the budget cannot be met.
+    A latency budget then ends the list of added blocks early, where `latency(keep)`, a fraction of
+    the supernet's, is measured to be within it.
+
+    `scores`: per group, finite, shape (size,); of the channels `available`, if only some are.
+    Raises StError if the budget cannot be met.
     """
     check_reachable(graph, budget, min_channels, round_to)
-    limits = budget.limits(graph)
-    widths = least_widths(graph, min_channels, round_to)
-    order, candidates = {}, []
-    for position, (name, group) in enumerate(graph.groups.items()):
+    least = least_widths(graph, min_channels, round_to)
+    order, ranked = {}, {}
+    for name, group in graph.groups.items():
+        channels = (available or {}).get(name, np.arange(group.size))
         values = np.asarray(scores.get(name, ()), dtype=np.float64)
-        if values.shape != (group.size,) or not np.isfinite(values).all():
+        if values.shape != channels.shape or not np.isfinite(values).all():
             raise StError(f"the criterion gave no finite score for each channel of '{name}'")
-        order[name] = np.argsort(-values, kind="stable")
-        ranked = values[order[name]]
-        key = np.inf
-        for start in range(widths[name], group.size, round_to):
-            stop = min(start + round_to, group.size)
-            worth = -stop / group.size if ranking == "local" else ranked[start:stop].mean()
+        best = np.argsort(-values, kind="stable")
+        order[name], ranked[name] = channels[best], values[best]
+        least[name] = min(least[name], len(channels))
+    blocks = _affordable(graph, _blocks(graph, ranked, least, ranking, round_to), least, budget)
+
+    def keep(number: int) -> Keep:
+        widths = dict(least)
+        for name, amount in blocks[:number]:
+            widths[name] += amount
+        return {name: np.sort(order[name][: widths[name]]) for name in order}
+
+    number = len(blocks)
+    if budget.latency is not None:
+        number = most_within(number, lambda n: latency(keep(n)), budget.latency)
+    return keep(number)
+
+
+Block = tuple[float, int, int, int, str]  # sorts by: -worth, group, first channel; then size, name
+
+
+def _blocks(
+    graph: Graph, ranked: dict[str, np.ndarray], least: dict[str, int], ranking: str, round_to: int
+) -> list[Block]:
+    """All that can be added to the least widths, best first. `ranked`: scores, descending."""
+    blocks = []
+    for position, (name, group) in enumerate(graph.groups.items()):
+        key, available = np.inf, len(ranked[name])
+        for start in range(least[name], available, round_to):
+            stop = min(start + round_to, available)
+            worth = -stop / group.size if ranking == "local" else ranked[name][start:stop].mean()
             key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
-            candidates.append((-key, position, start, stop - start, name))
-    layers = _layers_by_group(graph)
-    used = np.array(graph.cost(widths))
-    for _, _, start, amount, name in sorted(candidates):
+            blocks.append((-key, position, start, stop - start, name))
+    return sorted(blocks)
+
+
+def _affordable(
+    graph: Graph, blocks: list[Block], least: dict[str, int], budget: Budget
+) -> list[tuple[str, int]]:
+    """In order, the (group, channels) that parameters and MACs admit, each after those before."""
+    layers, limits, widths = _layers_by_group(graph), budget.limits(graph), dict(least)
+    used, admitted = np.array(graph.cost(widths)), []
+    for _, _, start, amount, name in blocks:
         if widths[name] != start:
             continue  # an earlier block of this group did not fit, so neither does this one
         before = sum(np.array(node_cost(node, widths)) for node in layers[name])
@@ -92,9 +136,31 @@ def select_channels(
         after = sum(np.array(node_cost(node, widths)) for node in layers[name])
         if np.all(used + after - before <= limits):
             used = used + after - before
+            admitted.append((name, amount))
         else:
             widths[name] -= amount
-    return {name: np.sort(order[name][: widths[name]]) for name in graph.groups}
+    return admitted
+
+
+def most_within(number: int, latency: Callable[[int], float], bound: float) -> int:
+    """The largest n of 0...number, by bisection, with latency(n) <= bound.
+
+    Latency grows with n but for the noise of measuring; what is returned was measured to be within
+    the bound. Raises StError that names the tightest bound, if none is.
+    """
+    if latency(number) <= bound:
+        return number
+    tightest = latency(0)
+    if tightest > bound:
+        raise StError(
+            f"the budget (latency: {bound}) cannot be met on this device; the narrowest network "
+            f"that min_channels and round_to allow was measured at latency: {tightest:.4f}"
+        )
+    low, high = 0, number
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if latency(middle) <= bound else (low, middle)
+    return low
 
 
 def _layers_by_group(graph: Graph) -> dict[str, list]:

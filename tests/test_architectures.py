@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from st.errors import StError
 from st.graph import draw
 from st.network import Network
-from st.phases.train import scaled_epochs
 from st.structure import Structure
 
 # Millions of parameters and MACs, to the digits given: Liu et al. 2017, Liu et al. 2019
@@ -25,6 +24,7 @@ PUBLISHED = {
 
 
 def in_millions(number: int, like: str) -> str:
+    """With as many decimals as `like`."""
     return f"{number / 1e6:.{len(like.split('.')[1])}f}"
 
 
@@ -33,59 +33,6 @@ def test_published_sizes(name):
     family, options, params, macs = PUBLISHED[name]
     cost = full_cost(family, options)
     assert (in_millions(cost[0], params), in_millions(cost[1], macs)) == (params, macs)
-
-
-def li_resnet(depth: int, skip: set[int], ratios: tuple[float, ...]) -> Structure:
-    """Li et al.'s pruned ResNets: of each block's first convolution int(channels x (1 - ratio))
-    remain, unless its number is in `skip`; numbers count convolutions, conv1 is 1, so that these
-    are 2, 4, 6, ... in their repository."""
-    blocks, keep = (depth - 2) // 6, {}
-    for stage, ratio in enumerate(ratios, start=1):
-        for block in range(1, blocks + 1):
-            if 2 * ((stage - 1) * blocks + block) not in skip:
-                left = int(16 * 2 ** (stage - 1) * (1 - ratio))
-                keep[f"stage{stage}.block{block}.conv1"] = np.arange(left)
-    return Structure("resnet", {"depth": depth}, (3, 32, 32), 10, keep)
-
-
-def li_vgg() -> Structure:
-    keep = {"conv1": np.arange(32), **{f"conv{n}": np.arange(256) for n in range(8, 14)}}
-    return Structure("vgg", {"depth": 16, "hidden": 512}, (3, 32, 32), 10, keep)
-
-
-# structure, millions of parameters and MACs, percent removed, epochs of Scratch-B instead of 160
-LI = {
-    "VGG-16-A": (li_vgg(), "5.40", "206.3", "64.0", "34.2", 243),
-    "ResNet-56-A": (
-        li_resnet(56, {16, 20, 38, 54}, (0.1, 0.1, 0.1)),
-        *("0.773", "112.4", "9.3", "10.4", 178),
-    ),
-    "ResNet-56-B": (
-        li_resnet(56, {16, 18, 20, 34, 38, 54}, (0.6, 0.3, 0.1)),
-        *("0.736", "90.9", "13.8", "27.6", 220),
-    ),
-    "ResNet-110-A": (
-        li_resnet(110, {36}, (0.5, 0.0, 0.0)),
-        *("1.689", "212.8", "2.3", "15.9", 190),
-    ),
-    "ResNet-110-B": (
-        li_resnet(110, {36, 38, 74}, (0.5, 0.4, 0.3)),
-        *("1.168", "155.1", "32.4", "38.7", 260),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", LI)
-def test_published_pruned_structures(name):
-    structure, params, macs, less_params, less_macs, epochs = LI[name]
-    cost, full = structure.cost(), structure.full.cost()
-    assert (in_millions(cost[0], params), in_millions(cost[1], macs)) == (params, macs)
-    less = [f"{100 * (1 - part / whole):.1f}" for part, whole in zip(cost, full, strict=True)]
-    assert less == [less_params, less_macs]
-    job = {"training": {"epochs": 160}, "epoch_rule": "computation", "max_epoch_factor": None}
-    assert scaled_epochs(job, structure) == epochs
-    assert scaled_epochs({**job, "max_epoch_factor": 1.25}, structure) == min(epochs, 200)
-    assert scaled_epochs({**job, "epoch_rule": "same"}, structure) == 160
 
 
 def counted(structure: Structure) -> tuple[int, int]:

@@ -24,7 +24,7 @@ BAD = [
     ("supernets.sparse.spars", True, "did you mean 'sparse'"),
     ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
     ("searches.slimming.rankings", "local", "did you mean 'ranking'"),
-    ("searches.slimming.budget.flops", 0.5, "known: macs, params"),
+    ("searches.slimming.budget.flops", 0.5, "known: latency, macs, params"),
     ("methods.st.inti", "random", "did you mean 'init'"),
     ("methods.st.training.decays", 1, "did you mean 'decay'"),
     ("evaluation.latency", 1, "did you mean"),
@@ -95,6 +95,8 @@ BAD = [
     ("searches.slimming.budget.macs", 1.1, "1"),
     ("searches.slimming.min_channels", 0, "1"),
     ("searches.slimming.round_to", 0, "1"),
+    ("searches.slimming.rounds", 0, "1"),
+    ("searches.slimming.budget.latency", 2, "1"),
     ("methods.st.max_epoch_factor", 0.5, "1"),
     ("evaluation.latency_rounds", 0, "1"),
     # names that nothing has
@@ -143,10 +145,47 @@ BAD = [
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
     ("seeds", [0, 1, 0], "0 is there twice"),
-    ("searches.slimming.budget", {}, "params, macs or both"),
+    ("searches.slimming.budget", {}, "is missing; give params"),
+    ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse"},
+        *("option 'name' is missing", "searches.p.criterion"),
+    ),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg19-a"}},
+        *("'vgg16-a'", "searches.p.criterion"),
+    ),
+    (
+        "searches.slimming",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+        *("a vgg of depth 16, hidden 512", "searches.slimming.criterion: vgg"),
+    ),
+    (
+        "searches.p",
+        {
+            **{"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+            **{"budget": {"params": 0.5}},
+        },
+        *("takes none", "searches.p.budget"),
+    ),
     ("searches.slimming.budget", {"params": 1e-3}, "the tightest is params: 0."),
     ("searches.slimming.min_channels", 8, "the tightest is", "searches.slimming.budget"),
     ("searches.slimming.round_to", 8, "the tightest is", "searches.slimming.budget"),
+    (
+        "searches.slimming",
+        {"supernet": "sparse", "criterion": "random"},
+        *("is missing; give", "searches.slimming.budget"),
+    ),
+    (
+        "searches.u",
+        {
+            **{"criterion": "uniform", "supernet": "sparse"},
+            **{"budget": {"params": 0.5}, "rounds": 2},
+        },
+        *("ranks no channels", "searches.u.rounds"),
+    ),
     ("supernets.sparse.rewind_epoch", 3, "after the last epoch, 2"),
     (
         "architectures",

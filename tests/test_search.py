@@ -262,3 +262,26 @@ def test_scores_must_be_finite(bad):
     for wrong in ({"conv1": np.ones(4), "conv2": np.ones(3)}, {"conv1": np.ones(4)}):
         with pytest.raises(StError, match="'conv2'"):
             select_channels(graph, wrong, Budget(0.5))
+
+
+PAPER = {
+    "vgg19": ("vgg", {"depth": 19}),
+    "preresnet164": ("preresnet", {"depth": 164}),
+    "densenet40": ("densenet", {"depth": 40}),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("ranking", ["global", "local"])
+def test_the_papers_networks_use_their_budget(name, ranking):
+    """With random scores within 0.05 % of the binding bound, and within 0.5 % in eights."""
+    graph = draw(*PAPER[name], (3, 32, 32), 10)
+    rng = np.random.default_rng(0)
+    scores = {group: rng.standard_normal(g.size) for group, g in graph.groups.items()}
+    for budget in (Budget(0.1, 0.5), Budget(0.3), Budget(None, 0.3), Budget(0.5), Budget(0.5, 0.3)):
+        for round_to, least in ((1, 0.9995), (8, 0.995)):
+            widths = graph.widths(select_channels(graph, scores, budget, ranking, 1, round_to))
+            limits = budget.limits(graph)
+            used = [n / limit for n, limit in zip(graph.cost(widths), limits, strict=True)]
+            assert least <= max(used) <= 1, (budget, round_to)
+            assert all(w % round_to == 0 or w == graph.groups[n].size for n, w in widths.items())

@@ -1,13 +1,17 @@
 """Criteria: how much each channel of a supernet matters.
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
-more important; or, if it needs no ranking, the subnet's `Structure` itself (then its attribute
-`ranks` is False). A criterion that reads the training data has the attribute `data` (True). One
-that does not rank may have an attribute `check`: called with the full structure, the budget and the
-options before any job runs, it raises StError if the search can't succeed. Each module registers
-one.
+more important; or, if it needs no ranking, the subnet's `Structure` itself. Each module registers
+one. What else the workflow must know are attributes of the function, all optional:
+
+- `ranks`: False if it returns a structure;
+- `budget`: False if it follows none;
+- `suits`: a function that is given the supernet's structure, the budget and the options,
+  and raises StError if they do not go together: so that params.yaml can be checked before any job;
+- `data`: True if it looks at training images (through st/scoring.py, imported within the function).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +26,10 @@ from st.structure import Structure
 class Subject:
     """What a criterion may look at: the supernet and its weights, the budget, and a seed.
 
-    `data`: the prepared data file, for criteria that ask for it (st.data.load_data reads it).
-    `device` and `threads`: as st.device.choose takes them. `state`: where a long search may keep
-    what it needs to go on after an interruption.
+    `data`: the prepared data's file, for criteria that say they need it; `device` and `threads`:
+    where to compute with torch, if at all. `latency`: measures a structure where the budget bounds
+    that, as a fraction of the supernet's; `select_channels` sees to it unless `ranks` is False.
+    `state`: where a long search may keep what it needs to go on after an interruption.
     """
 
     structure: Structure
@@ -34,14 +39,20 @@ class Subject:
     data: Path | None = None
     device: str = "auto"
     threads: int = 0
+    latency: Callable[[Structure], float] | None = None
     state: Path | None = None
 
     @property
     def graph(self) -> Graph:
         return self.structure.graph
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels per group, and so the shape of its scores."""
+        return self.graph.widths(self.structure.keep)
 
-Scores = dict[str, np.ndarray]  # group -> (size,)
+
+Scores = dict[str, np.ndarray]  # group -> (channels,)
 
 
 def per_channel(subject: Subject, measure) -> Scores:
@@ -55,6 +66,6 @@ def per_channel(subject: Subject, measure) -> Scores:
     for name, group in subject.graph.groups.items():
         layers, axis = (group.producers, 0) if group.kind == "filters" else (group.consumers, 1)
         weights = [subject.tensors[f"{layer}.weight"].astype(np.float64) for layer in layers]
-        rows = [np.moveaxis(w, axis, 0).reshape(group.size, -1) for w in weights]
+        rows = [np.moveaxis(w, axis, 0).reshape(subject.widths[name], -1) for w in weights]
         scores[name] = measure(np.concatenate(rows, axis=1))
     return scores

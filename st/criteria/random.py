@@ -9,6 +9,6 @@ from st.seeds import stream
 def random(subject: Subject) -> Scores:
     """Uniform random scores, a stream of its own per group."""
     return {
-        name: stream(subject.seed, "criterion", name).random(group.size)
-        for name, group in subject.graph.groups.items()
+        name: stream(subject.seed, "criterion", name).random(width)
+        for name, width in subject.widths.items()
     }

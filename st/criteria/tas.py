@@ -74,7 +74,7 @@ def tas(
         "architecture_lr": architecture_lr, "architecture_weight_decay": architecture_weight_decay,
     }  # fmt: skip
     full = subject.structure
-    check(full, subject.budget, widths=widths)
+    suits(full, subject.budget, widths=widths)
     space = read(full, widths)
     max_params, target = subject.budget.limits(full.graph)
     from st.tas.loop import search
@@ -99,7 +99,7 @@ def tas(
     return found
 
 
-def check(full: Structure, budget: Budget, *, widths: list[float], **options) -> None:
+def suits(full: Structure, budget: Budget, *, widths: list[float], **options) -> None:
     """Raise StError if the search can't succeed whatever the data."""
     if budget.macs is None:
         raise StError("criterion 'tas': needs the budget's macs")
@@ -108,4 +108,4 @@ def check(full: Structure, budget: Budget, *, widths: list[float], **options) ->
 
 tas.ranks = False
 tas.data = True
-tas.check = check
+tas.suits = suits

@@ -24,11 +24,18 @@ def uniform(subject: Subject) -> Structure:
         return Structure(full.family, options, *shape, supernet_options=full.options)
 
     def fits(factor: float) -> bool:
-        return all(n <= limit for n, limit in zip(narrowed(factor).cost(), limits, strict=True))
+        part, bound = narrowed(factor), subject.budget.latency
+        if any(n > limit for n, limit in zip(part.cost(), limits, strict=True)):
+            return False
+        return bound is None or subject.latency(part) <= bound
 
     low, high = 1e-6, 1.0
     if not fits(low):
-        raise StError("criterion 'uniform': the budget cannot be met with one channel a layer")
+        measured = subject.latency and subject.latency(narrowed(low))
+        told = f" (measured at latency: {measured:.4f})" if measured else ""
+        raise StError(
+            f"criterion 'uniform': the budget cannot be met with one channel a layer{told}"
+        )
     while high - low > 1e-4 * low:
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -1,9 +1,6 @@
 """Evaluate: accuracy, size and speed of all networks of one architecture and seed."""
 
-import time
 from pathlib import Path
-
-import numpy as np
 
 from st import __version__
 from st.checkpoint import load_model
@@ -18,14 +15,14 @@ def run(
     """Write metrics.json for each of `models`; the first is the reference supernet.
 
     Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
-    not by the formulas that the search uses. Latency: the median over rounds in which the networks
-    take turns, so that a busy moment of the machine hits all of them.
+    not by the formulas that the search uses. Latencies are measured side by side.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from st import network
     from st.device import choose
+    from st.latency import seconds
     from st.training import Images, accuracy
 
     where = choose(device, threads)
@@ -33,7 +30,6 @@ def run(
     checkpoints = [load_model(path) for path in models]
     networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
     batch = images.normalise(images.test_images[: job["latency_batch"]])
-    times = np.zeros((job["latency_rounds"], len(networks)))
     sizes = []
     with torch.inference_mode():
         for net in networks:
@@ -41,15 +37,7 @@ def run(
                 net(batch[:1])
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
-        for row in times:
-            for column, net in enumerate(networks):
-                where.wait()
-                started = time.perf_counter()
-                with where.autocast():
-                    net(batch)
-                where.wait()
-                row[column] = time.perf_counter() - started
-    latency = 1000 * np.median(times, axis=0)
+    latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
     ):

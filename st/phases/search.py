@@ -1,11 +1,13 @@
 """Search: score the supernet's channels and keep the structure of the best."""
 
+import importlib
 from pathlib import Path
 
 from st import registry
 from st.checkpoint import load_model
 from st.criteria import Subject
 from st.errors import StError
+from st.graph import Keep
 from st.job import Job
 from st.progress import say
 from st.search import Budget, select_channels
@@ -15,41 +17,69 @@ from st.structure import Structure, save_structure
 def run(
     job: Job,
     supernet: Path,
-    data: Path | None,
     structure: Path,
+    data: Path | None = None,
+    rewind: Path | None = None,
     device: str = "auto",
     threads: int = 0,
 ) -> None:
     """Write the subnet's structure to `structure`; no weights are kept.
 
-    `data`: the prepared data, for a criterion that reads them.
+    `data`: for criteria that look at training images, and lottery rounds; `rewind`: the supernet's
+    early weights, for these. `device` and `threads` concern what computes with torch.
     """
     source = load_model(supernet)
     full = source.structure
+    # By name, because st/sources.py must not take them for parts of every search.
+    latency = lottery = None
+    if job["latency"]:
+        latency = importlib.import_module("st.latency").Stopwatch(
+            full, **job["latency"], device=device, threads=threads
+        )
+    if job["lottery"]:
+        lottery = importlib.import_module("st.lottery")
     budget = Budget(**job["budget"])
-    criterion = registry.criteria.get(job["criterion"])
-    if getattr(criterion, "data", False) and data is None:
-        raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
     subject = Subject(
-        full, source.tensors, budget, job["seed"],
-        data, device, threads, structure.with_name("resume.safetensors"),
+        full, source.tensors, budget, job["seed"], data, device, threads, latency,
+        structure.with_name("resume.safetensors"),
     )  # fmt: skip
     try:
-        found = criterion(subject, **job["options"])
-        if not isinstance(found, Structure):
-            keep = select_channels(
-                full.graph, found, budget, job["ranking"], job["min_channels"], job["round_to"]
-            )
-            found = Structure(full.family, full.options, full.input_shape, full.classes, keep)
+        if lottery:
+            subject = lottery.last_round(job, subject, rewind, structure.parent)
+        found = searched(job, subject)
     except StError as error:
-        raise type(error)(f"{supernet}: {error}") from error
+        raise type(error)(f"{supernet}: {error}") from error  # an interruption stays one
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
+    measured = {"latency_kept": latency(found)} if latency else {}
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
-        widths=found.graph.widths(found.keep), supernet_widths=full.graph.widths({}),
+        widths=found.graph.widths(found.keep), supernet_widths=full.graph.widths({}), **measured,
     )  # fmt: skip
+    if lottery:
+        lottery.tidy(job, structure.parent)
     say(
         f"{params:,} of {full_params:,} parameters ({params / full_params:.1%}), "
         f"{macs:,} of {full_macs:,} MACs ({macs / full_macs:.1%})"
+        + (f", {measured['latency_kept']:.1%} of the latency" if latency else "")
     )
+
+
+def searched(job: Job, subject: Subject) -> Structure:
+    """What the criterion finds, or the best-scored channels that the budget pays for."""
+    found = registry.criteria.get(job["criterion"])(subject, **job["options"])
+    if isinstance(found, Structure):
+        return found
+    whole = subject.structure
+
+    def part(keep: Keep) -> Structure:
+        return Structure(whole.family, whole.options, whole.input_shape, whole.classes, keep)
+
+    return part(
+        select_channels(
+            whole.graph, found, subject.budget,
+            job["ranking"], job["min_channels"], job["round_to"],
+            latency=subject.latency and (lambda keep: subject.latency(part(keep))),
+            available=whole.keep,
+        )
+    )  # fmt: skip

@@ -88,8 +88,12 @@ def pretrain_code(wildcards):
 
 
 def search_code(wildcards):
-    criterion = PARAMS.searches[wildcards.search].criterion
-    return code("search", family(wildcards.architecture), registry.criteria.module(criterion))
+    search = PARAMS.searches[wildcards.search]
+    modules = [family(wildcards.architecture), registry.criteria.module(search.criterion)]
+    # what the phase imports only for such searches
+    modules += ["st.latency"] if search.budget.latency is not None else []
+    modules += ["st.lottery", "st.losses.ce"] if search.rounds > 1 else []
+    return code("search", *modules)
 
 
 def initialize_code(wildcards):
@@ -108,8 +112,30 @@ def search_supernet(wildcards):
 
 
 def search_data(wildcards):
-    """The prepared data set, for a search that reads it."""
-    return grid.DATA.format(**wildcards) if GRID.needs_data(wildcards.search) else []
+    """The prepared data, if the search looks at images."""
+    return grid.DATA.format(**wildcards) if GRID.search_needs_data(wildcards.search) else []
+
+
+def search_rewind(wildcards):
+    """The supernet's early weights, if the search has lottery rounds."""
+    if not GRID.search_needs_rewind(wildcards.search):
+        return []
+    return grid.REWIND.format(supernet=supernet_of(wildcards), **wildcards)
+
+
+def search_runtime(wildcards):
+    """Minutes: data searches may train, and each lottery round but the last is a training."""
+    trainings = PARAMS.searches[wildcards.search].rounds - 1
+    return 30 + 720 * (trainings or GRID.search_needs_data(wildcards.search))
+
+
+def search_memory(wildcards):
+    return 8000 if GRID.search_uses_torch(wildcards.search) else 4000
+
+
+def search_gpu(wildcards):
+    """Searches that only read weights leave the GPU to others."""
+    return GPU if GRID.search_uses_torch(wildcards.search) else 0
 
 
 def structure(wildcards):

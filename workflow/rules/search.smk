@@ -1,6 +1,7 @@
 """Search: score the supernet's channels and keep the structure of the best.
 
-REQUIRED INPUTS: a trained supernet; for some criteria also the prepared data set
+REQUIRED INPUTS: a trained supernet; for some searches the prepared data set;
+for lottery rounds the supernet's early weights
 OUTPUTS: results/search/.../{search}/structure.json
 """
 
@@ -9,6 +10,7 @@ rule search:
     input:
         supernet=search_supernet,
         data=search_data,
+        rewind=search_rewind,
         code=search_code,
     output:
         structure=grid.STRUCTURE,
@@ -18,15 +20,17 @@ rule search:
         "../envs/st.yaml"
     threads: 1
     resources:
-        gpu=lambda wildcards: GPU if GRID.needs_data(wildcards.search) else 0,
-        mem_mb=lambda wildcards: 8000 if GRID.needs_data(wildcards.search) else 4000,
-        runtime=lambda wildcards: 720 if GRID.needs_data(wildcards.search) else 30,
+        gpu=search_gpu,
+        mem_mb=search_memory,
+        runtime=search_runtime,
     params:
-        job=job("search", "seed", "search"),
+        job=job("search", "dataset", "architecture", "seed", "search"),
         data=lambda wildcards, input: option("data", input.data),
+        rewind=lambda wildcards, input: option("rewind", input.rewind),
         plugins=PLUGINS,
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"
     shell:
         "python -m st search --job {params.job:q} {params.plugins} --supernet {input.supernet:q}"
-        " {params.data} --structure {output.structure:q} --threads {threads} --log {log:q}"
+        " {params.data} {params.rewind} --structure {output.structure:q} --threads {threads}"
+        " --log {log:q}"

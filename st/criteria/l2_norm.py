@@ -1,0 +1,12 @@
+"""The usual variant of filter pruning's criterion: L2 instead of L1 (Li et al. 2017, section 3)."""
+
+import numpy as np
+
+from st.criteria import Scores, Subject, per_channel
+from st.registry import criteria
+
+
+@criteria.register
+def l2_norm(subject: Subject) -> Scores:
+    """Euclidean norm of the channel's filter."""
+    return per_channel(subject, lambda rows: np.sqrt(np.square(rows).sum(axis=1)))
