@@ -152,7 +152,7 @@ def test_on_this_machine(tmp_path, criterion):
         "budget": {"params": 0.9, "latency": 0.6},
         "min_channels": 1,
         "round_to": 8,
-        "latency": {"batch": 4, "rounds": 5},
+        "latency": {"batch": 64, "rounds": 5},
         "lottery": None,
     }
     search.run(job, tmp_path / "model", tmp_path / "structure", device="cpu", threads=1)
