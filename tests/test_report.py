@@ -225,7 +225,7 @@ def test_report_writes_the_same_bytes_again(made, tmp_path):
     assert contents[0] == contents[1]
     drawn = {f"toy-net-{name}.{kind}" for name in figures.CAPTIONS for kind in ("png", "pdf")}
     assert {path.name for path in contents[0]} == drawn | {
-        "runs.csv", "table.csv", "table.md", "table.tex",
+        "runs.csv", "curves.csv", "metrics.json", "table.csv", "table.md", "table.tex",
     }  # fmt: skip
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 15
     assert list(pd.read_csv(tmp_path / "table.csv").columns) == COLUMNS
@@ -277,3 +277,14 @@ def test_notebook_runs(made, tmp_path):
     assert claims(job, runs)[0].sentence in text
     assert "<b>91.7 ± 0.8</b>" in text
     assert text.count("<svg") == 3
+
+
+def test_metrics_and_curves_repeat_the_table(made):
+    job, folder, _, table = made
+    nested = tables.to_metrics(table)["toy"]["net"]
+    assert list(nested) == list(ACCURACY)
+    assert nested["st"]["accuracy_mean"] == pytest.approx(np.mean(ACCURACY["st"]), abs=0.001)
+    lines = tables.curves(job, folder)
+    assert len(lines) == len(ACCURACY) * 3 * 4  # rows, seeds, epochs
+    one = lines[(lines["method"] == "st") & (lines["seed"] == 1) & (lines["epoch"] == 3)]
+    assert one["train_accuracy"].item() == 54
