@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
 ARCHIVE = Path("results/provenance.json.gz")
 RECORDS = Path(".snakemake/metadata")
 SEEN = Path(".snakemake/provenance.sha256")
@@ -29,7 +31,13 @@ def unpack() -> None:
     """Take over the records that came with the results, if they are others than the known ones."""
     if not ARCHIVE.exists() or (SEEN.exists() and SEEN.read_text() == _digest()):
         return
-    records = json.loads(gzip.decompress(ARCHIVE.read_bytes()))
+    try:
+        records = json.loads(gzip.decompress(ARCHIVE.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise WorkflowError(
+            f"{ARCHIVE}: is damaged ({error}); restore it with `dvc checkout --force`, or "
+            "delete it, and all is made again"
+        ) from None
     fresh = RECORDS.with_name("metadata.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
