@@ -47,19 +47,17 @@ class Resume:
             return  # none, or a damaged one: begin anew
         if header.get("key") != self.key:
             return
-        weights, adapters = {}, {}
+        weights: dict[str, dict] = {kind: {} for kind in run.modules}
         for name, value in tensors.items():
             kind, _, rest = name.partition(":")
-            if kind == "weight":
-                weights[rest] = torch.from_numpy(value)
-            elif kind == "adapter":
-                adapters[rest] = torch.from_numpy(value)
+            if kind in weights:
+                weights[kind][rest] = torch.from_numpy(value)
             elif kind == "early":
                 run.early[rest] = value
             else:
                 run.momentum[int(rest)].copy_(torch.from_numpy(value))
-        run.network.load_state_dict(weights)
-        run.objective.adapters.load_state_dict(adapters)
+        for kind, module in run.modules.items():
+            module.load_state_dict(weights[kind])
         run.history = header["history"]
 
     def after_epoch(self, run: Run) -> None:
@@ -70,7 +68,7 @@ class Resume:
             return
         tensors = {
             f"{kind}:{name}": value.cpu().numpy()
-            for kind, module in (("weight", run.network), ("adapter", run.objective.adapters))
+            for kind, module in run.modules.items()
             for name, value in module.state_dict().items()
         }
         tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}

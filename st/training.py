@@ -136,7 +136,9 @@ class Run:
                 for network in (self.network, self.teacher)
             )
             self.objective.adapt(student, teacher, self.seed, self.device)
-        self.weights = [*self.network.parameters(), *self.objective.adapters.parameters()]
+        # what is trained, and so kept by st.resume
+        self.modules = {"weight": self.network, "adapter": self.objective.adapters}
+        self.weights = [w for module in self.modules.values() for w in module.parameters()]
         self.momentum = [torch.zeros_like(weight) for weight in self.weights]
         self.scales = [
             module.weight

@@ -67,7 +67,10 @@ def run(
 
 def searched(job: Job, subject: Subject) -> Structure:
     """What the criterion finds, or the best-scored channels that the budget pays for."""
-    found = registry.criteria.get(job["criterion"])(subject, **job["options"])
+    criterion = registry.criteria.get(job["criterion"])
+    if getattr(criterion, "data", False) and subject.data is None:
+        raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
+    found = criterion(subject, **job["options"])
     if isinstance(found, Structure):
         return found
     whole = subject.structure

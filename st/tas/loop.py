@@ -56,6 +56,7 @@ class Search:
         self.weights = [weight for name, weight in named if name != "architecture"]
         self.momentum = [torch.zeros_like(weight) for weight in self.weights]
         self.epochs = self.recipe.epochs
+        self.modules = {"weight": self.network}
 
     def outputs(self, batch: Tensor, choice: tuple[Tensor, Tensor]) -> Tensor:
         """The network's logits for uint8 images, under a choice."""
