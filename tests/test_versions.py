@@ -47,11 +47,17 @@ def table(project: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "latency_ms"} for row in csv.DictReader(file)]
 
 
+def record_of(project: Path, output: str, kind: str = "metadata") -> Path:
+    """Snakemake's record of the job that made a file; of kind `incomplete`: that it runs."""
+    return project / ".snakemake" / kind / base64.b64encode(output.encode()).decode()
+
+
 def finished(project: Path, output: str) -> bool:
     """Whether Snakemake has recorded that a file is made, and taken the mark off that it is not."""
-    name = base64.b64encode(output.encode()).decode()
-    states = project / ".snakemake"
-    return (states / "metadata" / name).exists() and not (states / "incomplete" / name).exists()
+    return (
+        record_of(project, output).exists()
+        and not record_of(project, output, "incomplete").exists()
+    )
 
 
 def assert_clean(project: Path) -> None:
