@@ -152,6 +152,7 @@ def _contradictions(params: Params) -> Iterator[str]:
         found = _reference(method.search, params.searches, "search")
         yield from (f"{where}.search: {p}" for p in found)
         found = _problems(registry.inits.check, method.init, method.init_options)
+        found = found or _problems(_weights_fit, params, method)
         yield from (f"{where}.init: {p}" for p in found)
         found = _problems(objective, method)
         yield from (f"{where}.objective: {p}" for p in found)
@@ -174,6 +175,21 @@ def _contradictions(params: Params) -> Iterator[str]:
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
                     f"epoch, {epochs}, of {name}"
                 )
+
+
+def _weights_fit(params: Params, method: Method) -> None:
+    """Raise StError if the init wants the supernet's weights for a structure that has no use for
+    them."""
+    search = params.searches.get(method.search)
+    if registry.inits.get(method.init).source is None or search is None:
+        return
+    name = search.criterion
+    known = name in registry.criteria.names()
+    if known and not getattr(registry.criteria.get(name), "inherits", True):
+        raise StError(
+            f"'{method.init}' takes the supernet's weights, which fit no network that criterion "
+            f"'{name}' finds; use 'random'"
+        )
 
 
 def _search(

@@ -142,24 +142,28 @@ class Grid:
                     "history": _fill(SUPERNET_HISTORY, supernet=name),
                 }
                 for name in self.supernets(architecture)
-            ] + [
-                {
-                    "method": name,
-                    "supernet": self.teacher(name),
-                    "history": _fill(HISTORY, method=name),
-                    "search": self.params.methods[name].search,
-                    "criterion": self.params.searches[self.params.methods[name].search].criterion,
-                    "init": self.params.methods[name].init,
-                    "epoch_rule": self.params.methods[name].epoch_rule,
-                    "objective": objective(self.params.methods[name]),
-                }
-                for name in self.methods(architecture)
-            ]
+            ] + [self._subnet_row(name) for name in self.methods(architecture)]
         return {
             "datasets": {name: d.holdout for name, d in self.params.datasets.items()},
             "seeds": self.params.seeds,
             "rows": rows,
             "latency_batch": self.params.evaluation.latency_batch,
+        }
+
+    def _subnet_row(self, name: str) -> Job:
+        method = self.params.methods[name]
+        search = self.params.searches[method.search]
+        return {
+            "method": name,
+            "supernet": search.supernet,
+            "history": _fill(HISTORY, method=name),
+            "search": method.search,
+            "criterion": search.criterion,
+            "budget": search.budget.model_dump(exclude_none=True),
+            "rounds": search.rounds,
+            "init": method.init,
+            "epoch_rule": method.epoch_rule,
+            "objective": objective(method),
         }
 
     # What a job reads.

@@ -70,6 +70,10 @@ class BudgetSection(Section):
 
     params: Fraction | None = Field(None, description="Parameters.")
     macs: Fraction | None = Field(None, description="Multiply-accumulates.")
+    channels: Fraction | None = Field(
+        None,
+        description="Prunable channels, of all layers together: 0.3 is network slimming at 70 %.",
+    )
     latency: Fraction | None = Field(
         None,
         description="Time of a call, measured while searching as `evaluation` says. The structure "

@@ -85,10 +85,20 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
         losses = " + ".join(_loss(loss, options) for loss, options in row["objective"].items())
         yield (
             name,
-            f"the structure that search {row['search']} (criterion {row['criterion']}) found in "
+            f"the structure that search {row['search']} ({_search(row)}) found in "
             f"supernet {row['supernet']}; "
             f"starts from {start}; minimises {losses}; {length}.",
         )
+
+
+BOUNDED = {"params": "parameters", "macs": "MACs", "channels": "channels", "latency": "latency"}
+
+
+def _search(row: dict[str, Any]) -> str:
+    bounds = [f"{share:g} of the {BOUNDED[name]}" for name, share in row["budget"].items()]
+    budget = f", at most {' and '.join(bounds)}" if bounds else ""
+    rounds = f", in {row['rounds']} rounds" if row["rounds"] > 1 else ""
+    return f"criterion {row['criterion']}{budget}{rounds}"
 
 
 LOSSES = {

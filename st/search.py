@@ -1,7 +1,7 @@
 """Search: from channel scores and a budget to a structure."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -16,21 +16,27 @@ class Budget:
     params: float | None = None
     macs: float | None = None
     latency: float | None = None  # measured, so it depends on the machine
+    channels: float | None = None  # of all groups together, as network slimming's pruning ratio
 
     def part_way(self, share: float) -> "Budget":
         """The budget after this share (0...1) of a geometric path from the supernet to this one."""
-        bounds = (self.params, self.macs, self.latency)
+        bounds = asdict(self).values()
         return Budget(*(None if bound is None else bound**share for bound in bounds))
 
-    def limits(self, graph: Graph) -> tuple[float, float]:
-        """Of parameters and MACs."""
-        full = graph.cost(graph.widths({}))
-        fractions = (self.params, self.macs)
+    def limits(self, graph: Graph) -> tuple[float, float, float]:
+        """Of what `usage` gives: parameters, MACs and channels."""
+        full = usage(graph, graph.widths({}))
+        fractions = (self.params, self.macs, self.channels)
         # rounded before the floor: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
         return tuple(
             np.inf if f is None else np.floor(round(f * n, 6))
             for f, n in zip(fractions, full, strict=True)
         )
+
+
+def usage(graph: Graph, widths: Mapping[str, int]) -> tuple[int, int, int]:
+    """Parameters, MACs and prunable channels of a network with these group widths."""
+    return *graph.cost(widths), sum(widths.values())
 
 
 def least_widths(graph: Graph, min_channels: int, round_to: int) -> dict[str, int]:
@@ -41,15 +47,21 @@ def least_widths(graph: Graph, min_channels: int, round_to: int) -> dict[str, in
 
 def check_reachable(graph: Graph, budget: Budget, min_channels: int = 1, round_to: int = 1) -> None:
     """Raise StError, naming the tightest budget that can be met, if this one can't."""
-    least = graph.cost(least_widths(graph, min_channels, round_to))
+    least = usage(graph, least_widths(graph, min_channels, round_to))
     if any(cost > limit for cost, limit in zip(least, budget.limits(graph), strict=True)):
-        full = graph.cost(graph.widths({}))
-        # rounded up, so that the numbers of the message can be used as they are
-        params, macs = (np.ceil(1e4 * a / b) / 1e4 for a, b in zip(least, full, strict=True))
+        full = usage(graph, graph.widths({}))
+        given = (budget.params, budget.macs, budget.channels)
+        asked, tightest = [], []
+        for name, bound, a, b in zip(
+            ("params", "macs", "channels"), given, least, full, strict=True
+        ):
+            if bound is not None:
+                asked.append(f"{name}: {bound}")
+                # rounded up, so that the numbers of the message can be used as they are
+                tightest.append(f"{name}: {np.ceil(1e4 * a / b) / 1e4:.4f}")
         raise StError(
-            f"the budget (params: {budget.params}, macs: {budget.macs}) cannot be met; with "
-            f"min_channels {min_channels} and round_to {round_to} the tightest is "
-            f"params: {params:.4f}, macs: {macs:.4f}"
+            f"the budget ({', '.join(asked)}) cannot be met; with min_channels {min_channels} and "
+            f"round_to {round_to} the tightest is {', '.join(tightest)}"
         )
 
 
@@ -73,8 +85,9 @@ def select_channels(
     layer without channels is no network. With `round_to` > 1 channels come in blocks of that many,
     ranked by the block's mean. Equal scores are ordered by group, then by channel.
 
-    A latency budget then ends the list of added blocks early, where `latency(keep)`, a fraction of
-    the supernet's, is measured to be within it.
+    With a budget of channels alone this is network slimming's threshold. A latency budget ends the
+    list of added blocks early, where `latency(keep)`, a fraction of the supernet's, is measured to
+    be within it.
 
     `scores`: per group, finite, shape (size,); of the channels `available`, if only some are.
     Raises StError if the budget cannot be met.
@@ -127,15 +140,16 @@ def _affordable(
 ) -> list[tuple[str, int]]:
     """In order, the (group, channels) that parameters and MACs admit, each after those before."""
     layers, limits, widths = _layers_by_group(graph), budget.limits(graph), dict(least)
-    used, admitted = np.array(graph.cost(widths)), []
+    used, admitted = np.array(usage(graph, widths)), []
     for _, _, start, amount, name in blocks:
         if widths[name] != start:
             continue  # an earlier block of this group did not fit, so neither does this one
         before = sum(np.array(node_cost(node, widths)) for node in layers[name])
         widths[name] += amount
         after = sum(np.array(node_cost(node, widths)) for node in layers[name])
-        if np.all(used + after - before <= limits):
-            used = used + after - before
+        added = np.append(after - before, amount)
+        if np.all(used + added <= limits):
+            used = used + added
             admitted.append((name, amount))
         else:
             widths[name] -= amount

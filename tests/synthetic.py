@@ -25,7 +25,10 @@ def row(method, supernet="sparse", **subnet):
     for key, value in {"method": method, "supernet": supernet}.items():
         history = history.replace(f"{{{key}}}", value)
     if subnet:
-        subnet = {"criterion": "bn_scale", "epoch_rule": "same", **subnet}
+        subnet = {
+            "criterion": "bn_scale", "budget": {"params": 0.1, "macs": 0.5}, "rounds": 3,
+            "epoch_rule": "same", **subnet,
+        }  # fmt: skip
     return {"method": method, "supernet": supernet, "history": history, **subnet}
 
 

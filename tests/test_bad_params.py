@@ -24,7 +24,7 @@ BAD = [
     ("supernets.sparse.spars", True, "did you mean 'sparse'"),
     ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
     ("searches.slimming.rankings", "local", "did you mean 'ranking'"),
-    ("searches.slimming.budget.flops", 0.5, "known: latency, macs, params"),
+    ("searches.slimming.budget.flops", 0.5, "known: channels, latency, macs, params"),
     ("methods.st.inti", "random", "did you mean 'init'"),
     ("methods.st.training.decays", 1, "did you mean 'decay'"),
     ("evaluation.latency", 1, "did you mean"),
@@ -227,6 +227,15 @@ def test_bad_files(tiny, case):
     assert any(line.startswith(f"my/params.yaml: {named}") and words in line for line in lines)
     assert all(len(line) < 400 for line in lines)
     assert len(lines) == 1, lines
+
+
+@pytest.mark.parametrize("init", ["inherit", "rewind"])
+def test_weights_for_a_structure_of_other_channels(tiny, init):
+    tiny["searches"]["narrow"] = {"criterion": "uniform", "budget": {"params": 0.5}}
+    tiny["methods"]["narrow"] = {"search": "narrow", "init": init}
+    tiny["supernets"]["plain"] = {}
+    with pytest.raises(StError, match=r"methods\.narrow\.init: .* that criterion 'uniform' finds"):
+        parse(tiny)
 
 
 def test_all_problems_are_told_at_once(tiny):

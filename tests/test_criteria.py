@@ -216,10 +216,12 @@ def narrowed(name, budget, **options):
 def test_uniform_is_the_widest_that_the_budget_pays_for(name, budget):
     full, found = narrowed(name, budget)
     assert found.keep == {} and found.full.options == full.options
-    assert all(n <= limit for n, limit in zip(found.cost(), budget.limits(full.graph), strict=True))
+    assert all(
+        n <= limit for n, limit in zip(found.cost(), budget.limits(full.graph)[:2], strict=True)
+    )
     wider = {**found.options, "width": found.options["width"] * 1.001}
     costs = Structure(found.family, wider, full.input_shape, full.classes).cost()
-    limits = budget.limits(full.graph)
+    limits = budget.limits(full.graph)[:2]
     fits = all(n <= limit for n, limit in zip(costs, limits, strict=True))
     assert not fits or costs == found.cost()
 

@@ -139,6 +139,7 @@ def test_definitions(made):
     found = dict(prose.definitions(job, runs))
     assert list(found) == list(ACCURACY)
     assert "new random weights" in found["st"] and "(temperature 4)" in found["st"]
+    assert "at most 0.1 of the parameters and 0.5 of the MACs, in 3 rounds" in found["st"]
 
 
 def test_pareto_front():

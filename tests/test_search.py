@@ -11,7 +11,7 @@ from hypothesis import strategies as st_
 
 from st.errors import StError
 from st.graph import Graph, draw
-from st.search import Budget, check_reachable, least_widths, select_channels
+from st.search import Budget, check_reachable, least_widths, select_channels, usage
 
 GRAPHS = {name: small_structure(name).graph for name in SMALL}
 SMALLEST = 0.02  # below it hardly any budget of these networks can be met
@@ -30,7 +30,7 @@ def searches(draw_):
         for name, group in graph.groups.items()
     }
     fractions = st_.none() | st_.floats(SMALLEST, 1)
-    budget = Budget(draw_(fractions), draw_(fractions))
+    budget = Budget(draw_(fractions), draw_(fractions), channels=draw_(fractions))
     ranking = draw_(st_.sampled_from(["global", "local"]))
     return (
         graph,
@@ -54,12 +54,16 @@ def search(graph, scores, budget, ranking, least, multiple):
 
 
 def fits(graph: Graph, widths: dict, budget: Budget) -> bool:
-    full = graph.cost(graph.widths({}))
-    bounds = (budget.params, budget.macs)
+    def amounts(widths):
+        return *graph.cost(widths), sum(widths.values())
+
+    bounds = (budget.params, budget.macs, budget.channels)
     # fractions such as 0.29 x 100 may lie a rounding error below the whole number they mean
     return all(
         bound is None or cost <= bound * whole + 1e-6
-        for cost, bound, whole in zip(graph.cost(widths), bounds, full, strict=True)
+        for cost, bound, whole in zip(
+            amounts(widths), bounds, amounts(graph.widths({})), strict=True
+        )
     )
 
 
@@ -180,17 +184,19 @@ def test_local_ranking_keeps_equal_fractions_until_the_budget_is_used(case):
 def test_a_larger_budget_is_used(case, factor):
     """With one bound, more of what it bounds; with two, more of one of them or the same."""
     graph, scores, budget, ranking, least, multiple = case
-    bounds = [None if f is None else min(1, f * factor) for f in (budget.params, budget.macs)]
+    fractions = (budget.params, budget.macs, budget.channels)
+    bounds = [None if f is None else min(1, f * factor) for f in fractions]
     small = search(*case)
     if small is None:
         return
-    large = search(graph, scores, Budget(*bounds), ranking, least, multiple)
-    before, after = graph.cost(small), graph.cost(large)
+    larger = Budget(bounds[0], bounds[1], channels=bounds[2])
+    large = search(graph, scores, larger, ranking, least, multiple)
+    before, after = usage(graph, small), usage(graph, large)
     if large != small:
         grown = [b > a for a, b, f in zip(before, after, bounds, strict=True) if f is not None]
         assert any(grown)
     if sum(bound is not None for bound in bounds) == 1:
-        which = 0 if bounds[0] is not None else 1
+        which = next(n for n, bound in enumerate(bounds) if bound is not None)
         assert after[which] >= before[which]
 
 
@@ -199,11 +205,12 @@ def test_a_larger_budget_is_used(case, factor):
 def test_the_tightest_budget_of_the_message_can_be_met(case):
     graph, scores, _, ranking, least, multiple = case
     with pytest.raises(StError) as caught:
-        check_reachable(graph, Budget(1e-9, 1e-9), least, multiple)
-    params, macs = map(
-        float, re.findall(r"tightest is params: ([\d.]+), macs: ([\d.]+)", str(caught.value))[0]
-    )
-    assert search(graph, scores, Budget(params, macs), ranking, least, multiple) is not None
+        check_reachable(graph, Budget(1e-9, 1e-9, channels=1e-9), least, multiple)
+    tightest = re.findall(r"(\w+): ([\d.]+)", str(caught.value).partition("tightest is ")[2])
+    bounds = {name: float(value) for name, value in tightest}
+    assert set(bounds) == {"params", "macs", "channels"}
+    assert search(graph, scores, Budget(**bounds), ranking, least, multiple) is not None
+    params, macs = bounds["params"], bounds["macs"]
     # tight: it is the smallest of four decimals
     if params > 1e-4:
         assert search(graph, scores, Budget(params - 1e-4, None), ranking, least, multiple) is None
@@ -219,9 +226,9 @@ def chain(*channels: int, side: int = 1) -> Graph:
 def test_a_fraction_means_the_whole_number_it_spells(percent):
     """0.29 x 100 is 28.999999999999996 in floating point, and 29 channels are 29 %."""
     hundred = SimpleNamespace(widths=lambda keep: {}, cost=lambda widths: (100, 12_300))
-    assert Budget(percent / 100, None).limits(hundred) == (percent, np.inf)
-    assert Budget(None, percent / 100).limits(hundred) == (np.inf, 123 * percent)
-    assert Budget(percent / 100 - 1e-4, None).limits(hundred) == (percent - 1, np.inf)
+    assert Budget(percent / 100, None).limits(hundred) == (percent, np.inf, np.inf)
+    assert Budget(None, percent / 100).limits(hundred) == (np.inf, 123 * percent, np.inf)
+    assert Budget(percent / 100 - 1e-4, None).limits(hundred) == (percent - 1, np.inf, np.inf)
 
 
 def test_no_budget_keeps_everything():
@@ -282,6 +289,6 @@ def test_the_papers_networks_use_their_budget(name, ranking):
         for round_to, least in ((1, 0.9995), (8, 0.995)):
             widths = graph.widths(select_channels(graph, scores, budget, ranking, 1, round_to))
             limits = budget.limits(graph)
-            used = [n / limit for n, limit in zip(graph.cost(widths), limits, strict=True)]
+            used = [n / limit for n, limit in zip(usage(graph, widths), limits, strict=True)]
             assert least <= max(used) <= 1, (budget, round_to)
             assert all(w % round_to == 0 or w == graph.groups[n].size for n, w in widths.items())

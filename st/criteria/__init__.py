@@ -6,6 +6,8 @@ one. What else the workflow must know are attributes of the function, all option
 
 - `ranks`: False if it returns a structure;
 - `budget`: False if it follows none;
+- `inherits`: False if its structures are not made of the supernet's channels, so that the
+  supernet's weights do not fit them;
 - `suits`: a function that is given the supernet's structure, the budget and the options,
   and raises StError if they do not go together: so that params.yaml can be checked before any job;
 - `data`: True if it looks at training images (through st/scoring.py, imported within the function).

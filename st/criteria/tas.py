@@ -76,7 +76,7 @@ def tas(
     full = subject.structure
     suits(full, subject.budget, widths=widths)
     space = read(full, widths)
-    max_params, target = subject.budget.limits(full.graph)
+    max_params, target, _ = subject.budget.limits(full.graph)
     from st.tas.loop import search
 
     probabilities = search(
@@ -103,9 +103,12 @@ def suits(full: Structure, budget: Budget, *, widths: list[float], **options) ->
     """Raise StError if the search can't succeed whatever the data."""
     if budget.macs is None:
         raise StError("criterion 'tas': needs the budget's macs")
+    if budget.channels is not None:
+        raise StError("criterion 'tas': does not count channels; leave out the budget's channels")
     check_target(read(full, widths), budget.limits(full.graph)[1])
 
 
 tas.ranks = False
+tas.inherits = False
 tas.data = True
 tas.suits = suits

@@ -3,6 +3,7 @@
 from st.criteria import Subject
 from st.errors import StError
 from st.registry import criteria
+from st.search import usage
 from st.structure import Structure
 
 
@@ -25,7 +26,8 @@ def uniform(subject: Subject) -> Structure:
 
     def fits(factor: float) -> bool:
         part, bound = narrowed(factor), subject.budget.latency
-        if any(n > limit for n, limit in zip(part.cost(), limits, strict=True)):
+        cost = usage(part.graph, part.graph.widths({}))
+        if any(n > limit for n, limit in zip(cost, limits, strict=True)):
             return False
         return bound is None or subject.latency(part) <= bound
 
@@ -43,3 +45,4 @@ def uniform(subject: Subject) -> Structure:
 
 
 uniform.ranks = False
+uniform.inherits = False
