@@ -202,6 +202,13 @@ def _search(
     yield from (f"criterion: {p}" for p in found)
     if found:
         return
+    # a search may be meant for some architectures only: those of its methods
+    methods = [m for m in params.methods.values() if m.search == key]
+    searched = {
+        (dataset, name): supernet
+        for (dataset, name), supernet in supernets.items()
+        if any(m.architectures is None or name in m.architectures for m in methods)
+    }
     criterion = registry.criteria.get(search.criterion)
     ranks = getattr(criterion, "ranks", True)
     budget = Budget(**search.budget.model_dump())
@@ -212,7 +219,7 @@ def _search(
         yield "budget: is missing; give params, macs, latency or several"
     elif ranks:
         told = set()
-        for (dataset, architecture), supernet in supernets.items():
+        for (dataset, architecture), supernet in searched.items():
             arguments = (supernet.graph, budget, search.min_channels, search.round_to)
             for message in _problems(check_reachable, *arguments):
                 if architecture not in told:
@@ -222,9 +229,6 @@ def _search(
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     if hasattr(criterion, "suits"):
         options = registry.criteria.check(search.criterion, search.options)
-        # other searches than this may be meant for the other architectures
-        methods = [m for m in params.methods.values() if m.search == key]
-        for (_, architecture), supernet in supernets.items():
-            if any(m.architectures is None or architecture in m.architectures for m in methods):
-                found = _problems(criterion.suits, supernet, budget, **options)
-                yield from (f"criterion: {architecture}: {p}" for p in found)
+        for (_, architecture), supernet in searched.items():
+            found = _problems(criterion.suits, supernet, budget, **options)
+            yield from (f"criterion: {architecture}: {p}" for p in found)

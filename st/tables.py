@@ -39,26 +39,31 @@ def collect(job: Job, folder: str | Path) -> pd.DataFrame:
     or about something else: a run is never left out silently.
     """
     runs = []
+    for names, _ in _runs(job):
+        path = place(METRICS, folder, **names)
+        metrics = read_json(path)
+        if not isinstance(metrics, dict):
+            raise StError(f"{path}: is no object; evaluate it again")
+        for key in MEASURED:
+            if key not in metrics:
+                raise StError(f"{path}: '{key}' is missing; evaluate it again")
+        for key, value in names.items():
+            if metrics[key] != value:
+                raise StError(
+                    f"{path}: '{key}' is {metrics[key]!r} instead of {value!r}; evaluate it again"
+                )
+        runs.append({key: metrics[key] for key in MEASURED})
+    return pd.DataFrame(runs, columns=MEASURED)
+
+
+def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:
+    """What each run is called, and its row of the report's job, in the grid's order."""
     for dataset in job["datasets"]:
         for architecture, rows in job["rows"].items():
             for row in rows:
                 for seed in job["seeds"]:
                     names = {"dataset": dataset, "architecture": architecture, "seed": seed}
-                    path = place(METRICS, folder, **names, method=row["method"])
-                    metrics = read_json(path)
-                    if not isinstance(metrics, dict):
-                        raise StError(f"{path}: is no object; evaluate it again")
-                    for key in MEASURED:
-                        if key not in metrics:
-                            raise StError(f"{path}: '{key}' is missing; evaluate it again")
-                    for key, value in {**names, "method": row["method"]}.items():
-                        if metrics[key] != value:
-                            raise StError(
-                                f"{path}: '{key}' is {metrics[key]!r} instead of {value!r}; "
-                                "evaluate it again"
-                            )
-                    runs.append({key: metrics[key] for key in MEASURED})
-    return pd.DataFrame(runs, columns=MEASURED)
+                    yield {**names, "method": row["method"]}, row
 
 
 def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -102,14 +107,10 @@ def to_metrics(table: pd.DataFrame) -> dict:
 def curves(job: Job, folder: str | Path) -> pd.DataFrame:
     """All trainings' accuracies by epoch, one line each: for `dvc plots`."""
     parts = []
-    for dataset in job["datasets"]:
-        for architecture, rows in job["rows"].items():
-            for row in rows:
-                for seed in job["seeds"]:
-                    names = {"dataset": dataset, "architecture": architecture, "seed": seed}
-                    found = history(place(row["history"], folder, **names)).reset_index()
-                    found = found[["epoch", "loss", "train_accuracy", "test_accuracy"]]
-                    parts.append(found.assign(**names, method=row["method"]))
+    for names, row in _runs(job):
+        found = history(place(row["history"], folder, **names)).reset_index()
+        found = found[["epoch", "loss", "train_accuracy", "test_accuracy"]]
+        parts.append(found.assign(**names))
     return pd.concat(parts)
 
 

@@ -238,6 +238,17 @@ def test_weights_for_a_structure_of_other_channels(tiny, init):
         parse(tiny)
 
 
+def test_budgets_concern_the_architectures_that_are_searched(tiny):
+    tiny["architectures"]["narrow"] = {"family": "vgg", "options": {"layers": [2, 2]}}
+    for method in tiny["methods"].values():
+        method["architectures"] = ["vgg"]
+    tiny["searches"]["slimming"]["min_channels"] = 2
+    parse(tiny)
+    tiny["methods"]["st"]["architectures"] = ["narrow"]
+    with pytest.raises(StError, match=r"searches\.slimming\.budget: narrow on digits"):
+        parse(tiny)
+
+
 def test_all_problems_are_told_at_once(tiny):
     tiny["training"]["lr"] = -1
     tiny["seeds"] = ["x"]
