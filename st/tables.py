@@ -159,7 +159,7 @@ def to_latex(table: pd.DataFrame, caption: str) -> str:
     body = "\n".join([*lines, r"\bottomrule"])
     return (
         "% needs \\usepackage{booktabs}\n"
-        "\\begin{table*}\n\\centering\n\\small\n"
+        "\\begin{table*}\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
         f"\\caption{{{latex(caption)}}}\n\\label{{tab:comparison}}\n"
         f"\\begin{{tabular}}{{l{'r' * (columns - 2)}l}}\n{body}\n\\end{{tabular}}\n"
         "\\end{table*}\n"
