@@ -36,8 +36,10 @@ wildcard_constraints:
     method=one_of(PARAMS.methods),
 
 
+# On a cluster these run where Snakemake does: they take less time than submitting them.
 localrules:
     all,
+    initialize,
     report,
     notebook,
 

@@ -138,6 +138,37 @@ class Evaluation(Section):
     )
 
 
+Minutes = Annotated[Whole, Field(ge=1)]
+Megabytes = Annotated[Whole, Field(ge=1)]
+
+
+class Runtime(Section):
+    """Minutes that a job of each phase may take. A cluster stops it then."""
+
+    prepare: Minutes = 30
+    pretrain: Minutes = 720
+    search: Minutes = Field(30, description="Searches that train get pretrain's for each training.")
+    train: Minutes = 720
+    evaluate: Minutes = 60
+
+
+class Memory(Section):
+    """Megabytes that a job of each phase may use."""
+
+    prepare: Megabytes = 4000
+    pretrain: Megabytes = 8000
+    search: Megabytes = 8000
+    train: Megabytes = 8000
+    evaluate: Megabytes = 8000
+
+
+class Resources(Section):
+    """What jobs ask a cluster for. No result depends on it."""
+
+    runtime: Runtime = Runtime()
+    mem_mb: Memory = Memory()
+
+
 class Params(Section):
     """A grid of experiments: data sets x architectures x seeds x methods."""
 
@@ -153,6 +184,7 @@ class Params(Section):
     searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
     methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
     evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
 
 
 def schema() -> dict[str, Any]:

@@ -22,7 +22,7 @@ INTERVAL = 20.0  # seconds between two states
 
 
 class Interrupted(StError):
-    """The training was told to stop (SIGTERM) and has written its state."""
+    """The training was told to stop (SIGTERM or SIGURG) and has written its state."""
 
 
 class Resume:
@@ -33,8 +33,11 @@ class Resume:
         self.key = fingerprint({**depends_on, "torch": torch.__version__})
         self._saved = time.monotonic()
         self._stop = False
-        # A scheduler's signal before its time limit: finish the epoch, write the state, go.
+        # Told to stop: finish the epoch, write the state, go. SIGTERM ends the workflow around the
+        # training too; SIGURG, which all other programs ignore, is a cluster's notice that time is
+        # nearly up.
         signal.signal(signal.SIGTERM, self._request_stop)
+        signal.signal(signal.SIGURG, self._request_stop)
 
     def _request_stop(self, *_) -> None:
         self._stop = True

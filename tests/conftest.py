@@ -65,9 +65,11 @@ def small(request) -> Structure:
 @pytest.fixture(autouse=True)
 def as_found():
     """Put back what a phase changes in its process: signal handlers and log handlers."""
-    handler, handlers = signal.getsignal(signal.SIGTERM), list(logging.getLogger("st").handlers)
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGURG)}
+    handlers = list(logging.getLogger("st").handlers)
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in found.items():
+        signal.signal(number, handler)
     progress.logger.handlers[:] = handlers
 
 

@@ -74,23 +74,25 @@ def epochs_run(monkeypatch):
     return found
 
 
-def interrupt_after(monkeypatch, *epochs: int) -> None:
-    """Send this process SIGTERM while each of these epochs ends."""
+def interrupt_after(monkeypatch, *epochs: int, number=signal.SIGTERM) -> None:
+    """Send this process a signal while each of these epochs ends."""
     told = Progress.epoch
 
     def signalled(self, row, speed):
         told(self, row, speed)
         if row["epoch"] in epochs:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Progress, "epoch", signalled)
 
 
-@pytest.mark.parametrize("epoch", range(1, EPOCHS))
-def test_sigterm(folder, uninterrupted, epochs_run, monkeypatch, epoch):
-    place = folder / f"sigterm{epoch}"
+@pytest.mark.parametrize(
+    "epoch, number", [(1, "SIGTERM"), (2, "SIGURG"), (3, "SIGTERM"), (4, "SIGTERM")]
+)
+def test_signals(folder, uninterrupted, epochs_run, monkeypatch, epoch, number):
+    place = folder / f"{number}{epoch}"
     with monkeypatch.context() as patch:
-        interrupt_after(patch, epoch)
+        interrupt_after(patch, epoch, number=getattr(signal, number))
         with pytest.raises(Interrupted, match=f"after epoch {epoch} of {EPOCHS}; run it again"):
             run(place)
     # nothing that the workflow would take for a result, or delete and miss afterwards

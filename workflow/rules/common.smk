@@ -27,8 +27,15 @@ os.environ |= {"PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get
 
 PLUGINS = " ".join(f"--plugin={name}" for name in PARAMS.plugins)
 
-# Snakemake only counts GPUs; where there is none, jobs must not wait for one.
-GPU = 1 if which("nvidia-smi") else 0
+# A GPU for jobs that compute on one. On a cluster the profile says how to ask for it (`gpu` or `gres`
+# in default-resources), because the machine that submits jobs may have none; rules that say nothing
+# else get it. Elsewhere Snakemake only counts GPUs, and without any, jobs must not wait for one.
+ASKED = {
+    name: getattr(value, "raw", value)
+    for name, value in (workflow.resource_settings.default_resources or {}).items()
+}
+GPU = ASKED.get("gpu", 1 if which("nvidia-smi") and "gres" not in ASKED else 0)
+GRES = ASKED.get("gres")
 
 
 def final_output():
@@ -123,19 +130,34 @@ def search_rewind(wildcards):
     return grid.REWIND.format(supernet=supernet_of(wildcards), **wildcards)
 
 
-def search_runtime(wildcards):
-    """Minutes: data searches may train, and each lottery round but the last is a training."""
+def memory(phase):
+    """The resource `mem_mb`: twice as much when a job is tried again, in case it had too little. Not
+    more: trainings that are longer than a cluster's limit are tried many times."""
+    megabytes = getattr(PARAMS.resources.mem_mb, phase)
+    return lambda wildcards, attempt: megabytes * min(attempt, 2)
+
+
+def runtime(phase):
+    """The resource `runtime`: what begins anew when tried again gets more time then. Trainings go on
+    where they were, and keep to the time that they have."""
+    minutes = getattr(PARAMS.resources.runtime, phase)
+    return lambda wildcards, attempt: minutes * attempt
+
+
+def search_runtime(wildcards, attempt):
+    """Searches that look at images may train, and each lottery round but the last is a training."""
     trainings = PARAMS.searches[wildcards.search].rounds - 1
-    return 30 + 720 * (trainings or GRID.search_needs_data(wildcards.search))
-
-
-def search_memory(wildcards):
-    return 8000 if GRID.search_uses_torch(wildcards.search) else 4000
+    trainings = trainings or GRID.search_needs_data(wildcards.search)
+    return runtime("search")(wildcards, attempt) + PARAMS.resources.runtime.pretrain * trainings
 
 
 def search_gpu(wildcards):
     """Searches that only read weights leave the GPU to others."""
     return GPU if GRID.search_uses_torch(wildcards.search) else 0
+
+
+def search_gres(wildcards):
+    return GRES if GRID.search_uses_torch(wildcards.search) else None
 
 
 def structure(wildcards):

@@ -32,8 +32,8 @@ for architecture in PARAMS.architectures:
         threads: 1
         resources:
             gpu=GPU,
-            mem_mb=8000,
-            runtime=60,
+            mem_mb=memory("evaluate"),
+            runtime=runtime("evaluate"),
         params:
             job=job("evaluate", "dataset", f"={architecture}", "seed"),
             plugins=PLUGINS,

@@ -15,8 +15,10 @@ rule prepare:
         "../envs/st.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        gpu=0,
+        gres=None,
+        mem_mb=memory("prepare"),
+        runtime=runtime("prepare"),
     params:
         job=job("prepare", "dataset"),
         plugins=PLUGINS,

@@ -20,8 +20,8 @@ rule pretrain:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=memory("pretrain"),
+        runtime=PARAMS.resources.runtime.pretrain,
     params:
         job=job("pretrain", "dataset", "architecture", "seed", "supernet"),
         plugins=PLUGINS,

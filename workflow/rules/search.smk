@@ -21,7 +21,8 @@ rule search:
     threads: 1
     resources:
         gpu=search_gpu,
-        mem_mb=search_memory,
+        gres=search_gres,
+        mem_mb=memory("search"),
         runtime=search_runtime,
     params:
         job=job("search", "dataset", "architecture", "seed", "search"),

@@ -21,8 +21,8 @@ rule train:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=memory("train"),
+        runtime=PARAMS.resources.runtime.train,
     params:
         job=job("train", "dataset", "architecture", "seed", "method"),
         teacher=lambda wildcards, input: option("teacher", input.teacher),
