@@ -138,22 +138,22 @@ class Evaluation(Section):
     )
 
 
-Minutes = Annotated[Whole, Field(ge=1)]
-Megabytes = Annotated[Whole, Field(ge=1)]
+Minutes = Annotated[Whole, Field(ge=1, description="Minutes.")]
+Megabytes = Annotated[Whole, Field(ge=1, description="Megabytes.")]
 
 
 class Runtime(Section):
-    """Minutes that a job of each phase may take. A cluster stops it then."""
+    """How long a job of each phase may take; a cluster stops it then."""
 
     prepare: Minutes = 30
     pretrain: Minutes = 720
-    search: Minutes = Field(30, description="Searches that train get pretrain's for each training.")
+    search: Minutes = Field(30, description="Minutes; a search that trains gets pretrain's too.")
     train: Minutes = 720
     evaluate: Minutes = 60
 
 
 class Memory(Section):
-    """Megabytes that a job of each phase may use."""
+    """How much memory a job of each phase may use."""
 
     prepare: Megabytes = 4000
     pretrain: Megabytes = 8000
@@ -163,7 +163,7 @@ class Memory(Section):
 
 
 class Resources(Section):
-    """What jobs ask a cluster for. No result depends on it."""
+    """What jobs ask a cluster for. Nothing runs again because of it."""
 
     runtime: Runtime = Runtime()
     mem_mb: Memory = Memory()
