@@ -74,7 +74,7 @@ def project(tmp_path, tiny) -> Path:
 
 def wait_for(condition: Callable, workflow: subprocess.Popen, output: Path):
     """What `condition` returns as soon as it is true, while the workflow runs."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (result := condition()):
         assert workflow.poll() is None and time.monotonic() < deadline, output.read_text()[-5000:]
         time.sleep(0.2)
@@ -116,7 +116,7 @@ def test_disturbed_trainings_end_as_if_nothing_had_happened(cluster, project, tm
         for name in DISTURBED:
             wait_for(lambda name=name: "goes on after" in log_of(project, name), workflow, output)
             (project / name).unlink()
-        assert workflow.wait(300) == 0, output.read_text()[-5000:]
+        assert workflow.wait(600) == 0, output.read_text()[-5000:]
     finally:
         workflow.kill()
         workflow.wait()
