@@ -5,12 +5,13 @@ CORES ?= $(shell nproc)
 READY := .venv/ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help table test quick lint environment lock
+.PHONY: help table test quick lint environment lock bundle
 
 help:
 	@echo "make table   build results/table.csv and results/comparison.html (CORES=$(CORES))"
 	@echo "make test    run all tests; make quick: without the slow ones"
 	@echo "make lint    check format and style"
+	@echo "make bundle  pack all for a machine without a network: docs/airgapped.md"
 
 table: $(READY)
 	snakemake --cores $(CORES)
@@ -28,6 +29,12 @@ lint: $(READY)
 	snakemake --lint
 
 environment: $(READY)
+
+# For a machine without a network; docs/airgapped.md. THERE_PYTHON and THERE_PLATFORM: what is there.
+bundle: $(READY)
+	python tools/bundle.py $(if $(THERE_PYTHON),--python $(THERE_PYTHON)) \
+	  $(if $(THERE_PLATFORM),--platform $(THERE_PLATFORM)) $(if $(HAVE),--have $(HAVE)) \
+	  $(addprefix --data ,$(DATA)) bundle
 
 # Every package is pinned with its hashes, uv's own among them: pip installs it, it the others.
 $(READY): requirements.lock pyproject.toml

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
-    "Snakefile", "workflow", "st", "params", "params.yaml", "profiles",
+    "Snakefile", "workflow", "st", "params", "params.yaml", "profiles", "tools",
+    "pyproject.toml", "requirements.lock",
     "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
 )  # fmt: skip
 BIN = Path(sys.executable).parent

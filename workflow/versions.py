@@ -7,6 +7,7 @@ the results, as results/provenance.json.gz: written after each successful run, a
 is not the one that was written or unpacked last.
 """
 
+import base64
 import gzip
 import hashlib
 import json
@@ -15,8 +16,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
 
 ARCHIVE = Path("results/provenance.json.gz")
 RECORDS = Path(".snakemake/metadata")
@@ -32,22 +31,61 @@ def unpack() -> None:
     if not ARCHIVE.exists() or (SEEN.exists() and SEEN.read_text() == _digest()):
         return
     try:
-        records = json.loads(gzip.decompress(ARCHIVE.read_bytes()))
+        records = _records(ARCHIVE.read_bytes())
     except (OSError, EOFError, ValueError) as error:
+        from snakemake.exceptions import WorkflowError  # tools/airgap.py runs without Snakemake
+
         raise WorkflowError(
             f"{ARCHIVE}: is damaged ({error}); restore it with `dvc checkout --force`, or "
             "delete it, and all is made again"
         ) from None
     fresh = RECORDS.with_name("metadata.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name, record in records.items():
-        # The archive may come from anyone: a record is a file name in one folder, nothing else.
-        if Path(name).name == name and name not in (".", ".."):
-            (fresh / name).write_text(record)
+    _write(records, fresh)
     shutil.rmtree(RECORDS, ignore_errors=True)
     fresh.rename(RECORDS)
     SEEN.write_text(_digest())
+
+
+def merge(archive: bytes, arriving: set[str]) -> None:
+    """Add another clone's records to those here. `arriving`: the files that come with them.
+
+    An output that is here and does not arrive keeps its own record, and gets a new date: Snakemake
+    then compares its content with what the results that arrive were made from.
+    """
+    unpack()
+    folders = {str(parent) for name in arriving for parent in Path(name).parents}
+    records = {}
+    for name, record in _records(archive).items():
+        output = _output(name)
+        if output in arriving or output in folders or not Path(output).exists():
+            records[name] = record
+        else:
+            os.utime(output)
+    _write(records, RECORDS)
+    pack()
+
+
+def outputs() -> set[str]:
+    """The files that there are records of."""
+    return {_output(path.name) for path in RECORDS.iterdir() if path.is_file()}
+
+
+def _output(record: str) -> str:
+    """The file that a record is about; Snakemake names records so."""
+    return base64.urlsafe_b64decode(record).decode()
+
+
+def _records(archive: bytes) -> dict[str, str]:
+    return json.loads(gzip.decompress(archive))
+
+
+def _write(records: dict[str, str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, record in records.items():
+        # The archive may come from anyone: a record is a file name in one folder, nothing else.
+        if Path(name).name == name and name not in (".", ".."):
+            (folder / name).write_text(record)
 
 
 def pack() -> None:

@@ -1,0 +1,146 @@
+"""The workflow on a machine without a network, and its results at home."""
+
+import os
+import re
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT, copy_project, jobs, run, snakemake
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import airgap
+import bundle
+
+PARAMS = "params/there.yaml"
+# what data centres have, and what these need; no Snakemake
+THERE = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pip")
+
+
+def make_machine(folder: Path) -> Path:
+    """A python that sees only THERE and what it needs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in bundle.brought(THERE):
+        for file in metadata.distribution(name).files:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (packages / top).exists():
+                (packages / top).symlink_to(metadata.distribution(name).locate_file(top))
+    return folder / "bin/python"
+
+
+def write_params(project: Path) -> None:
+    """The tiny grid with one seed and architecture, and trainings to be interrupted."""
+    params = yaml.safe_load((project / "params/tiny.yaml").read_text())
+    params["seeds"] = [0]
+    del params["architectures"]["densenet"]
+    params["training"]["epochs"] = 250
+    (project / PARAMS).write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def new_clone(folder: Path) -> Path:
+    write_params(copy_project(folder))
+    run(folder, "git", "init", "--quiet")
+    return folder
+
+
+def call(python: Path, *arguments: str | Path, status: int | None = 0) -> str:
+    """Call airgap.py as on a machine with nothing else installed; what it printed."""
+    done = subprocess.run(
+        [str(part) for part in (python, *arguments)], cwd=python.parent.parent,
+        env={**os.environ, "PATH": os.defpath}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode in ((status,) if status is not None else (0, airgap.TIME_IS_UP)), output
+    return output
+
+
+@pytest.mark.slow
+def test_there_and_back(tmp_path):
+    home, parts = new_clone(tmp_path / "home"), tmp_path / "bundle"
+    python, tool = make_machine(tmp_path / "machine"), parts / "airgap.py"
+    have, data = tmp_path / "have.txt", shutil.make_archive(tmp_path / "some", "xztar", home / "st")
+    names = sorted(bundle.brought(THERE))
+    have.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in names))
+    run(home, sys.executable, "tools/bundle.py", "--have", str(have), "--data", data,
+        "--limit", "15", str(parts))  # fmt: skip
+    sizes = [path.stat().st_size for path in parts.glob("project.tar.gz.*")]
+    assert len(sizes) > 1 and max(sizes) <= 15 * airgap.MB
+
+    # Calls of a limited time, the second on another machine. How much fits into one is up to this
+    # machine; twice the time is enough sooner or later.
+    there, seconds, said = tmp_path / "there0", 30, []
+    call(python, tool, "install", "--folder", there)
+    assert (there / "data/some/cli.py").exists()
+    arguments = ("run", "--params", PARAMS, "--jobs", "2")
+    while not said or "airgap: stopped" in said[-1]:
+        if len(said) == 1:
+            call(python, tool, "pack", "--folder", there, "--state", PARAMS, tmp_path / "state")
+            there = tmp_path / "there1"
+            call(python, tool, "install", "--folder", there)
+            arguments += ("--state", tmp_path / "state")
+        said.append(
+            call(python, tool, *arguments, "--folder", there, "--time", str(seconds), status=None)
+        )
+        seconds *= 2
+    assert len(said) > 1
+    assert sum("goes on after epoch" in text for text in said) >= 1
+    finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", "".join(said))
+    assert finished.count("train") == 4 and finished.count("pretrain") == 2
+
+    brought = tmp_path / "brought"
+    call(python, tool, "pack", "--folder", there, "--weights", "--limit", "0.05", brought)
+    assert max(path.stat().st_size for path in brought.iterdir()) <= 50_000
+    run(home, sys.executable, "tools/airgap.py", "unpack", str(brought))
+    command = ("--configfile", PARAMS, "--", airgap.TABLE)
+    assert "Nothing to be done" in snakemake(home, "-n", *command)
+    assert not list(home.rglob("results/pretrain/**/*.safetensors"))
+    assert len(list(home.rglob("results/train/**/model.safetensors"))) == 4
+    made = (there / airgap.TABLE).read_bytes()
+    assert (home / airgap.TABLE).read_bytes() == made
+    (home / airgap.TABLE).unlink()
+    assert jobs(snakemake(home, *command)) == {"report"}
+    assert (home / airgap.TABLE).read_bytes() == made
+
+
+def test_volumes(tmp_path):
+    """Whatever the limit, the same comes out; a part that is missing or damaged is noticed."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(300_000))
+    for limit in (0.1, 0.15, 0.3, 16):
+        paths = airgap.write_volumes(tmp_path / "to", "x", {"a/b": source}, limit)
+        assert max(path.stat().st_size for path in paths) <= limit * airgap.MB
+        assert airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out") == ["a/b"]
+        assert (tmp_path / "out/a/b").read_bytes() == source.read_bytes()
+    paths = airgap.write_volumes(tmp_path / "to", "x", {"a/b": source}, 0.1)
+    content = paths[-1].read_bytes()
+    paths[-1].write_bytes(content[:-10])
+    with pytest.raises(airgap.Problem, match="cannot be unpacked"):
+        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+    paths[-1].unlink()
+    with pytest.raises(airgap.Problem, match="cannot be unpacked"):
+        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+    paths[1].unlink()
+    with pytest.raises(airgap.Problem, match="does not have all of"):
+        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+
+
+def test_volumes_stay_in_their_folder(tmp_path):
+    airgap.write_volumes(tmp_path, "x", {"../outside": Path(__file__)}, 1)
+    with pytest.raises(airgap.Problem, match="outside"):
+        airgap.read_volumes(tmp_path, "x", tmp_path / "out")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_what_lacks_is_named(tmp_path):
+    (tmp_path / ".airgap/wheels").mkdir(parents=True)
+    (tmp_path / ".airgap/needs.txt").write_text("numpy>=2\nno-such-thing>=1\ntorch>=1000\n")
+    with pytest.raises(airgap.Problem, match=r"needs no-such-thing>=1, .*torch>=1000") as caught:
+        airgap.check(tmp_path)
+    assert "numpy" not in str(caught.value)

@@ -1,0 +1,177 @@
+"""Pack the project, data and packages for a machine without a network; docs/airgapped.md.
+
+Run by `make bundle`, in the project's environment and with a network.
+"""
+
+import argparse
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from airgap import MB, Problem, write_volumes
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+THERE = ("torch", "torchvision", "numpy")  # what a GPU machine has without being asked
+NOT_NEEDED = ("dvc",)  # versions are kept at home
+
+
+def brought(names: tuple[str, ...] = THERE) -> dict[str, None]:
+    """Packages and those that they bring along, in no stated version."""
+    found, seen = {}, set()
+    queue = [Requirement(name) for name in names]
+    while queue:
+        need = queue.pop()
+        if str(need) in seen:
+            continue
+        seen.add(str(need))
+        found[canonicalize_name(need.name)] = None
+        try:
+            further = [Requirement(line) for line in metadata.requires(need.name) or []]
+        except metadata.PackageNotFoundError:  # for another system than this
+            continue
+        extras = ["", *need.extras]
+        for line in further:
+            if not line.marker or any(line.marker.evaluate({"extra": e}) for e in extras):
+                queue.append(line)
+    return found
+
+
+def installed(have: Path) -> dict[str, str | None]:
+    """What `pip list --format=freeze` said there: versions by name, None where none is stated."""
+    found = {}
+    for line in have.read_text().splitlines():
+        if line := line.partition("#")[0].strip():
+            name, _, version = line.partition("==")
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or "@" in version:
+                raise Problem(f"{have}: '{line}' is no NAME or NAME==VERSION; mend or remove it")
+            # '+cu130': such builds are in no index
+            found[canonicalize_name(name)] = version.partition("+")[0] or None
+    return found
+
+
+def requirements() -> dict[str, Requirement]:
+    """The project's own, by name, without those that only versioning needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [Requirement(line) for line in project["dependencies"]]
+    return {canonicalize_name(r.name): r for r in found if r.name not in NOT_NEEDED}
+
+
+def resolve(
+    have: dict[str, str | None], python: str, glibc: str, machine: str, folder: Path
+) -> dict[str, str]:
+    """The lines, with hashes, that pin what has to be brought; by name.
+
+    The versions are those of requirements.lock as far as the packages there admit them.
+    """
+    wanted, constraints, pins = (folder / f"{n}.txt" for n in ("wanted", "constraints", "pins"))
+    # not torch: nothing else needs it, and the one there may be in no index
+    wanted.write_text("".join(f"{r}\n" for n, r in requirements().items() if n not in THERE[:2]))
+    constraints.write_text("".join(f"{n}=={v}\n" for n, v in have.items() if v))
+    shutil.copy(ROOT / "requirements.lock", pins)
+    call(
+        *("uv", "pip", "compile", wanted, "--constraint", constraints, "--output-file", pins),
+        *("--python-version", python, "--python-platform", f"{machine}-manylinux_{glibc}"),
+        *("--generate-hashes", "--no-annotate", "--no-header", "--quiet"),
+    )
+    blocks = re.split(r"\n(?=\S)", pins.read_text().strip())
+    named = {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+    return {name: block for name, block in named.items() if name not in have}
+
+
+def download(pins: Path, python: str, glibc: str, machine: str, wheels: Path) -> None:
+    """Fetch the pinned packages' wheels for that python and platform."""
+    major, minor = map(int, glibc.split("_"))
+    tags = [f"manylinux_{major}_{n}_{machine}" for n in range(minor, 4, -1)]
+    tags += [f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1")]
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    call(
+        *(*pip, "download", "--no-deps", "--require-hashes", "--requirement", pins),
+        *("--python-version", python, "--implementation", "cp", "--dest", wheels),
+        *(option for tag in tags for option in ("--platform", tag)),
+    )
+    for source in [path for path in wheels.iterdir() if path.suffix != ".whl"]:
+        before = set(wheels.iterdir())
+        call(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source)
+        source.unlink()
+        for built in set(wheels.iterdir()) - before:
+            if not built.name.endswith("-none-any.whl"):
+                raise Problem(f"{source.name}: has no wheel for python {python} on {tags[0]}")
+
+
+def call(*command: str | Path) -> None:
+    try:
+        done = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
+    except FileNotFoundError:
+        raise Problem(f"{command[0]}: is missing; run this in the project's environment") from None
+    if done.returncode:
+        raise Problem(f"failed, see above: {' '.join(str(part) for part in command[:4])} ...")
+
+
+def project() -> dict[str, Path]:
+    """The files of the working tree that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise Problem(f"{ROOT}: is no git clone: {done.stderr.decode().strip()}")
+    names = sorted(name for name in done.stdout.decode().split("\0") if name)
+    return {name: ROOT / name for name in names if (ROOT / name).exists()}
+
+
+def main() -> int:
+    default = f"manylinux_{platform.libc_ver()[1].replace('.', '_')}_{platform.machine()}"
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, action="append", default=[],
+                        help="an archive NAME.tar.*, to be unpacked into data/NAME")  # fmt: skip
+    parser.add_argument("--python", default="{}.{}".format(*sys.version_info), help="there")
+    parser.add_argument("--platform", default=default, help="there (default: %(default)s)")
+    parser.add_argument("--have", type=Path, help="`pip list --format=freeze` as it says there")
+    parser.add_argument("--limit", type=float, default=60, help="MB a file (default: %(default)s)")
+    parser.add_argument("to", type=Path, nargs="?", default=Path("bundle"))
+    options = parser.parse_args()
+    try:
+        build(options)
+    except (Problem, OSError) as error:
+        print(f"bundle: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build(options: argparse.Namespace) -> None:
+    if not (tag := re.fullmatch(r"manylinux_(\d+_\d+)_(\w+)", options.platform)):
+        raise Problem(f"--platform {options.platform}: must be like manylinux_2_28_x86_64")
+    target = (options.python, *tag.groups())
+    for data in options.data:
+        if not data.is_file() or ".tar" not in data.name:
+            raise Problem(f"--data {data}: must be an archive, NAME.tar.xz for instance")
+    have = installed(options.have) if options.have else brought()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pinned = resolve(have, *target, folder)
+        pins, wheels = folder / "pinned.txt", folder / "wheels"
+        pins.write_text("\n".join(pinned.values()) + "\n")
+        wheels.mkdir()
+        download(pins, *target, wheels)
+        needs = folder / "needs.txt"
+        needs.write_text("\n".join(str(r) for r in requirements().values()) + "\n")
+        files = project()
+        files[".airgap/needs.txt"] = needs
+        files |= {f".airgap/wheels/{path.name}": path for path in sorted(wheels.iterdir())}
+        files |= {f".airgap/data/{path.name}": path for path in options.data}
+        written = write_volumes(options.to, "project", files, options.limit)
+    shutil.copy(ROOT / "tools/airgap.py", options.to)
+    for path in written:
+        print(f"{path}  {path.stat().st_size / MB:.1f} MB")
+    print(f"{len(pinned)} packages for python {options.python}, {options.platform}; there run")
+    print(f"  python3 {options.to.name}/airgap.py run --params params/X.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
