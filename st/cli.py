@@ -72,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
         if torch:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
             command.add_argument("--threads", type=_count, default=0, help="CPU threads")
+    text = "predict jobs, hours and disk of a grid, from a short measurement"
+    cost = commands.add_parser("estimate", help=text, description=text)
+    cost.add_argument("--params", default="params.yaml", help="default: %(default)s")
+    cost.add_argument("--jobs", type=_count, default=1, help="at a time (default: %(default)s)")
+    cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
+    cost.add_argument("--save", type=Path, help="write what was measured to this file")
     show = commands.add_parser("params", help="check a params file and print it completed")
     show.add_argument("params", nargs="?", default="params.yaml")
     commands.add_parser("schema", help="print the JSON schema of params files")
@@ -90,6 +97,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "params":
             _print_params(options.params)
+        elif options.command == "estimate":
+            from st import estimate
+
+            estimate.run(
+                options.params, max(1, options.jobs), options.device, options.rates, options.save
+            )
         elif options.command == "schema":
             from st.params import schema
 

@@ -1,0 +1,127 @@
+"""Estimates: the right jobs, networks that cost what the budget says, times that add up."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SMALL, small_structure
+from project import copy_project, jobs, snakemake
+
+from st import estimate, registry
+from st.check import load, parse
+from st.cli import main
+from st.data import Data
+from st.errors import StError
+from st.estimate import Rates, predict, trainings
+from st.files import read_json
+from st.grid import Grid
+
+DIGITS = ((1, 8, 8), 10)
+
+
+def images(train: int = 1000, test: int = 100) -> Data:
+    (shape, classes) = DIGITS
+    return Data(
+        np.zeros((train, *shape), np.uint8), np.zeros(train, np.int64),
+        np.zeros((test, *shape), np.uint8), np.zeros(test, np.int64),
+        [str(n) for n in range(classes)],
+    )  # fmt: skip
+
+
+def known(grid: Grid) -> Rates:
+    keys = trainings(grid, {"digits": DIGITS})
+    return Rates(3.0, 0.5, dict.fromkeys(keys, 1e-3), dict.fromkeys(keys, 0.0))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("bounds", [{"params": 0.4}, {"macs": 0.4}, {"latency": 0.4}])
+@pytest.mark.parametrize("criterion", ["bn_scale", "uniform"])
+def test_stand_ins_use_up_the_budget(name, bounds, criterion):
+    full = small_structure(name)
+    full = replace(full, options=registry.architectures.check(full.family, full.options))
+    search = {
+        "criterion": criterion, "seed": 0, "min_channels": 1, "round_to": 1,
+        "budget": {"params": None, "macs": None, "latency": None, **bounds},
+    }  # fmt: skip
+    part = estimate.stand_in(full, search)
+    kept = [a / b for a, b in zip(part.cost(), part.full.cost(), strict=True)]
+    assert 0.15 < kept["params" not in bounds] <= 0.4
+    assert part.full.cost() == full.cost()
+
+
+def test_times_add_up(tiny):
+    grid = Grid(parse({**tiny, "seeds": [0, 1, 2]}))
+    phases, chain = predict(grid, {"digits": images()}, known(grid))
+    # two epochs of 1000 images at a millisecond each, after three seconds of starting
+    assert phases["pretrain"].jobs == 3 and phases["pretrain"].seconds == pytest.approx(15)
+    assert phases["train"].jobs == 6 and phases["train"].seconds == pytest.approx(30)
+    assert phases["search"].seconds == pytest.approx(1.5)
+    assert phases["prepare"].bytes == 1100 * 64
+    # prepare, pretrain, search, initialize, train, and the test of three networks
+    assert chain == pytest.approx(1 + 5 + 0.5 + 0.5 + 5 + 3 + 3 * 100 / 3 * 1e-3)
+
+
+def test_epochs_follow_the_rule(tiny):
+    tiny["searches"]["slimming"]["budget"] = {"macs": 0.25}
+    tiny["methods"]["long"] = {"search": "slimming", "epoch_rule": "computation"}
+    found = trainings(Grid(parse(tiny)), {"digits": DIGITS})
+    assert found["train/digits/vgg/st"].epochs == 2
+    assert found["train/digits/vgg/long"].epochs >= 8
+
+
+def test_searches_that_train_cost_that(tiny):
+    tiny["searches"]["slimming"]["rounds"] = 3
+    grid = Grid(parse(tiny))
+    phases, _ = predict(grid, {"digits": images()}, known(grid))
+    assert phases["search"].seconds == pytest.approx(3 + 2 * 2)
+
+
+def test_disk(tiny, tmp_path):
+    """The bytes of weights are those of the files."""
+    from st.checkpoint import save_model
+    from st.registry import inits
+
+    grid = Grid(parse(tiny))
+    kind = trainings(grid, {"digits": DIGITS})["train/digits/vgg/st"]
+    save_model(tmp_path / "m", kind.structure, inits.get("random")(kind.structure, None, 0))
+    phases, _ = predict(grid, {"digits": images()}, known(grid))
+    size = (tmp_path / "m").stat().st_size
+    assert phases["train"].bytes / 2 < size < phases["train"].bytes / 2 + 4000
+
+
+def test_rates_of_another_grid_are_refused(tiny):
+    grid = Grid(parse(tiny))
+    rates = known(grid)
+    del rates.image["train/digits/vgg/st"]
+    with pytest.raises(StError, match="train/digits/vgg/st takes; measure again"):
+        predict(grid, {"digits": images()}, rates)
+
+
+def test_command(tiny, tmp_path, capsys, monkeypatch):
+    """Measured once, the rates give the same estimate anywhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny))
+    assert main(["estimate", "--jobs", "2", "--device", "cpu", "--save", "rates.json"]) == 0
+    measured = capsys.readouterr().out
+    rates = read_json("rates.json")
+    assert set(rates["image"]) == set(trainings(Grid(load("params.yaml")), {"digits": DIGITS}))
+    assert all(value > 0 for value in rates["image"].values())
+    assert main(["estimate", "--jobs", "2", "--rates", "rates.json"]) == 0
+    assert capsys.readouterr().out == measured
+    (tmp_path / "rates.json").write_text("{}")
+    assert main(["estimate", "--rates", "rates.json"]) == 2
+    assert "rates.json: is no file of rates" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_as_many_jobs_as_the_workflow_has(tmp_path):
+    project = copy_project(tmp_path)
+    plan = snakemake(project, "-n", "--configfile", "params/tiny.yaml", "--", "results/table.csv")
+    found = Counter(job.split()[0] for job in jobs(plan))
+    grid = Grid(load(project / "params/tiny.yaml"))
+    phases, _ = predict(grid, {"digits": images()}, known(grid))
+    assert {name: phase.jobs for name, phase in phases.items()} | {
+        "report": 1, "notebook": 1
+    } == found  # fmt: skip
