@@ -5,7 +5,7 @@ CORES ?= $(shell nproc)
 READY := .venv/ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help table test quick lint environment lock bundle
+.PHONY: help table test quick lint environment lock bundle unpack
 
 help:
 	@echo "make table   build results/table.csv and results/comparison.html (CORES=$(CORES))"
@@ -35,6 +35,9 @@ bundle: $(READY)
 	python tools/bundle.py $(if $(THERE_PYTHON),--python $(THERE_PYTHON)) \
 	  $(if $(THERE_PLATFORM),--platform $(THERE_PLATFORM)) $(if $(HAVE),--have $(HAVE)) \
 	  $(addprefix --data ,$(DATA)) bundle
+
+unpack: $(READY)
+	python tools/airgap.py unpack $(FROM)
 
 # Every package is pinned with its hashes, uv's own among them: pip installs it, it the others.
 $(READY): requirements.lock pyproject.toml

@@ -101,7 +101,8 @@ def stand_in(full: Structure, search: Job) -> Structure:
     if bounds == BudgetSection():
         return full
     # a call's time stands for its work, which it bounds if nothing else does
-    budget = Budget(bounds.params, bounds.latency if bounds.macs is None else bounds.macs)
+    macs = bounds.latency if bounds.macs is None else bounds.macs
+    budget = Budget(bounds.params, macs, channels=bounds.channels)
     if search["criterion"] == "uniform":
         subject = Subject(full, {}, budget, search["seed"])
         return registry.criteria.get("uniform")(subject)

@@ -230,7 +230,7 @@ def run(options: argparse.Namespace, deadline: float | None) -> int:
                 cwd=folder, start_new_session=True,
             )  # fmt: skip
             stopped = _wait(process, deadline)
-            if stopped:
+            if stopped and (process.returncode or target != options.targets[-1]):
                 say("stopped; the same command goes on")
                 return TIME_IS_UP
             if process.returncode:
@@ -256,9 +256,10 @@ def _wait(process: subprocess.Popen, deadline: float | None) -> bool:
             signal.signal(number, signal.SIG_IGN)
     say("stops: running trainings finish their epoch and write their state")
     process.terminate()  # Snakemake then starts no other job
+    deadline = deadline or time.monotonic() + 120
     told: set[int] = set()
     while process.poll() is None:
-        if deadline is not None and time.monotonic() > deadline - 2:
+        if time.monotonic() > deadline - 2:
             say("the time is over: jobs are killed and go on from the states before")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
