@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from importlib import metadata
 from pathlib import Path
 
@@ -143,3 +144,69 @@ def test_what_lacks_is_named(tmp_path):
     with pytest.raises(airgap.Problem, match=r"needs no-such-thing>=1, .*torch>=1000") as caught:
         airgap.check(tmp_path)
     assert "numpy" not in str(caught.value)
+
+
+def made(folder: Path, **files: bytes) -> Path:
+    """A project's folder with results, by their paths with '__' for '/', and a record of each."""
+    (folder / "workflow").mkdir(parents=True)
+    shutil.copy(ROOT / "workflow/versions.py", folder / "workflow")
+    records = folder / ".snakemake/metadata"
+    records.mkdir(parents=True)
+    for name, content in files.items():
+        path = folder / "results" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        record = urlsafe_b64encode(f"results/{name.replace('__', '/')}".encode()).decode()
+        (records / record).write_text(f"made in {folder.name}")
+    return folder
+
+
+def records(folder: Path) -> dict[str, str]:
+    found = (folder / ".snakemake/metadata").iterdir()
+    return {urlsafe_b64decode(p.name).decode(): p.read_text() for p in found}
+
+
+MODEL = "train__d__a__seed0__{}__model.safetensors"
+
+
+def test_pack_keeps_to_the_total(tmp_path, capfd):
+    small, large = MODEL.format("small"), MODEL.format("large")
+    there = made(tmp_path / "there", **{small: bytes(9_000), large: bytes(90_000)})
+    (there / "results/train/d/a/seed0/small/history.csv").write_text("epoch\n")
+    to = tmp_path / "to"
+    command = ["pack", "--folder", str(there), "--weights", "--total", "0.05", str(to)]
+    assert airgap.main(command) == 0
+    assert "no room for 0.1 MB, to be made again if needed: results/train/d/a/seed0/large" in (
+        capfd.readouterr().err
+    )
+    home = made(tmp_path / "home")
+    assert airgap.main(["unpack", "--folder", str(home), str(to)]) == 0
+    arrived = {p.name for p in (home / "results").rglob("*") if p.is_file()}
+    assert arrived == {"model.safetensors", "history.csv", "provenance.json.gz"}
+    assert not (home / "results/train/d/a/seed0/large").exists()
+    assert records(home) == records(there)  # of what stayed there, too
+
+
+def test_unpack_leaves_what_is_there(tmp_path):
+    shared, new, heavy = "table.csv", "evaluate__x.json", "prepare__d__data.safetensors"
+    there = made(tmp_path / "there", **{shared: b"there", new: b"new", heavy: b"there"})
+    home = made(tmp_path / "home", **{shared: b"home", "other.csv": b"home", heavy: b"home"})
+    data = home / "results/prepare/d/data.safetensors"
+    os.utime(data, (0, 0))
+    airgap.main(["pack", "--folder", str(there), str(tmp_path / "to")])
+    assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 0
+    assert {name.removeprefix("results/"): made for name, made in records(home).items()} == {
+        "table.csv": "made in there", "evaluate/x.json": "made in there",
+        "other.csv": "made in home", "prepare/d/data.safetensors": "made in home",
+    }  # fmt: skip
+    assert (home / "results/table.csv").read_bytes() == b"there"
+    # so that Snakemake compares it with what the results were made from
+    assert data.read_bytes() == b"home" and data.stat().st_mtime > 0
+
+
+def test_packs_of_something_else_are_refused(tmp_path, capsys):
+    home = made(tmp_path / "home")
+    airgap.write_volumes(tmp_path / "to", "results", {"st/cli.py": Path(__file__)}, 1)
+    assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 2
+    assert "has files that are no results: st/cli.py" in capsys.readouterr().err
+    assert not (home / "st").exists()
