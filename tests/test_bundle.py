@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import airgap
 import bundle
+import volumes
 
 PARAMS = "params/there.yaml"
 # what data centres have, and what these need; no Snakemake
@@ -71,7 +72,7 @@ def test_there_and_back(tmp_path):
     run(home, sys.executable, "tools/bundle.py", "--have", str(have), "--data", data,
         "--limit", "15", str(parts))  # fmt: skip
     sizes = [path.stat().st_size for path in parts.glob("project.tar.gz.*")]
-    assert len(sizes) > 1 and max(sizes) <= 15 * airgap.MB
+    assert len(sizes) > 1 and max(sizes) <= 15 * volumes.MB
 
     # Calls of a limited time, the second on another machine. How much fits into one is up to this
     # machine; twice the time is enough sooner or later.
@@ -114,34 +115,34 @@ def test_volumes(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom(300_000))
     for limit in (0.1, 0.15, 0.3, 16):
-        paths = airgap.write_volumes(tmp_path / "to", "x", {"a/b": source}, limit)
-        assert max(path.stat().st_size for path in paths) <= limit * airgap.MB
-        assert airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out") == ["a/b"]
+        paths = volumes.write_volumes(tmp_path / "to", "x", {"a/b": source}, limit)
+        assert max(path.stat().st_size for path in paths) <= limit * volumes.MB
+        assert volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out") == ["a/b"]
         assert (tmp_path / "out/a/b").read_bytes() == source.read_bytes()
-    paths = airgap.write_volumes(tmp_path / "to", "x", {"a/b": source}, 0.1)
+    paths = volumes.write_volumes(tmp_path / "to", "x", {"a/b": source}, 0.1)
     content = paths[-1].read_bytes()
     paths[-1].write_bytes(content[:-10])
-    with pytest.raises(airgap.Problem, match="cannot be unpacked"):
-        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+    with pytest.raises(volumes.Problem, match="cannot be unpacked"):
+        volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out")
     paths[-1].unlink()
-    with pytest.raises(airgap.Problem, match="cannot be unpacked"):
-        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+    with pytest.raises(volumes.Problem, match="cannot be unpacked"):
+        volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out")
     paths[1].unlink()
-    with pytest.raises(airgap.Problem, match="does not have all of"):
-        airgap.read_volumes(tmp_path / "to", "x", tmp_path / "out")
+    with pytest.raises(volumes.Problem, match="does not have all of"):
+        volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out")
 
 
 def test_volumes_stay_in_their_folder(tmp_path):
-    airgap.write_volumes(tmp_path, "x", {"../outside": Path(__file__)}, 1)
-    with pytest.raises(airgap.Problem, match="outside"):
-        airgap.read_volumes(tmp_path, "x", tmp_path / "out")
+    volumes.write_volumes(tmp_path, "x", {"../outside": Path(__file__)}, 1)
+    with pytest.raises(volumes.Problem, match="outside"):
+        volumes.read_volumes(tmp_path, "x", tmp_path / "out")
     assert not (tmp_path / "outside").exists()
 
 
 def test_what_lacks_is_named(tmp_path):
     (tmp_path / ".airgap/wheels").mkdir(parents=True)
     (tmp_path / ".airgap/needs.txt").write_text("numpy>=2\nno-such-thing>=1\ntorch>=1000\n")
-    with pytest.raises(airgap.Problem, match=r"needs no-such-thing>=1, .*torch>=1000") as caught:
+    with pytest.raises(volumes.Problem, match=r"needs no-such-thing>=1, .*torch>=1000") as caught:
         airgap.check(tmp_path)
     assert "numpy" not in str(caught.value)
 
@@ -206,7 +207,7 @@ def test_unpack_leaves_what_is_there(tmp_path):
 
 def test_packs_of_something_else_are_refused(tmp_path, capsys):
     home = made(tmp_path / "home")
-    airgap.write_volumes(tmp_path / "to", "results", {"st/cli.py": Path(__file__)}, 1)
+    volumes.write_volumes(tmp_path / "to", "results", {"st/cli.py": Path(__file__)}, 1)
     assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 2
     assert "has files that are no results: st/cli.py" in capsys.readouterr().err
     assert not (home / "st").exists()

@@ -1,18 +1,15 @@
 #!/usr/bin/env python3
 """Run the workflow on a machine without a network, a limited time at a call; docs/airgapped.md.
 
-`tools/bundle.py` puts this file beside the bundle; it needs nothing but Python's own library, and
-Linux. Snakemake decides all that is run: here are only the ways in and out, and a clock.
+`tools/bundle.py` puts this file, with travel.py and volumes.py, beside the bundle. They need nothing
+but Linux and Python's own library. Snakemake decides all that is run: here is only how to get in, and
+a clock.
 """
 
 import argparse
 import fcntl
-import gzip
 import hashlib
-import importlib.util
-import io
 import os
-import re
 import shutil
 import signal
 import site
@@ -23,102 +20,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
-MB = 1_000_000
+from travel import TABLE, pack, say, snakemake, unpack
+from volumes import Problem, read_volumes, volumes
+
 TIME_IS_UP = 3  # exit status
-HEAVY = ".safetensors"
-TABLE = "results/table.csv"
-PROVENANCE = "results/provenance.json.gz"
-
-
-class Problem(Exception):
-    """What is wrong, and what to do, in one line."""
-
-
-# Volumes: one compressed tar archive in files of a limited size, NAME.tar.gz.00, .01, ...
-
-
-class _Writer(io.RawIOBase):
-    def __init__(self, folder: Path, name: str, limit: int):
-        self.folder, self.name, self.limit = folder, name, limit
-        self.file, self.number = None, 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:
-        if self.file is None or self.file.tell() >= self.limit:
-            self.close_volume()
-            path = self.folder / f"{self.name}.tar.gz.{self.number:02}"
-            self.file = open(path, "wb")  # noqa: SIM115
-            self.number += 1
-        return self.file.write(data[: self.limit - self.file.tell()])
-
-    def close_volume(self) -> None:
-        if self.file:
-            self.file.close()
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, paths: list[Path]):
-        self.files = [open(path, "rb") for path in paths]  # noqa: SIM115
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        return next((size for file in self.files if (size := file.readinto(buffer))), 0)
-
-    def close(self) -> None:
-        for file in self.files:
-            file.close()
-        super().close()
-
-
-def volumes(folder: Path, name: str) -> list[Path]:
-    """An archive's files; raises Problem if the first or one between is missing."""
-    found = sorted(folder.glob(f"{name}.tar.gz.*"))
-    if not found or [path.suffix for path in found] != [f".{n:02}" for n in range(len(found))]:
-        raise Problem(f"{folder}: does not have all of {name}.tar.gz.00, .01, ...; copy them again")
-    return found
-
-
-def write_volumes(folder: Path, name: str, files: dict[str, Path], limit: float) -> list[Path]:
-    """Archive `files`, by their names in the archive, in volumes of at most `limit` MB."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{name}.tar.gz.*"):
-        old.unlink()
-    raw = _Writer(folder, name, int(limit * MB))
-    with (
-        io.BufferedWriter(raw, 1 << 20) as buffer,
-        gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|") as archive,
-    ):
-        for target, path in files.items():
-            archive.add(path, target, recursive=False)
-    raw.close_volume()
-    return volumes(folder, name)
-
-
-def read_volumes(folder: Path, name: str, target: Path) -> list[str]:
-    """Unpack an archive into `target`; the names of its files."""
-    names = []
-    try:
-        with (
-            _Reader(volumes(folder, name)) as raw,
-            gzip.GzipFile(fileobj=io.BufferedReader(raw, 1 << 20)) as packed,
-            tarfile.open(fileobj=packed, mode="r|") as archive,
-        ):
-            for member in archive:
-                # the filter refuses whatever would land outside of the folder
-                archive.extract(member, target, filter="data")
-                names.append(member.name)
-            while packed.read(1 << 20):  # to its end: there the checksum is compared
-                pass
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError, ValueError) as error:
-        raise Problem(f"{folder}/{name}.tar.gz.*: cannot be unpacked: {error}") from error
-    return names
 
 
 # Install
@@ -238,13 +144,6 @@ def run(options: argparse.Namespace, deadline: float | None) -> int:
     return 0
 
 
-def snakemake(folder: Path, params: str) -> list[str]:
-    """The command, but for its targets; they stand behind '--'."""
-    # --nolock: killed at the end of a lease it would leave a lock; `locked` is ours
-    python = str(folder.absolute() / ".venv/bin/python")
-    return [python, "-m", "snakemake", "--nolock", "--configfile", params]
-
-
 def _wait(process: subprocess.Popen, deadline: float | None) -> bool:
     """Wait for Snakemake; whether it had to be stopped."""
     left = None if deadline is None else deadline - time.monotonic()
@@ -292,102 +191,6 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise Problem(f"{folder}: another run is going on there; wait for it") from None
         yield
-
-
-# Pack and unpack
-
-
-def pack(options: argparse.Namespace) -> None:
-    """Archive what was made in `folder`. Without state: what the tables and reports are made of."""
-    folder = options.folder
-    versions = _versions(folder)
-    with _inside(folder):
-        if not versions.RECORDS.exists():
-            raise Problem(f"{folder}: nothing has been made there yet")
-        versions.pack()
-        outputs = versions.outputs()
-    light, heavy = {}, {}
-    needed = _needed(folder, options.state) if options.state else set()
-    for path in sorted((folder / "results").rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        if path.suffix != HEAVY:
-            light[name] = path
-        elif (
-            (options.weights and re.fullmatch(r"results/train/.*/model\.safetensors", name))
-            # what no job has as its output, a job that was interrupted goes on from
-            or (options.state and (name in needed or name not in outputs))
-        ):
-            heavy[name] = path
-    room = float("inf") if options.total is None else options.total * MB
-    room -= _size(write_volumes(options.to, "results", light, options.limit))
-    left = {}
-    for name, path in sorted(heavy.items(), key=lambda item: item[1].stat().st_size):
-        room -= path.stat().st_size + 2048  # with its header; weights can't be compressed
-        (light if room > 0 else left)[name] = path
-    packed = write_volumes(options.to, "results", light, options.limit)
-    say(f"{len(light)} files in {len(packed)} of {_size(packed) / MB:.1f} MB: {options.to}")
-    if left:
-        amount = sum(path.stat().st_size for path in left.values())
-        say(f"no room for {amount / MB:.1f} MB, to be made again if needed: {', '.join(left)}")
-
-
-def _size(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)
-
-
-def _needed(folder: Path, params: str) -> set[str]:
-    """The files that jobs which Snakemake would still run read."""
-    command = [*snakemake(folder, params), "--dry-run", "--cores", "1", "--", TABLE]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    if done.returncode:
-        raise Problem(f"{params}: Snakemake can't tell what is left to do:\n{output}")
-    lists = re.findall(r"^    input: (.*)$", output, re.MULTILINE)
-    return {name for names in lists for name in names.split(", ")}
-
-
-def unpack(source: Path, folder: Path) -> None:
-    """Put what `pack` archived into `folder`, with the records by which Snakemake trusts it."""
-    arrived = (folder / ".snakemake" / "arrived").absolute()
-    shutil.rmtree(arrived, ignore_errors=True)
-    names = read_volumes(source, "results", arrived)
-    if strange := [name for name in names if not name.startswith("results/")]:
-        raise Problem(f"{source}: has files that are no results: {', '.join(strange)}")
-    names.remove(PROVENANCE)
-    versions = _versions(folder)
-    with _inside(folder):
-        versions.merge((arrived / PROVENANCE).read_bytes(), set(names))
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(arrived / name, folder / name)
-    shutil.rmtree(arrived)
-    say(f"{len(names)} files from {source} are in {folder}/results")
-
-
-def _versions(folder: Path) -> ModuleType:
-    """The project's keeper of Snakemake's records."""
-    spec = importlib.util.spec_from_file_location("versions", folder / "workflow/versions.py")
-    if not Path(spec.origin).exists():
-        raise Problem(f"{folder}: is not the project's folder; say which with --folder")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def say(message: str) -> None:
-    print(f"airgap: {message}", file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

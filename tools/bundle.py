@@ -14,9 +14,9 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-from airgap import MB, Problem, write_volumes
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from volumes import MB, Problem, write_volumes
 
 ROOT = Path(__file__).resolve().parent.parent
 THERE = ("torch", "torchvision", "numpy")  # what a GPU machine has without being asked
@@ -166,7 +166,8 @@ def build(options: argparse.Namespace) -> None:
         files |= {f".airgap/wheels/{path.name}": path for path in sorted(wheels.iterdir())}
         files |= {f".airgap/data/{path.name}": path for path in options.data}
         written = write_volumes(options.to, "project", files, options.limit)
-    shutil.copy(ROOT / "tools/airgap.py", options.to)
+    for name in ("airgap.py", "travel.py", "volumes.py"):
+        shutil.copy(ROOT / "tools" / name, options.to)
     for path in written:
         print(f"{path}  {path.stat().st_size / MB:.1f} MB")
     print(f"{len(pinned)} packages for python {options.python}, {options.platform}; there run")

@@ -1,0 +1,122 @@
+"""What was made, packed to travel: home, or to another machine that goes on; docs/airgapped.md.
+
+Like tools/airgap.py it needs nothing but Python's own library.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from volumes import MB, Problem, read_volumes, write_volumes
+
+HEAVY = ".safetensors"
+TABLE = "results/table.csv"
+PROVENANCE = "results/provenance.json.gz"
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Archive what was made in `folder`. Without state: what the tables and reports are made of."""
+    folder = options.folder
+    versions = _versions(folder)
+    with _inside(folder):
+        if not versions.RECORDS.exists():
+            raise Problem(f"{folder}: nothing has been made there yet")
+        versions.pack()
+        outputs = versions.outputs()
+    light, heavy = {}, {}
+    needed = _needed(folder, options.state) if options.state else set()
+    for path in sorted((folder / "results").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix != HEAVY:
+            light[name] = path
+        elif (
+            (options.weights and re.fullmatch(r"results/train/.*/model\.safetensors", name))
+            # what no job has as its output, a job that was interrupted goes on from
+            or (options.state and (name in needed or name not in outputs))
+        ):
+            heavy[name] = path
+    room = float("inf") if options.total is None else options.total * MB
+    room -= _size(write_volumes(options.to, "results", light, options.limit))
+    left = {}
+    for name, path in sorted(heavy.items(), key=lambda item: item[1].stat().st_size):
+        room -= path.stat().st_size + 2048  # with its header; weights can't be compressed
+        (light if room > 0 else left)[name] = path
+    packed = write_volumes(options.to, "results", light, options.limit)
+    say(f"{len(light)} files in {len(packed)} of {_size(packed) / MB:.1f} MB: {options.to}")
+    if left:
+        amount = sum(path.stat().st_size for path in left.values())
+        say(f"no room for {amount / MB:.1f} MB, to be made again if needed: {', '.join(left)}")
+
+
+def _size(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def _needed(folder: Path, params: str) -> set[str]:
+    """The files that jobs which Snakemake would still run read."""
+    command = [*snakemake(folder, params), "--dry-run", "--cores", "1", "--", TABLE]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if done.returncode:
+        raise Problem(f"{params}: Snakemake can't tell what is left to do:\n{output}")
+    lists = re.findall(r"^    input: (.*)$", output, re.MULTILINE)
+    return {name for names in lists for name in names.split(", ")}
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """Put what `pack` archived into `folder`, with the records by which Snakemake trusts it."""
+    arrived = (folder / ".snakemake" / "arrived").absolute()
+    shutil.rmtree(arrived, ignore_errors=True)
+    names = read_volumes(source, "results", arrived)
+    if strange := [name for name in names if not name.startswith("results/")]:
+        raise Problem(f"{source}: has files that are no results: {', '.join(strange)}")
+    names.remove(PROVENANCE)
+    versions = _versions(folder)
+    with _inside(folder):
+        versions.merge((arrived / PROVENANCE).read_bytes(), set(names))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(arrived / name, folder / name)
+    shutil.rmtree(arrived)
+    say(f"{len(names)} files from {source} are in {folder}/results")
+
+
+def _versions(folder: Path) -> ModuleType:
+    """The project's keeper of Snakemake's records."""
+    spec = importlib.util.spec_from_file_location("versions", folder / "workflow/versions.py")
+    if not Path(spec.origin).exists():
+        raise Problem(f"{folder}: is not the project's folder; say which with --folder")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def snakemake(folder: Path, params: str) -> list[str]:
+    """The command, but for its targets; they stand behind '--'."""
+    # --nolock: killed at the end of a lease it would leave a lock; `locked` is ours
+    python = str(folder.absolute() / ".venv/bin/python")
+    return [python, "-m", "snakemake", "--nolock", "--configfile", params]
+
+
+def say(message: str) -> None:
+    print(f"airgap: {message}", file=sys.stderr, flush=True)
