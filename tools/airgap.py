@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run the workflow on a machine without a network, a limited time at a call; docs/airgapped.md.
 
-`tools/bundle.py` puts this file, with travel.py and volumes.py, beside the bundle. They need nothing
-but Linux and Python's own library. Snakemake decides all that is run: here is only how to get in, and
-a clock.
+`tools/bundle.py` puts this file, with travel.py and volumes.py, beside the bundle. They need
+nothing but Linux and Python's own library. Snakemake decides what is run;
+here are the way in and a clock.
 """
 
 import argparse
