@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Run the workflow on a machine without a network, a limited time at a call; docs/airgapped.md.
 
-`tools/bundle.py` puts this file, with travel.py and volumes.py, beside the bundle. They need
-nothing but Linux and Python's own library. Snakemake decides what is run;
-here are the way in and a clock.
+`tools/bundle.py` puts this file, travel.py and volumes.py beside the bundle. They need nothing but
+Linux and Python's own library. Snakemake decides what is run; here are the way in and a clock.
 """
 
 import argparse
@@ -54,7 +53,6 @@ def install(bundle: Path, folder: Path) -> None:
     lines = [f"import site; site.addsitedir({path!r})\n" for path in _site_packages()]
     (own,) = environment.glob("lib/python*/site-packages")
     (own / "machine.pth").write_text("".join(lines))
-    wheels = folder / ".airgap" / "wheels"
     wheels = sorted((folder / ".airgap" / "wheels").glob("*.whl"))
     python = environment / "bin/python"
     # --no-deps: what torch asks for is no concern of ours; what our packages ask for, check() sees
