@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from st import slots
 from st.errors import StError
 
 
@@ -41,10 +42,12 @@ class Device:
 
 
 def choose(name: str = "auto", threads: int | None = None) -> Device:
-    """The device called `name` (auto: a GPU if there is one), set up to be deterministic."""
+    """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
+    one with a free slot, if a workflow runs this."""
     if threads:
         torch.set_num_threads(threads)
     if name == "auto":
+        slots.take()
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):

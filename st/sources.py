@@ -9,8 +9,8 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-# What these do can't change a result: messages and the command line.
-WITHOUT_EFFECT = {"st", "st.cli", "st.errors", "st.progress"}
+# What these do can't change a result: messages, the command line, which of several GPUs is used.
+WITHOUT_EFFECT = {"st", "st.cli", "st.errors", "st.progress", "st.slots"}
 
 
 @cache

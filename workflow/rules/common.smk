@@ -1,6 +1,7 @@
 """What all rules share: the checked params, the grid, and functions for params and inputs."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
 
-from st import check, grid, registry
+from st import check, grid, registry, slots
 from st.errors import StError
 from st.grid import Grid
 from st.sources import sources
@@ -27,6 +28,8 @@ os.environ |= {"PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get
 
 PLUGINS = " ".join(f"--plugin={name}" for name in PARAMS.plugins)
 
+GPUS = slots.gpus() if which("nvidia-smi") else []
+
 # A GPU for jobs that compute on one. On a cluster the profile says how to ask for it (`gpu` or `gres`
 # in default-resources), because the machine that submits jobs may have none; rules that say nothing
 # else get it. Elsewhere Snakemake only counts GPUs, and without any, jobs must not wait for one.
@@ -34,8 +37,16 @@ ASKED = {
     name: getattr(value, "raw", value)
     for name, value in (workflow.resource_settings.default_resources or {}).items()
 }
-GPU = ASKED.get("gpu", 1 if which("nvidia-smi") and "gres" not in ASKED else 0)
+GPU = ASKED.get("gpu", 1 if GPUS and "gres" not in ASKED else 0)
 GRES = ASKED.get("gres")
+
+# On this machine jobs take GPUs by slots (st/slots.py): one a GPU, unless --resources gpu=N says how
+# many jobs may use GPUs at once (0: none). Elsewhere it is the cluster that gives them.
+if GPUS and workflow.nodes is None:
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", len(GPUS))
+    SLOTS = math.ceil(workflow.global_resources["gpu"].value / len(GPUS))
+    os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}
 
 
 def final_output():

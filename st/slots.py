@@ -1,0 +1,86 @@
+"""A GPU for each job, when several jobs run on one machine.
+
+Snakemake counts GPUs but does not say which of them a job has. Here each GPU has a number of slots,
+which the workflow states in ST_GPU_SLOTS; a slot is a file, and a job has the slot while it holds
+the file's lock. The kernel frees the lock when the process ends, however it ends. All workflows of
+a user on a machine share the files, hence the slots.
+"""
+
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import IO
+
+from st.errors import StError
+from st.progress import say
+
+SLOTS = "ST_GPU_SLOTS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+INTERVAL = 0.5  # seconds between two looks for a free slot
+
+_held: list[IO] = []
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, by number or as CUDA_VISIBLE_DEVICES names them."""
+    if VISIBLE in os.environ:
+        names = [name.strip() for name in os.environ[VISIBLE].split(",")]
+        # as CUDA reads it: the list ends before the first that is none, such as -1
+        return list(takewhile(lambda n: n.isdecimal() or n.startswith(("GPU-", "MIG-")), names))
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    except OSError:
+        return []
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return [str(number) for number in range(count)]
+
+
+def take() -> None:
+    """Wait for a free slot, and keep it and see only its GPU until this process ends.
+
+    To be called before CUDA is used. Does nothing without GPUs, or if no workflow says how many
+    jobs may share one.
+    """
+    names = gpus() if SLOTS in os.environ and not _held else []
+    if not names:
+        return
+    # Slot by slot, so that jobs spread over the GPUs.
+    slots = [(number, name) for number in range(int(os.environ[SLOTS])) for name in names]
+    folder, told = _folder(), False
+    while True:
+        for number, name in slots:
+            file = open(folder / f"{name}.{number}", "w")  # noqa: SIM115 (held until the end)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _held.append(file)
+            os.environ[VISIBLE] = name
+            say(f"has slot {number} of GPU {name}")
+            return
+        if not told:
+            say(f"waits for one of {len(slots)} slots of GPUs {', '.join(names)}")
+            told = True
+        time.sleep(INTERVAL)
+
+
+def _folder() -> Path:
+    """Where a user's slots on this machine are. Within a SLURM job GPUs may be numbered anew, so it
+    has slots of its own."""
+    name = "-".join(["st-gpus", str(os.getuid()), *filter(None, [os.environ.get("SLURM_JOB_ID")])])
+    folder = Path(tempfile.gettempdir(), name)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError(1, "it belongs to another user")
+    except OSError as error:
+        raise StError(
+            f"{folder}: cannot hold the locks of GPUs ({error.strerror}); set TMPDIR to a folder "
+            "of your own"
+        ) from error
+    return folder
