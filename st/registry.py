@@ -15,10 +15,11 @@ import pkgutil
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from st.errors import StError
 
@@ -74,12 +75,7 @@ class Registry:
         Annotations are pydantic types, so bounds are part of the signature. Raises StError that
         names the option.
         """
-        fields = {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default)
-            for p in inspect.signature(self.get(name)).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        }
-        model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        model = _options(self.get(name))
         try:
             return model(**options).model_dump()
         except ValidationError as error:
@@ -87,7 +83,7 @@ class Registry:
             # without the names that pydantic gives to the types of a union
             key = ".".join(str(p) for n, p in enumerate(problem["loc"]) if n == 0 or type(p) is int)
             if problem["type"] == "extra_forbidden":
-                detail = f"unknown option '{key}'; {closest(key, fields)}"
+                detail = f"unknown option '{key}'; {closest(key, model.model_fields)}"
             elif problem["type"] == "missing":
                 detail = f"option '{key}' is missing"
             else:
@@ -95,6 +91,17 @@ class Registry:
                 what = " or ".join(m.removeprefix("Input ") for m in (problem["msg"], *same))
                 detail = f"option '{key}': {what}, not {reprlib.repr(problem['input'])}"
             raise StError(f"{self.kind} '{name}': {detail}") from None
+
+
+@cache
+def _options(function: Callable) -> type[BaseModel]:
+    """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
+    fields = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
 
 architectures = Registry("architecture", "st.architectures")

@@ -88,6 +88,18 @@ def _write(records: dict[str, str], folder: Path) -> None:
             (folder / name).write_text(record)
 
 
+def own_files(cache: str) -> None:
+    """Replace links into Snakemake's between-workflow cache by copies, with the links' dates:
+    results must outlive the cache, and DVC must find files."""
+    for link in Path("results").rglob("*"):
+        if link.is_symlink() and str(link.readlink().parent) == cache:
+            date = link.lstat().st_mtime_ns
+            temporary = link.with_name(f".{link.name}.tmp")
+            shutil.copyfile(link, temporary)
+            os.utime(temporary, ns=(date, date))
+            temporary.replace(link)
+
+
 def pack() -> None:
     """Archive the records of results that exist. The same records give the same bytes."""
     records = {path.name: path.read_text() for path in sorted(RECORDS.iterdir()) if path.is_file()}

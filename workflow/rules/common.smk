@@ -1,14 +1,18 @@
 """What all rules share: the checked params, the grid, and functions for params and inputs."""
 
+import hashlib
 import json
 import math
 import os
+import platform
 import re
 import sys
+from importlib.metadata import version
 from shutil import which
 
 sys.path.insert(0, str(workflow.basedir))
 
+from snakemake import caching
 from snakemake.exceptions import WorkflowError
 
 from st import check, grid, registry, slots
@@ -49,6 +53,12 @@ if GPUS and workflow.nodes is None:
     os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}
 
 
+# The between-workflow cache. Absolute, because results are for a moment links into it.
+CACHE = workflow.enable_cache and caching.LOCATION_ENVVAR in os.environ
+if CACHE and "://" not in os.environ[caching.LOCATION_ENVVAR]:
+    os.environ |= {caching.LOCATION_ENVVAR: os.path.abspath(os.environ[caching.LOCATION_ENVVAR])}
+
+
 def final_output():
     """The one list of targets."""
     return ["results/table.csv"]
@@ -79,6 +89,28 @@ def job(phase, *names):
 def code(phase, *modules):
     """The source files that a phase and these registered modules consist of."""
     return [os.path.relpath(path) for path in sources(f"st.phases.{phase}", *modules)]
+
+
+def contents(wildcards, input):
+    """The param `contents`: what the job's inputs and libraries are, for the between-workflow cache.
+
+    Snakemake's key for a job knows the code and params of all that the job depends on, but not the
+    images behind a data set's path, nor torch; and what was trained twice may differ (on GPUs).
+    Without the cache it is empty; params that derive from inputs never make Snakemake run a job again.
+    """
+    if not CACHE:
+        return {}
+    found = {name: version(name) for name in ("numpy", "torch")}
+    if (
+        "search" in wildcards.keys()
+        and PARAMS.searches[wildcards.search].budget.latency is not None
+    ):
+        found["machine"] = platform.node()
+    for name, path in input.items():
+        if name != "code" and path:
+            with open(path, "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def family(architecture):

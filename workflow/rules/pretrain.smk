@@ -15,6 +15,7 @@ rule pretrain:
         history=grid.SUPERNET_HISTORY,
     log:
         "results/logs/pretrain/{dataset}/{architecture}/seed{seed}/{supernet}.log",
+    cache: CACHE
     conda:
         "../envs/st.yaml"
     threads: 1
@@ -24,6 +25,7 @@ rule pretrain:
         runtime=PARAMS.resources.runtime.pretrain,
     params:
         job=job("pretrain", "dataset", "architecture", "seed", "supernet"),
+        contents=contents,
         plugins=PLUGINS,
     message:
         "pretrain {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.supernet}"

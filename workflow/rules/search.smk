@@ -16,6 +16,7 @@ rule search:
         structure=grid.STRUCTURE,
     log:
         "results/logs/search/{dataset}/{architecture}/seed{seed}/{search}.log",
+    cache: CACHE
     conda:
         "../envs/st.yaml"
     threads: 1
@@ -28,6 +29,7 @@ rule search:
         job=job("search", "dataset", "architecture", "seed", "search"),
         data=lambda wildcards, input: option("data", input.data),
         rewind=lambda wildcards, input: option("rewind", input.rewind),
+        contents=contents,
         plugins=PLUGINS,
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"

@@ -16,6 +16,7 @@ rule train:
         history=grid.HISTORY,
     log:
         "results/logs/train/{dataset}/{architecture}/seed{seed}/{method}.log",
+    cache: CACHE
     conda:
         "../envs/st.yaml"
     threads: 1
@@ -26,6 +27,7 @@ rule train:
     params:
         job=job("train", "dataset", "architecture", "seed", "method"),
         teacher=lambda wildcards, input: option("teacher", input.teacher),
+        contents=contents,
         plugins=PLUGINS,
     message:
         "train {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"

@@ -14,6 +14,8 @@ versions.unpack()
 
 def record_versions():
     """Archive Snakemake's records; if the default table is made, DVC may know that all is."""
+    if CACHE:
+        versions.own_files(os.environ[caching.LOCATION_ENVVAR])
     versions.pack()
     complete = any(
         job.rule.name == "report" and (workflow.dag.finished(job) or not workflow.dag.needrun(job))

@@ -1,0 +1,167 @@
+"""What large grids cost apart from the jobs themselves.
+
+    python benchmarks/grid.py [--repeats 3] [EXPERIMENTS ...]        default: 100 1000 5000
+
+Drawing the graph of jobs, a dry run that prints it all, and a run that has nothing to do; the last
+with made-up results, which `snakemake --touch` records as finished. And what every job pays before
+it begins. Everything takes turns, so that a change in the machine's load meets all. Processor time
+counts, which other programs disturb less than the clock; both are medians, in seconds. Writes
+benchmarks/grid.csv and benchmarks/start.csv, and prints them.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import yaml
+from tabulate import tabulate
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("Snakefile", "workflow", "st", "profiles")
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+STARTS = {
+    "Python": ["-c", "pass"],
+    "st --help": ["-m", "st", "--help"],
+    "st search, initialize: imports": ["-c", "import st.phases.search, st.phases.initialize"],
+    "st pretrain, train: imports": ["-c", "import st.cli, st.phases.train, st.training"],
+    "of these, torch": ["-c", "import torch"],
+}
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def snakemake(folder: Path, *options: str) -> str:
+    return run(["snakemake", "--cores", "1", *options], folder)
+
+
+def new_grid(folder: Path, experiments: int) -> None:
+    """A project with the tiny grid and so many seeds that there are `experiments`, about."""
+    folder.mkdir()
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, folder / part)
+    params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text())
+    for method in params["methods"].values():
+        method.pop("architectures", None)
+    a_seed = len(params["methods"]) * len(params["architectures"])
+    params["seeds"] = list(range(max(1, experiments // a_seed)))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def make_up_results(folder: Path) -> int:
+    """Write something to every output and have it recorded; how many outputs there are."""
+    _, *rows = snakemake(folder, "--summary").splitlines()
+    for row in rows:
+        path = folder / row.split("\t")[0]
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(path.name)
+        else:
+            path.mkdir(parents=True)
+    snakemake(folder, "--touch")
+    return len(rows)
+
+
+class Clock:
+    """Processor time and wall time of commands, by what they measure."""
+
+    def __init__(self):
+        self.times: dict = defaultdict(list)
+
+    def measure(self, key, command: Callable) -> None:
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        command()
+        wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        self.times[key].append((cpu, wall))
+
+    def medians(self, key) -> tuple[float, float]:
+        return tuple(round(median(values), 2) for values in zip(*self.times[key], strict=True))
+
+
+def measure_grids(sizes: list[int], repeats: int, folder: Path) -> list[dict]:
+    clock, outputs = Clock(), {}
+    for size in sizes:
+        new_grid(folder / f"{size}", size)
+        new_grid(folder / f"{size}-made", size)
+        outputs[size] = make_up_results(folder / f"{size}-made")
+    commands = {
+        "graph": ("", "--rulegraph", "dot"),
+        "dry run": ("", "--dry-run", "--quiet", "all"),
+        "nothing to do": ("-made", "--quiet", "all"),
+    }
+    for _ in range(repeats):
+        for size in sizes:
+            for name, (kind, *options) in commands.items():
+                project = folder / f"{size}{kind}"
+                clock.measure((size, name), lambda p=project, o=options: snakemake(p, *o))
+    rows = []
+    for size in sizes:
+        row = {"experiments": size, "outputs": outputs[size]}
+        for name in commands:
+            row[f"{name}: processor"], row[f"{name}: clock"] = clock.medians((size, name))
+        rows.append(row)
+    return rows
+
+
+def measure_starts(repeats: int) -> list[dict]:
+    clock = Clock()
+    for _ in range(repeats):
+        for name, arguments in STARTS.items():
+            clock.measure(name, lambda a=arguments: run([sys.executable, *a], ROOT))
+    return [
+        {"start": name, **dict(zip(("processor", "clock"), clock.medians(name), strict=True))}
+        for name in STARTS
+    ]
+
+
+def machine() -> str:
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), load {load}, "
+        f"Python {platform.python_version()}, Snakemake {run(['snakemake', '--version'], ROOT)}"
+    ).strip()
+
+
+def save(path: Path, rows: list[dict], where: str) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "machine"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "machine": where} for row in rows)
+    print(f"\n{path.name}: {where}\n{tabulate(rows, headers='keys', tablefmt='github')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("experiments", nargs="*", type=int, default=[100, 1000, 5000])
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    where = machine()
+    save(ROOT / "benchmarks/start.csv", measure_starts(options.repeats), where)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_grids(options.experiments, options.repeats, Path(folder))
+    save(ROOT / "benchmarks/grid.csv", rows, where)
+
+
+if __name__ == "__main__":
+    main()
