@@ -1,15 +1,22 @@
 """The executable network of a structure."""
 
+import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from st.checkpoint import Checkpoint
 from st.graph import Node
 from st.structure import Structure
+
+# Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
+# overwrite it if nothing else reads it.
+FRESH = ("conv", "linear", "bn", "add")
 
 
 class Network(nn.Module):
@@ -64,13 +71,18 @@ class Network(nn.Module):
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
         wanted = {self._taps[name] for name in taps} | {self._taps["logits"]}
-        values = {0: x}
+        values, nodes = {0: x}, self.structure.graph.nodes
         for number, node, layer, frees in self._plan:
             arguments = [values[i] for i in node.inputs]
-            for i in frees:
-                if i not in wanted:
-                    del values[i]
-            values[number] = layer(arguments[0]) if layer is not None else apply(node, arguments)
+            spent = [i for i in frees if i not in wanted]
+            for i in spent:
+                del values[i]
+            if layer is not None:
+                values[number] = layer(arguments[0])
+            elif node.op == "relu" and spent and nodes[spent[0]].op in FRESH:
+                values[number] = F.relu_(arguments[0])
+            else:
+                values[number] = apply(node, arguments)
         if taps:
             return {name: values[self._taps[name]] for name in taps}
         return values[self._taps["logits"]]
@@ -92,7 +104,7 @@ def apply(node: Node, values: list[Tensor]) -> Tensor:
     """The operations that have no parameters."""
     x = values[0]
     if node.op == "relu":
-        # Not in place: a tap or a concatenation may hold the same tensor.
+        # Not in place: something else may hold the same tensor.
         return F.relu(x)
     if node.op == "select":
         return x
@@ -126,6 +138,31 @@ def build(structure: Structure, tensors: Mapping[str, np.ndarray]) -> Network:
     network = Network(structure)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     return network
+
+
+@torch.no_grad()
+def folded(network: Network) -> Network:
+    """A copy for evaluation only: normalisations are part of the convolutions before them.
+
+    Where something else reads the convolution's output, or a ReLU comes before it, they stay.
+    """
+    result = copy.deepcopy(network.eval())
+    graph = result.structure.graph
+    readers = Counter(i for node in graph.nodes for i in node.inputs)
+    fuse = {"conv": fuse_conv_bn_eval, "linear": fuse_linear_bn_eval}
+    for place, (number, node, layer, frees) in enumerate(result._plan):
+        (before, *_) = node.inputs
+        op = graph.nodes[before].op
+        read = readers[before] > 1 or before in graph.taps.values()
+        if node.op != "bn" or op not in fuse or read:
+            continue
+        _, producer, weights, producer_frees = result._plan[before - 1]
+        fused = fuse[op](weights, layer)
+        result._attach(producer.name, fused)
+        result._attach(node.name, nn.Identity())
+        result._plan[before - 1] = (before, producer, fused, producer_frees)
+        result._plan[place] = (number, node, nn.Identity(), frees)
+    return result
 
 
 def load(checkpoint: Checkpoint) -> Network:

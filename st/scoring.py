@@ -9,9 +9,9 @@ from st.criteria import Subject
 from st.data import load_data
 from st.device import Device, choose
 from st.errors import StError
+from st.images import Images
 from st.seeds import stream
 from st.structure import Structure
-from st.training import Images
 
 
 def build(

@@ -11,91 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from st.augment import Augment
-from st.data import Data
 from st.device import Device
 from st.errors import StError
+from st.images import Images
 from st.objective import Objective
 from st.recipe import Training, learning_rate
 from st.seeds import torch_seed
-
-CACHE_BYTES = 2**30  # what cached teacher outputs may take
-
-
-class Images:
-    """A data set on the device: images as uint8, labels as int64, normalised batch by batch."""
-
-    def __init__(self, data: Data, device: Device):
-        mean, deviation = data.statistics()
-        self.train_images, self.train_labels = (
-            device.tensor(data.train_images),
-            device.tensor(data.train_labels),
-        )
-        self.test_images, self.test_labels = (
-            device.tensor(data.test_images),
-            device.tensor(data.test_labels),
-        )
-        self._mean = device.tensor(mean).float()[:, None, None]
-        self._scale = (1 / device.tensor(deviation)).float()[:, None, None]
-
-    def normalise(self, batch: Tensor) -> Tensor:
-        """uint8 (n, c, h, w) to float32 with mean 0 and deviation 1 per channel, channels_last."""
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        return (batch.float() - self._mean) * self._scale
-
-
-class Teacher:
-    """A frozen network's outputs for the batches that its student sees.
-
-    With fewer views than epochs every view of every image would be computed more than once;
-    then all are computed beforehand, if they fit.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        taps: tuple[str, ...],
-        images: Images,
-        augment: Augment,
-        epochs: int,
-        device: Device,
-    ):
-        self.network, self.taps, self.device = network.eval(), taps, device
-        self._cache = None
-        sample = self._run(images.normalise(images.train_images[:2]))
-        each = sum(value[0].numel() * value.element_size() for value in sample.values())
-        if augment.views < epochs and each * augment.views * len(images.train_images) < CACHE_BYTES:
-            parts = []
-            for view in range(augment.views):
-                for batch in images.train_images.split(512):
-                    views = torch.full((len(batch),), view, device=batch.device)
-                    parts.append(self._run(images.normalise(augment.apply(batch, views))))
-            self._cache = {
-                tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))
-                for tap in taps
-            }
-
-    def _run(self, batch: Tensor) -> dict[str, Tensor]:
-        return observe(self.network, batch, self.taps, self.device)
-
-    def __call__(self, batch: Tensor, index: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Outputs by tap for `batch`: the images `index`, each in the view `views[index]`."""
-        if self._cache is None:
-            return self._run(batch)
-        return {tap: value[views[index], index] for tap, value in self._cache.items()}
-
-
-def observe(
-    network: nn.Module, batch: Tensor, taps: tuple[str, ...], device: Device
-) -> dict[str, Tensor]:
-    """A network's outputs by tap, without a graph for gradients."""
-    # Not inference_mode: losses keep these tensors for their backward pass.
-    with torch.no_grad(), device.autocast():
-        return as_float(network(batch, taps))
-
-
-def as_float(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses are computed in float32, whatever the network computes in."""
-    return {tap: value.float() for tap, value in outputs.items()}
+from st.teacher import Teacher, as_float, observe
 
 
 @torch.inference_mode()
@@ -152,6 +74,69 @@ class Run:
         return torch.Generator().manual_seed(torch_seed(self.seed, *labels))
 
 
+class Step:
+    """One step of a training, called without arguments.
+
+    All that differs between steps is put on the device once an epoch, and read there by the step's
+    number, which the step counts up; what it adds up stays there until the epoch ends. So no step
+    waits for the device, and memory stays in place: a GPU can record a step once and repeat it.
+    """
+
+    def __init__(self, run: Run, batch_size: int, steps: int):
+        self.run, self.steps = run, steps
+        self.teacher = None
+        if run.objective.teacher:
+            self.teacher = Teacher(
+                run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
+            )
+        where = run.images.train_labels.device
+        self._views = torch.zeros(len(run.images.train_labels), dtype=torch.int64, device=where)
+        self._order = torch.zeros(steps, batch_size, dtype=torch.int64, device=where)
+        self._rates = torch.zeros(steps, device=where)
+        self._number = torch.zeros(1, dtype=torch.int64, device=where)
+        self._names = ["loss", *run.objective.terms, "train_accuracy"]
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=where)
+
+    def begin(self, epoch: int) -> float:
+        """Prepare an epoch; returns the learning rate of its last step."""
+        run, (steps, batch_size) = self.run, self._order.shape
+        total = len(self._views)
+        order = torch.randperm(total, generator=run.generator("order", epoch))
+        rates = [
+            learning_rate(run.recipe, (epoch + step / steps) / run.epochs) for step in range(steps)
+        ]
+        self._views.copy_(run.augment.draw(total, run.seed, epoch))
+        self._order.copy_(order[: steps * batch_size].view(steps, batch_size))
+        self._rates.copy_(torch.tensor(rates))
+        self._number.zero_()
+        self._sums.zero_()
+        return rates[-1]
+
+    def __call__(self) -> None:
+        run, images = self.run, self.run.images
+        for weight in run.weights:  # a recording that failed leaves some behind
+            weight.grad = None
+        index = self._order.index_select(0, self._number).squeeze(0)
+        views, labels = self._views[index], images.train_labels[index]
+        batch = images.normalise(run.augment.apply(images.train_images[index], views))
+        supervision = self.teacher(batch, index, views) if self.teacher else None
+        with run.device.autocast():
+            outputs = run.network(batch, run.objective.taps)
+        outputs = as_float(outputs)
+        terms = run.objective(outputs, supervision, labels)
+        terms["loss"].backward()
+        if run.sparsity:
+            _add_sparsity(run)
+        _descend(run, self._rates.index_select(0, self._number))
+        correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
+        self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
+        self._number += 1
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's steps, of the loss, its terms and the accuracy in percent."""
+        return dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
+
+
 def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     """Train `run.network` from where `run.history` ends to the last epoch.
 
@@ -159,43 +144,19 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     history. Accuracies are in percent; the training accuracy is that of the augmented batches while
     the network was learning them. Raises StError if the loss is no longer finite.
     """
-    recipe, images = run.recipe, run.images
-    total = len(images.train_labels)
+    recipe, total = run.recipe, len(run.images.train_labels)
     batch_size = min(recipe.batch_size, total)
-    steps = total // batch_size
-    teacher = None
-    if run.objective.teacher:
-        teacher = Teacher(
-            run.teacher, run.objective.taps, images, run.augment, run.epochs, run.device
-        )
+    step = Step(run, batch_size, steps=total // batch_size)
+    repeat = run.device.repeatable(step)
     for epoch in range(len(run.history), run.epochs):
         run.network.train()
         run.device.wait()
         started = time.perf_counter()
-        views = run.augment.draw(total, run.seed, epoch).to(images.train_labels.device)
-        epoch_images = run.augment.apply(images.train_images, views)
-        order = torch.randperm(total, generator=run.generator("order", epoch))
-        order = order.to(images.train_labels.device)
-        sums: dict[str, Tensor] = {}
-        correct = torch.zeros((), dtype=torch.int64, device=order.device)
-        for step in range(steps):
-            index = order[step * batch_size : (step + 1) * batch_size]
-            rate = learning_rate(recipe, (epoch + step / steps) / run.epochs)
-            batch, labels = images.normalise(epoch_images[index]), images.train_labels[index]
-            supervision = teacher(batch, index, views) if teacher else None
-            with run.device.autocast():
-                outputs = run.network(batch, run.objective.taps)
-            outputs = as_float(outputs)
-            terms = run.objective(outputs, supervision, labels)
-            terms["loss"].backward()
-            if run.sparsity:
-                _add_sparsity(run)
-            _descend(run, rate)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value.detach()
-            correct += (outputs["logits"].detach().argmax(1) == labels).sum()
-        means = {name: value.item() / steps for name, value in sums.items()}
-        speed = steps * batch_size / (time.perf_counter() - started)
+        rate = step.begin(epoch)
+        for _ in range(step.steps):
+            repeat()
+        means = step.means()
+        speed = step.steps * batch_size / (time.perf_counter() - started)
         if not math.isfinite(means["loss"]):
             raise StError(
                 f"the loss is {means['loss']} in epoch {epoch + 1}; lower training.lr or the "
@@ -203,14 +164,14 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
             )
         last = epoch + 1 == run.epochs
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
-        row = {"epoch": epoch + 1, "lr": rate, **means}
-        row["train_accuracy"] = 100 * correct.item() / (steps * batch_size)
-        row["test_accuracy"] = accuracy(run.network, images, run.device) if measure else None
+        train_accuracy = means.pop("train_accuracy")
+        row = {"epoch": epoch + 1, "lr": rate, **means, "train_accuracy": train_accuracy}
+        row["test_accuracy"] = accuracy(run.network, run.images, run.device) if measure else None
         run.history.append(row)
         after_epoch(run, speed)
 
 
-def _descend(run: Run, rate: float) -> None:
+def _descend(run: Run, rate: float | Tensor) -> None:
     """SGD with momentum and weight decay, as torch.optim.SGD (tests compare them), in one kernel.
 
     Not that class itself: its first use imports torch's compiler, a second of every job.

@@ -10,10 +10,12 @@ from st import network
 from st.augment import Augment
 from st.device import choose
 from st.errors import StError
+from st.images import Images
 from st.recipe import Training, learning_rate
 from st.registry import inits
 from st.structure import Structure
-from st.training import Images, Objective, Run, Teacher, _add_sparsity, _descend, accuracy, fit
+from st.teacher import Teacher
+from st.training import Objective, Run, _add_sparsity, _descend, accuracy, fit
 
 CE = {"ce": {"weight": 1.0}}
 ALL = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02}}
@@ -206,7 +208,7 @@ def test_cached_outputs_are_those_computed_again(augment):
         views = augment.draw(40, 0, epoch)
         index = torch.randperm(40, generator=run.generator("order", epoch))[:8]
         batch = run.images.normalise(augment.apply(run.images.train_images, views)[index])
-        one, two = cached(batch, index, views), computed(batch, index, views)
+        one, two = cached(batch, index, views[index]), computed(batch, index, views[index])
         assert one.keys() == two.keys() == set(taps)
         for tap in taps:
             torch.testing.assert_close(one[tap], two[tap], rtol=1e-4, atol=1e-4)

@@ -22,8 +22,9 @@ def run(
 
     from st import network
     from st.device import choose
+    from st.images import Images
     from st.latency import seconds
-    from st.training import Images, accuracy
+    from st.training import accuracy
 
     where = choose(device, threads)
     images = Images(load_data(data)[0], where)

@@ -71,8 +71,9 @@ def fit_and_save(
 ) -> None:
     """Train, going on from an interruption if there was one, and write model and history."""
     from st import device, network
+    from st.images import Images
     from st.resume import Resume
-    from st.training import Images, Objective, Run, fit
+    from st.training import Objective, Run, fit
 
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(f"{model}: the data's image shape or classes are not those of the network")

@@ -16,6 +16,7 @@ from st.augment import Augment
 from st.data import load_data
 from st.device import Device, choose
 from st.errors import StError
+from st.images import Images
 from st.progress import Progress
 from st.recipe import Training, learning_rate
 from st.resume import Resume
@@ -23,7 +24,7 @@ from st.seeds import stream, torch_seed
 from st.structure import Structure
 from st.tas.network import Supernet, sample
 from st.tas.space import TOLERANCE, Space
-from st.training import Images, _descend
+from st.training import _descend
 
 
 def cost(expected: Tensor, current: float, target: float) -> Tensor:
