@@ -21,7 +21,8 @@ from st.phases import prepare, train
 from st.registry import inits, losses
 from st.resume import FORMAT, Interrupted
 from st.structure import Structure
-from st.training import Objective, Teacher
+from st.teacher import Teacher
+from st.training import Objective
 
 TAPS = STRUCTURE.graph.taps
 HINTS = {"ce": {"weight": 1.0}, "fitnet": {"weight": 1.0, "stage": None}}
@@ -205,7 +206,7 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     run = a_run(objective=None, teacher=a_teacher())
     floats = 9 * 64 + 12 * 16 + 3  # stage1, stage2, logits
     augment = Augment(crop=1)
-    monkeypatch.setattr(training, "CACHE_BYTES", share * 4 * floats * 40 * augment.views)
+    monkeypatch.setattr("st.teacher.CACHE_BYTES", share * 4 * floats * 40 * augment.views)
     teacher = Teacher(run.teacher, objective.taps, run.images, augment, 99, run.device)
     assert (teacher._cache is not None) == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)

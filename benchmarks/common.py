@@ -1,0 +1,146 @@
+"""What benchmarks share: networks, data, a description of the machine, csv files."""
+
+import csv
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from st import network as networks
+from st.data import Data
+from st.registry import inits
+from st.structure import Structure
+
+RESULTS = Path(__file__).parent / "results"
+OBJECTIVE = {
+    "ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture and how it is trained; `steps`: batches of a measured epoch."""
+
+    family: str
+    options: dict[str, Any]
+    batch: int
+    steps: int
+
+
+CASES = {
+    "cpu": {
+        "ResNet-20": Case("resnet", {"depth": 20}, 64, 10),
+        "VGG-16, quarter width": Case("vgg", {"depth": 16, "width": 0.25}, 64, 20),
+        "DenseNet-22, growth 8": Case("densenet", {"depth": 22, "growth": 8}, 64, 8),
+    },
+    "cuda": {
+        "VGG-19": Case("vgg", {"depth": 19}, 128, 300),
+        "ResNet-56": Case("resnet", {"depth": 56}, 128, 300),
+        "PreResNet-164": Case("preresnet", {"depth": 164}, 128, 100),
+        "DenseNet-40": Case("densenet", {"depth": 40, "growth": 12}, 128, 100),
+    },
+}
+
+
+def structure(case: Case, student: bool = False) -> Structure:
+    """The network of a case; the student has half of the channels of every prunable group."""
+    full = Structure(case.family, case.options, (3, 32, 32), 10)
+    if not student:
+        return full
+    keep = {name: np.arange(0, group.size, 2) for name, group in full.graph.groups.items()}
+    return Structure(full.family, full.options, full.input_shape, full.classes, keep)
+
+
+def network(case: Case, student: bool = False) -> networks.Network:
+    built = structure(case, student)
+    return networks.build(built, inits.get("random")(built, None, 0))
+
+
+def random_data(images: int, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> Data:
+    """Noise in the shape of CIFAR-10: what an image shows does not change how long it takes."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, *shape), dtype=np.uint8)
+    labels = np.arange(images, dtype=np.int64) % classes
+    return Data(pixels, labels, pixels[:64], labels[:64], [str(n) for n in range(classes)])
+
+
+def folder_data(folder: Path, images: int) -> Data:
+    """So many images of a folder of class folders, as 32x32 pixels."""
+    from st.registry import datasets
+
+    source = datasets.get("imagefolder")
+    part = {} if (folder / "train").is_dir() else {"test_fraction": 0.1}
+    options = datasets.check("imagefolder", {"root": str(folder), "size": 32, **part})
+    full = source(**options)
+    index = np.random.default_rng(0).permutation(len(full.train_labels))[:images]
+    return Data(
+        full.train_images[index], full.train_labels[index], full.test_images[:64],
+        full.test_labels[:64], full.classes,
+    )  # fmt: skip
+
+
+class Pictures(torch.utils.data.Dataset):
+    """As torchvision's CIFAR10: each image becomes a PIL image and is transformed on its own."""
+
+    def __init__(self, data: Data, transform):
+        self._images = data.train_images.transpose(0, 2, 3, 1)
+        self._labels, self._transform = data.train_labels, transform
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int):
+        from PIL import Image
+
+        return self._transform(Image.fromarray(self._images[index])), int(self._labels[index])
+
+
+def transformed(data: Data, folder: Path | None) -> torch.utils.data.Dataset:
+    """The usual data set: random crops and flips, tensors, normalised, image by image. With a
+    folder, its JPEG files are decoded each time, as torchvision's ImageFolder does."""
+    from torchvision import datasets, transforms
+
+    mean, deviation = (value / 255 for value in data.statistics())
+    steps = [
+        transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(), transforms.Normalize(mean.tolist(), deviation.tolist()),
+    ]  # fmt: skip
+    if folder is None:
+        return Pictures(data, transforms.Compose(steps))
+    part = folder / "train" if (folder / "train").is_dir() else folder
+    square = [transforms.Resize(32), transforms.CenterCrop(32)]
+    files = datasets.ImageFolder(part, transforms.Compose(square + steps))
+    chosen = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
+    return torch.utils.data.Subset(files, chosen[: len(data.train_labels)].tolist())
+
+
+def machine(device: str) -> dict[str, str]:
+    """A description for csv files. `load`: what else ran when the benchmark began."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else cpu_name(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "torch": torch.__version__,
+    }
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in lines.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write(name: str, rows: list[dict]) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

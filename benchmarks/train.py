@@ -1,0 +1,143 @@
+"""Training speed, side by side: this project's loop, the usual loop, torchdistill, and the floor.
+
+    python benchmarks/train.py                  # on a GPU, if there is one
+    python benchmarks/train.py --folder DIR     # DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg
+
+Same networks, batch sizes, losses and numbers of threads. The contestants are processes that take
+turns of an epoch each, so that a busy moment of the machine hits all of them; medians are compared.
+Writes benchmarks/results/train-cpu.csv (or -cuda.csv), all measurements, and a plot beside it.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from common import CASES, OBJECTIVE, RESULTS, folder_data, machine, random_data, write
+
+TASKS = {"supernet": False, "ST": True}
+
+
+def worker(pipe, name: str, device: str, threads: int, case, distill: bool, folder) -> None:
+    """A contestant's process: an epoch whenever the pipe says so."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import contestants
+
+    images = case.batch * case.steps
+    data = folder_data(folder, images) if folder else random_data(images)
+    warm = False
+
+    def turn(count: int, seconds: float) -> None:
+        nonlocal warm  # the first epoch starts workers, chooses kernels and allocates
+        pipe.send(count / seconds if warm else None)
+        warm = True
+        pipe.recv()
+
+    contestants.CONTESTANTS[name](turn, case, data, distill, device, threads, folder)
+
+
+def race(names: list[str], rounds: int, *arguments) -> list[tuple[str, int, float]]:
+    """(contestant, round, images per second): processes that take turns."""
+    context = multiprocessing.get_context("spawn")
+    runners, found = {}, []
+    try:
+        for name in names:
+            mine, other = context.Pipe()
+            # not daemonic: the usual loop has workers of its own
+            process = context.Process(target=worker, args=(other, name, *arguments))
+            process.start()
+            other.close()
+            runners[name] = (process, mine)
+            mine.recv()
+        for number in range(rounds):
+            # alternately forwards and backwards, so that nobody always follows the same one
+            for name in names if number % 2 == 0 else reversed(names):
+                runners[name][1].send("go")
+                found.append((name, number, runners[name][1].recv()))
+    finally:
+        for process, _ in runners.values():
+            process.terminate()
+            process.join()
+    return found
+
+
+def products(device: str) -> float:
+    """TFLOP/s of bf16 matrix products, the rate that bounds all networks on a GPU."""
+    x = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    for _ in range(3):
+        x @ x
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        x @ x
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - started) / 1e12
+
+
+def plot(table: pd.DataFrame, path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    axes = table.plot.bar(figsize=(9, 4), rot=0, width=0.8)
+    axes.set(xlabel="", ylabel="images/s", title=title)
+    axes.set_xticklabels([f"{network}\n{task}" for network, task in table.index], fontsize=8)
+    axes.figure.tight_layout()
+    axes.figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", metavar="NAME", help="networks whose name contains this")
+    parser.add_argument("--folder", type=Path, help="JPEG images instead of noise")
+    options = parser.parse_args()
+    kind = "cpu" if options.device == "cpu" else "cuda"
+    facts = machine(options.device) | {"threads": str(options.threads)}
+    facts["data"] = str(options.folder or "noise")
+    if kind == "cuda":
+        facts["bf16_tflops"] = f"{products(options.device):.0f}"
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    rows = []
+    cases = {name: case for name, case in CASES[kind].items() if (options.only or "") in name}
+    if not cases:
+        parser.error(f"--only {options.only}: known are {', '.join(CASES[kind])}")
+    for network, case in cases.items():
+        for task, distill in TASKS.items():
+            names = ["engine", "usual", "floor"]
+            if distill and importlib.util.find_spec("torchdistill"):
+                names.insert(2, "torchdistill")
+            found = race(
+                names, options.rounds, options.device, options.threads, case, distill,
+                options.folder,
+            )  # fmt: skip
+            for name, number, speed in found:
+                where = {"network": network, "task": task, "contestant": name}
+                row = {**where, "round": number, "images_per_s": round(speed, 1)}
+                rows.append(row | {"batch": case.batch, **facts})
+            medians = pd.DataFrame(found).groupby(0)[2].median()
+            print(
+                f"{network}, {task}:",
+                ", ".join(
+                    f"{n} {medians[n]:,.0f} images/s" + (f" ({medians['engine'] / medians[n]:.2f}x)"
+                    if n != "engine" else "") for n in names
+                ),
+                flush=True,
+            )  # fmt: skip
+    path = write(f"train-{kind}", rows)
+    table = pd.DataFrame(rows).groupby(["network", "task", "contestant"], sort=False)
+    table = table["images_per_s"].median().unstack("contestant")
+    plot(table, path.with_suffix(".png"), f"{facts['device']}, {options.threads} threads")
+    ratios = table[["engine"]].values / table.drop(columns="engine")
+    print("\nmedian images/s\n", table.round(0).to_markdown(floatfmt=".0f"), sep="")
+    print("\nengine / others\n", ratios.to_markdown(floatfmt=".2f"), sep="")
+    print(f"\n{path.relative_to(RESULTS.parent.parent)}; ST: {OBJECTIVE}")
+
+
+if __name__ == "__main__":
+    main()
