@@ -1,6 +1,6 @@
 """What benchmarks/train.py compares.
 
-Each contestant prepares itself, trains, and calls `turn(images, seconds)` after each epoch; the call
+Each contestant prepares itself, trains, and calls `turn(images, seconds)` after each epoch; that
 returns when it is its turn again. It has a process of its own.
 """
 

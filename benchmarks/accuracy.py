@@ -1,0 +1,100 @@
+"""Does speed cost accuracy? The engine against a plain float32 loop, over seeds, on the digits.
+
+    python benchmarks/accuracy.py [--seeds 5] [--epochs 16] [--device cpu]
+
+Both train the same supernet of the default grid from the same weights with the same recipe; orders
+and views are random in both. Writes benchmarks/results/accuracy-cpu.csv (or -cuda.csv).
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from common import machine, write
+from scipy import stats
+
+from st import network
+from st.augment import Augment
+from st.device import choose
+from st.images import Images
+from st.objective import Objective
+from st.recipe import Training, learning_rate
+from st.registry import datasets, inits
+from st.structure import Structure
+from st.training import Run, fit
+
+STRUCTURE = Structure("vgg", {"layers": [16, 16, "M", 32, 32, "M", 64, 64]}, (1, 8, 8), 10)
+
+
+def initial(seed: int) -> network.Network:
+    return network.build(STRUCTURE, inits.get("random")(STRUCTURE, None, seed))
+
+
+def engine(data, recipe: Training, seed: int, device: str) -> float:
+    where = choose(device)
+    run = Run(
+        network=where.place(initial(seed)), images=Images(data, where), recipe=recipe,
+        epochs=recipe.epochs, objective=Objective({"ce": {"weight": 1.0}}), augment=Augment(crop=1),
+        seed=seed, device=where,
+    )  # fmt: skip
+    fit(run, lambda run, speed: None)
+    return run.history[-1]["test_accuracy"]
+
+
+def plain(data, recipe: Training, seed: int, device: str) -> float:
+    """Image by image transformed, float32, torch's layouts, torch.optim.SGD."""
+    torch.manual_seed(seed)
+    mean, deviation = (torch.from_numpy(v).float()[:, None, None] for v in data.statistics())
+    pixels, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+    net = initial(seed).to(device).train()
+    sgd = torch.optim.SGD(
+        net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    steps = len(labels) // recipe.batch_size
+    for epoch in range(recipe.epochs):
+        for step, index in enumerate(torch.randperm(len(labels)).split(recipe.batch_size)[:steps]):
+            batch = []
+            for image in pixels[index]:
+                row, column = torch.randint(3, (2,)).tolist()
+                padded = torch.nn.functional.pad(image, (1,) * 4)[:, row : row + 8]
+                batch.append((padded[:, :, column : column + 8] - mean) / deviation)
+            logits = net(torch.stack(batch).to(device))
+            for group in sgd.param_groups:
+                group["lr"] = learning_rate(recipe, (epoch + step / steps) / recipe.epochs)
+            sgd.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels[index].to(device)).backward()
+            sgd.step()
+    test = ((torch.from_numpy(data.test_images) - mean) / deviation).to(device)
+    with torch.inference_mode():
+        found = net.eval()(test).argmax(1).cpu()
+    return 100 * (found == torch.from_numpy(data.test_labels)).double().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=16)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = datasets.get("digits")()
+    recipe = Training(
+        epochs=options.epochs, lr=0.1, schedule="onecycle", weight_decay=5e-4, test_every=0
+    )
+    facts, rows = machine(options.device), []
+    for seed in range(options.seeds):
+        for loop in (engine, plain):
+            accuracy = loop(data, recipe, seed, options.device)
+            rows.append({"loop": loop.__name__, "seed": seed, "accuracy": accuracy, **facts})
+            print(f"seed {seed}, {loop.__name__}: {accuracy:.2f} %", flush=True)
+    a, b = (np.array([r["accuracy"] for r in rows if r["loop"] == n]) for n in ("engine", "plain"))
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    print(
+        f"engine {a.mean():.2f} ± {a.std(ddof=1):.2f} %, plain {b.mean():.2f} ± {b.std(ddof=1):.2f}"
+    )
+    print(f"difference {a.mean() - b.mean():+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}")
+    print(write("accuracy-" + ("cpu" if options.device == "cpu" else "cuda"), rows))
+
+
+if __name__ == "__main__":
+    main()

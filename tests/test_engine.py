@@ -1,0 +1,159 @@
+"""What makes training fast must not change what it computes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, pruned, random_keep, random_tensors, small_structure
+from test_training import ALL, a_run, a_teacher, trained
+from torch import nn
+from torch.nn import functional as F
+
+from st import device, network
+from st.augment import Augment
+from st.device import WARM_UP, Device, Recorded
+from st.training import Step
+
+
+def images(structure, count=4):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, *structure.input_shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("whole", [True, False])
+def test_folding_keeps_every_output(name, whole):
+    rng, structure = np.random.default_rng(3), small_structure(name)
+    if not whole:
+        structure = pruned(structure, random_keep(structure, rng))
+    net = network.build(structure, random_tensors(structure, rng)).eval()
+    before = network.tensors(net)
+    fast, batch, taps = network.folded(net), images(structure), tuple(structure.graph.taps)
+    with torch.no_grad():
+        expected, found = net(batch, taps), fast(batch, taps)
+    assert found.keys() == expected.keys()
+    for tap in taps:
+        torch.testing.assert_close(found[tap], expected[tap], rtol=1e-4, atol=1e-4)
+    norms = [
+        sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in n.modules())
+        for n in (net, fast)
+    ]
+    # there every normalisation comes before its convolution
+    assert (norms[1] < norms[0]) == (name != "densenet")
+    for key, value in network.tensors(net).items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_what_is_tapped_is_not_folded():
+    structure = small_structure("resnet")
+    nodes = structure.graph.nodes
+    structure.graph.taps["raw"] = next(n for n, node in enumerate(nodes) if node.op == "conv")
+    net = network.build(structure, random_tensors(structure, np.random.default_rng(0))).eval()
+    with torch.no_grad():
+        expected, found = (n(images(structure), ("raw",)) for n in (net, network.folded(net)))
+    torch.testing.assert_close(found["raw"], expected["raw"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_relus_in_place_change_nothing(name, monkeypatch):
+    """Every value and gradient, also of values before a ReLU that someone asks for."""
+    structure = small_structure(name)
+    values = {f"node{n}": n for n, node in enumerate(structure.graph.nodes) if n}
+    tensors = random_tensors(structure, np.random.default_rng(5))
+
+    def results(taps):
+        structure.graph.taps.update(values)
+        net = network.build(structure, tensors).train()
+        outputs = net(images(structure), taps)
+        F.cross_entropy(outputs["logits"], torch.arange(4)).backward()
+        return outputs["logits"].detach(), [w.grad for w in net.parameters()], outputs
+
+    logits, gradients, _ = results(("logits",))
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "FRESH", ())
+        expected_logits, expected, plain = results((*values, "logits"))
+    torch.testing.assert_close(logits, expected_logits, rtol=0, atol=0)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    _, _, outputs = results((*values, "logits"))
+    for tap, value in plain.items():
+        torch.testing.assert_close(outputs[tap], value, rtol=0, atol=0)
+
+
+class Practised(Recorded):
+    """Recording as on a GPU, where a recording runs nothing and its repetitions do all."""
+
+    def __init__(self, step, device):
+        super().__init__(step, device)
+        self.eager = self.repeated = 0
+
+    def _new_stream(self):
+        return None
+
+    def _beside(self, function):
+        self.eager += 1
+        function()
+
+    def _record(self):
+        def again():
+            self.repeated += 1
+            self._step()
+
+        return again
+
+
+def with_recorder(monkeypatch, recorder, **arguments):
+    """The run's weights and history if its device records, and the recorder."""
+    made = []
+
+    def repeatable(self, step):
+        made.append(recorder(step, self))
+        return made[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "repeatable", repeatable)
+        run = trained(a_run(epochs=3, augment=Augment(crop=1), **arguments))
+    return network.tensors(run.network), run.history, made[0]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"objective": ALL, "teacher": a_teacher()}])
+def test_recorded_steps_are_the_steps(monkeypatch, arguments):
+    plain = trained(a_run(epochs=3, augment=Augment(crop=1), **arguments))
+    weights, history, recorder = with_recorder(monkeypatch, Practised, **arguments)
+    assert (recorder.eager, recorder.repeated) == (WARM_UP, 15 - WARM_UP)
+    assert history == plain.history
+    for name, value in network.tensors(plain.network).items():
+        np.testing.assert_array_equal(value, weights[name])
+
+
+def test_where_recording_fails_steps_go_on(monkeypatch):
+    """As when a loss waits for the device: what the recording left behind must not count."""
+    said = []
+    monkeypatch.setattr(device, "say", said.append)
+
+    class Failing(Practised):
+        def _record(self):
+            for weight in self._step.run.weights:
+                weight.grad = torch.full_like(weight, 1e9)
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    plain = trained(a_run(epochs=3, augment=Augment(crop=1)))
+    weights, history, _ = with_recorder(monkeypatch, Failing)
+    assert history == plain.history
+    for name, value in network.tensors(plain.network).items():
+        np.testing.assert_array_equal(value, weights[name])
+    (message,) = said
+    assert "one by one" in message and message.endswith("stream is capturing)")
+
+
+def test_a_step_never_waits_for_the_device(monkeypatch):
+    """Nothing in it asks for a value: that would forbid to record it, and stop a GPU."""
+
+    def asked(*arguments):
+        raise AssertionError("a step asks for a tensor's value")
+
+    run = a_run(epochs=1, objective=ALL, teacher=a_teacher(), augment=Augment(crop=1), sparsity=0.1)
+    step = Step(run, batch_size=8, steps=5)
+    step.begin(0)
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, asked)
+    step()
