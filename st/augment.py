@@ -1,4 +1,4 @@
-"""Random crops and flips, in one batched call an epoch."""
+"""Random crops and flips, of a batch at once."""
 
 from dataclasses import dataclass
 
