@@ -10,7 +10,7 @@ from test_resume import RECIPE, epochs_run, interrupt_after  # noqa: F401 (a fix
 from test_training import STRUCTURE, a_run, a_teacher, trained
 from torch import nn
 
-from st import check, network, training
+from st import check, network
 from st.augment import Augment
 from st.checkpoint import load_model, read_tensors, save_model, write_tensors
 from st.data import save_data
@@ -211,7 +211,7 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     assert (teacher._cache is not None) == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)
     batch = run.images.normalise(augment.apply(run.images.train_images, views)[index])
-    found, expected = teacher(batch, index, views), teacher._run(batch)
+    found, expected = teacher(batch, index, views[index]), teacher._run(batch)
     assert found.keys() == expected.keys() == {"stage1", "stage2", "logits"}
     for tap, value in found.items():
         torch.testing.assert_close(value, expected[tap], rtol=1e-4, atol=1e-4)
