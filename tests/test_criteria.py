@@ -175,10 +175,11 @@ def test_data_criteria_need_the_supernets_data(small, tmp_path, name):
         criteria.get(name)(Subject(small, tensors, Budget(0.5), 0, tmp_path / "data", "cpu"))
 
 
-def test_only_data_criteria_depend_on_the_training_code():
+def test_only_what_trains_depends_on_the_training_code():
     for name in criteria.names():
         files = {path.name for path in sources("st.phases.search", criteria.module(name))}
-        assert ("training.py" in files) == getattr(criteria.get(name), "data", False), name
+        assert ("images.py" in files) == getattr(criteria.get(name), "data", False), name
+        assert ("training.py" in files) == (name == "tas"), name
 
 
 def test_random_depends_on_the_seed_and_the_group(subject):
