@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from st import registry
-from st.errors import StError
+from st.combinations import without_effect
+from st.errors import StError, one_line
 from st.graph import draw
 from st.losses import taps_of
 from st.params import (
@@ -27,15 +28,37 @@ from st.search import Budget, check_reachable
 from st.structure import Structure
 
 
-def load(path: str | Path) -> Params:
-    """Read and check a params file; raises StError with one line per problem."""
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML's readers silently take the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def read(path: str | Path) -> Any:
+    """A params file's YAML, unchecked but for keys that are there twice."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        # SafeLoader: only plain data, nothing that a file could run
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise StError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date, say
-        raise StError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    return parse(data, str(path))
+    # others: an impossible date, a list as a key
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise StError(f"{path}: is not YAML: {one_line(error)}") from error
+
+
+def load(path: str | Path) -> Params:
+    """Read and check a params file; raises StError with one line per problem."""
+    return parse(read(path), str(path))
 
 
 def parse(data: Any, source: str = "params.yaml") -> Params:
@@ -48,7 +71,9 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
         registry.load_plugins(params.plugins)
     except StError as error:
         raise _refusal(source, [str(error)]) from error
-    problems = list(_contradictions(params))
+    supernets: dict[tuple[str, str], Structure] = {}
+    problems = list(_contradictions(params, supernets))
+    problems = problems or list(without_effect(params, supernets))
     if problems:
         raise _refusal(source, problems)
     return params
@@ -118,8 +143,11 @@ def _reference(name: str, known, what: str) -> list[str]:
     return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
 
 
-def _contradictions(params: Params) -> Iterator[str]:
-    """What the types can't see: names that don't exist, options, budgets. One line each."""
+def _contradictions(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
+    """What the types can't see: names that don't exist, options, budgets. One line each.
+
+    Fills in `supernets`, by data set and architecture, where the data set tells its shape.
+    """
     for seed in sorted({s for s in params.seeds if params.seeds.count(s) > 1}):
         yield f"seeds: {seed} is there twice"
     shapes = []
@@ -129,7 +157,7 @@ def _contradictions(params: Params) -> Iterator[str]:
             shapes.append((key, registry.datasets.get(data.source).shape(**options)))
         except StError as error:
             yield f"datasets.{key}: {error}"
-    supernets, taps = {}, {}
+    taps = {}
     for key, architecture in params.architectures.items():
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
@@ -164,6 +192,8 @@ def _contradictions(params: Params) -> Iterator[str]:
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
         if not method.objective:
             yield f"{where}.objective: needs a loss"
+        elif not found and not any(spec["weight"] for spec in objective(method).values()):
+            yield f"{where}.objective: needs a loss whose weight is above 0"
         for name in method.architectures or []:
             found = _reference(name, params.architectures, "architecture")
             yield from (f"{where}.architectures: {p}" for p in found)

@@ -11,12 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from st import __version__
-from st.errors import StError
-from st.files import whole
+from st.errors import StError, one_line
+from st.files import unwritable, whole
 from st.structure import Structure
 
 FORMAT = "search-and-train model"
-VERSION = 1
+VERSION = 2  # 2: with a checksum
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,29 @@ class Checkpoint:
 
     def digest(self) -> str:
         """A hash of the weights and the structure."""
-        sha = hashlib.sha256(json.dumps(self.structure.to_json()).encode())
-        for name in sorted(self.tensors):
-            sha.update(name.encode() + np.ascontiguousarray(self.tensors[name]).tobytes())
-        return sha.hexdigest()
+        return checksum(self.tensors, json.dumps(self.structure.to_json()))
+
+
+def checksum(tensors: dict[str, np.ndarray], text: str) -> str:
+    """Of the tensors, with names, types and shapes, and a text."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = np.asarray(tensors[name], order="C")
+        sha.update(f"\n{name} {value.dtype} {value.shape}\n".encode())
+        sha.update(value.data if value.size else b"")
+    return sha.hexdigest()
 
 
 def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict) -> None:
-    """A safetensors file with JSON under the header's key `st`."""
+    """A safetensors file with JSON under the header's key `st`, and a checksum of all."""
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    # within the header: safetensors writes several keys in any order
+    header = {**header, "checksum": checksum(contiguous, json.dumps(header))}
     with whole(path) as temporary:
-        contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-        save_file(contiguous, temporary, {"st": json.dumps(header)})
+        try:
+            save_file(contiguous, temporary, {"st": json.dumps(header)})
+        except SafetensorError as error:  # a full disk, say
+            raise StError(unwritable(path, str(error))) from error
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -50,13 +62,25 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], di
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("st", "null"))
+            if not isinstance(header, dict) or header.get("format") != kind:
+                raise StError(f"{path}: is not a {kind}")
+            if header.get("version") != VERSION:
+                found = one_line(header.get("version"), 30)
+                raise StError(
+                    f"{path}: has format version {found}, not {VERSION}; delete it and build it "
+                    "again"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16
-        raise StError(f"{path}: is damaged ({error}); delete it and build it again") from error
-    if not isinstance(header, dict) or header.get("format") != kind:
-        raise StError(f"{path}: is not a {kind}")
-    if header.get("version") != VERSION:
-        raise StError(f"{path}: has format version {header.get('version')}, not {VERSION}")
+    # TypeError: bfloat16; the others: what only foreign files hold
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise StError(
+            f"{path}: is damaged ({one_line(error)}); delete it and build it again"
+        ) from error
+    if header.pop("checksum", None) != checksum(tensors, json.dumps(header)):
+        raise StError(
+            f"{path}: is damaged (its contents are not those that its checksum says); delete it "
+            "and build it again"
+        )
     return tensors, header
 
 
@@ -84,13 +108,23 @@ def load_model(path: str | Path) -> Checkpoint:
         for t in structure.graph.tensors()
     }
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    for name in expected.keys() | found.keys():
+    for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise StError(
                 f"{path}: tensor '{name}' has shape {found.get(name)}, but its structure says "
                 f"{expected.get(name)}; delete it and build it again"
             )
-    return Checkpoint(str(path), tensors, structure, header.get("facts") or {})
+    for tensor in structure.graph.tensors():
+        value = tensors[tensor.name]
+        if value.dtype != (np.int64 if tensor.role == "count" else np.float32):
+            raise StError(f"{path}: tensor '{tensor.name}' is of type {value.dtype}")
+        if not np.isfinite(value).all():
+            raise StError(
+                f"{path}: tensor '{tensor.name}' has values that are not finite; delete it and "
+                "build it again"
+            )
+    facts = header.get("facts")
+    return Checkpoint(str(path), tensors, structure, facts if isinstance(facts, dict) else {})
 
 
 def fingerprint(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from st import __version__
-from st.errors import StError
+from st.errors import StError, explained, one_line
 
 # phase -> (help, input options, output options, whether it computes with torch)
 PHASES = {
@@ -162,14 +162,41 @@ def _run_phase(options: argparse.Namespace) -> None:
             os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
         files |= {"device": options.device, "threads": options.threads}
     progress.start(f"{options.command} {label}", options.log)
-    importlib.import_module(f"st.phases.{options.command}").run(job, **files)
+    try:
+        importlib.import_module(f"st.phases.{options.command}").run(job, **files)
+    except StError:
+        raise
+    except Exception as error:
+        told = explained(error, _batch(job))
+        if told is None:
+            raise
+        raise StError(told) from error
+
+
+def _batch(job: dict[str, Any]) -> str:
+    """The key that says how many images a job computes at once, and its value."""
+    for section, key in (("training", "batch_size"), ("options", "batch_size")):
+        size = (job.get(section) or {}).get(key)
+        if size:
+            return f"{section}.{key}, which is {size}"
+    return "evaluation.latency_batch or training.batch_size"
+
+
+class _Job(dict):
+    """A job from the command line, which may lack anything."""
+
+    def __missing__(self, key: str) -> Any:
+        raise StError(
+            f"--job: lacks '{key}'; the workflow passes complete jobs, by hand name the experiment "
+            "instead"
+        )
 
 
 def _job(text: str) -> dict[str, Any]:
     try:
-        job = json.loads(text)
-    except ValueError as error:
-        raise StError(f"--job: is not JSON ({error})") from error
+        job = json.loads(text, object_hook=_Job)
+    except (ValueError, RecursionError) as error:
+        raise StError(f"--job: is not JSON ({one_line(error)})") from error
     if not isinstance(job, dict):
         raise StError("--job: must be a JSON object")
     return job

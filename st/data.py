@@ -82,6 +82,26 @@ def load_data(path: str | Path) -> tuple[Data, str]:
             tensors["train.images"], tensors["train.labels"],
             tensors["test.images"], tensors["test.labels"], header["classes"],
         )  # fmt: skip
+        digest = header["sha256"]
     except KeyError as error:
         raise StError(f"{path}: lacks {error}; delete it and build it again") from error
-    return data, header["sha256"]
+    if not _is_sound(data):
+        raise StError(
+            f"{path}: images, labels and classes do not fit together; delete it and build it again"
+        )
+    return data, digest
+
+
+def _is_sound(data: Data) -> bool:
+    """Whether shapes, types and labels are as the class says, and no part is empty."""
+    parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
+    return isinstance(data.classes, list) and all(
+        images.dtype == np.uint8
+        and images.ndim == 4
+        and images.size > 0
+        and images.shape[1:] == data.train_images.shape[1:]
+        and labels.dtype == np.int64
+        and labels.shape == images.shape[:1]
+        and 0 <= labels.min() <= labels.max() < len(data.classes)
+        for images, labels in parts
+    )

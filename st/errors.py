@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and what to say about libraries' ones."""
+
+import errno
 
 
 class StError(Exception):
@@ -7,3 +9,34 @@ class StError(Exception):
     The CLI prints it without a traceback and exits with status 2; the workflow raises it as a
     WorkflowError. Anything else that escapes is a bug and keeps its traceback.
     """
+
+
+def one_line(text: object, length: int = 300) -> str:
+    """Text from elsewhere, such as a library's message, for use in a message of one line."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= length else f"{words[: length - 3]}..."
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def explained(error: BaseException, batch: str) -> str | None:
+    """One line about what is wrong with the surroundings; None: the error is a bug.
+
+    `batch`: the key that says how many images are computed at once, with its value. Torch's errors
+    are told by name, so that torch need not be imported.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    kept = "finished epochs and files are kept, run it again to go on"
+    text = one_line(error, 200)
+    if "OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "alloc" in text):
+        return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
+    if "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error" in text):
+        return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
+    if isinstance(error, MemoryError):
+        return f"the memory is full; lower {batch}, or run fewer jobs at once; {kept}"
+    if isinstance(error, OSError) and error.errno in FULL | REFUSED:
+        what = "make room" if error.errno in FULL else "mend the permissions"
+        return f"{error.filename or 'a file'}: {error.strerror}; {what}; {kept}"
+    return None

@@ -15,6 +15,7 @@ from st.errors import StError
 from st.registry import architectures
 
 Keep = Mapping[str, np.ndarray]  # group -> sorted indices of the kept channels
+MOST_NODES = 100_000  # twelve times those of ResNet-1202: what has more is a mistake
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Graph:
             if name in self._names:
                 raise ValueError(f"two layers are called '{name}'")
             self._names.add(name)
+        if len(self.nodes) == MOST_NODES:
+            raise ValueError(f"the network has more than {MOST_NODES:,} operations")
         group = attributes.get("group_out")
         node = Node(op, name, tuple(v.node for v in inputs), channels_in, channels, **attributes)
         self.nodes.append(node)

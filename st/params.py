@@ -13,6 +13,7 @@ from st.errors import StError
 from st.recipe import Flag, Fraction, Number, Section, Training, TrainingChange, Whole
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Options = dict[str, Any]
 _weight = TypeAdapter(Annotated[Number, Field(ge=0)])
 
@@ -172,7 +173,7 @@ class Resources(Section):
 class Params(Section):
     """A grid of experiments: data sets x architectures x seeds x methods."""
 
-    plugins: list[str] = Field([], description="One's own modules, imported first.")
+    plugins: list[Module] = Field([], description="One's own modules, imported first.")
     seeds: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     datasets: Annotated[dict[Name, DataSet], Field(min_length=1)]
     architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]

@@ -3,18 +3,22 @@
 The state is one safetensors file beside the model, never a declared output of the workflow: so it
 outlives a killed job. It holds weights, those of losses' adapters, momentum, the weights to rewind
 to, the number of epochs done (the history's length) and a key of everything the result depends on;
-a state with another key is of no use and is ignored.
+a state with another key is of no use and is ignored. So is a damaged one.
 """
 
 import json
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from st.checkpoint import VERSION, fingerprint, read_tensors, write_tensors
 from st.errors import StError
+from st.files import alone
+from st.progress import say
 from st.training import Run
 
 FORMAT = "search-and-train training state"
@@ -26,28 +30,43 @@ class Interrupted(StError):
 
 
 class Resume:
-    """Keeps the state of one training at `path`."""
+    """Keeps the state of one training at `path`, while it is the context of a `with`.
+
+    Raises StError if another process trains in the same folder.
+    """
 
     def __init__(self, path: Path, depends_on: dict):
         self.path = path
         self.key = fingerprint({**depends_on, "torch": torch.__version__})
         self._saved = time.monotonic()
         self._stop = False
+        self._after = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._after.enter_context(alone(self.path.parent, "training"))
         # Told to stop: finish the epoch, write the state, go. SIGTERM ends the workflow around the
         # training too; SIGURG, which all other programs ignore, is a cluster's notice that time is
         # nearly up.
-        signal.signal(signal.SIGTERM, self._request_stop)
-        signal.signal(signal.SIGURG, self._request_stop)
+        for number in (signal.SIGTERM, signal.SIGURG):
+            before = signal.signal(number, self._request_stop)
+            self._after.callback(signal.signal, number, before)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._after.close()
 
     def _request_stop(self, *_) -> None:
         self._stop = True
 
     def restore(self, run: Run) -> None:
         """Put the state into `run`, if there is one that fits it."""
+        if not self.path.exists():
+            return
         try:
             tensors, header = read_tensors(self.path, FORMAT)
-        except StError:
-            return  # none, or a damaged one: begin anew
+        except StError as error:
+            say(f"begins anew, because the state of the interrupted training is of no use: {error}")
+            return
         if header.get("key") != self.key:
             return
         weights: dict[str, dict] = {kind: {} for kind in run.modules}

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from st.errors import StError
+from st.errors import StError, one_line
 from st.files import read_json, write_json
 from st.graph import Graph, Keep, draw
 
 FORMAT = "search-and-train structure"
 VERSION = 1
+# 4 GB of weights. A file may come from anyone: it must not make a job ask for any amount of memory.
+MOST_PARAMETERS = 10**9
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Structure:
 
         def require(condition: bool, problem: str) -> None:
             if not condition:
-                raise StError(f"{source}: {problem}; build it again with the search phase")
+                raise StError(
+                    f"{source}: {one_line(problem)}; build it again with the search phase"
+                )
 
         require(isinstance(data, dict) and data.get("format") == FORMAT, "is not a structure")
         require(data.get("version") == VERSION, f"has version {data.get('version')}, not {VERSION}")
@@ -99,9 +103,10 @@ class Structure:
         )  # fmt: skip
         try:
             groups = structure.graph.groups
-            _ = structure.full.graph  # drawn to check its options
+            most = max(part.cost()[0] for part in (structure, structure.full))
         except StError as error:
-            raise StError(f"{source}: {error}") from error
+            raise StError(f"{source}: {one_line(error)}") from error
+        require(most <= MOST_PARAMETERS, f"describes a network of {most:,} parameters")
         checked = {}
         for name, kept in keep.items():
             require(name in groups, f"'keep' names '{name}', which {structure.family} has not")

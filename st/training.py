@@ -157,11 +157,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
             repeat()
         means = step.means()
         speed = step.steps * batch_size / (time.perf_counter() - started)
-        if not math.isfinite(means["loss"]):
-            raise StError(
-                f"the loss is {means['loss']} in epoch {epoch + 1}; lower training.lr or the "
-                "losses' weights"
-            )
+        check_finite(means["loss"], run, epoch, "training.lr or the losses' weights")
         last = epoch + 1 == run.epochs
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
         train_accuracy = means.pop("train_accuracy")
@@ -169,6 +165,20 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         row["test_accuracy"] = accuracy(run.network, run.images, run.device) if measure else None
         run.history.append(row)
         after_epoch(run, speed)
+
+
+def check_finite(loss: float, run: Run, epoch: int, lower: str) -> None:
+    """Stop a training that went astray: raises StError that says what to lower.
+
+    The weights are looked at too, because the last step may ruin them after a finite loss. Once an
+    epoch, before anything of it is kept: looking at every step would make a GPU wait.
+    """
+    problem = None if math.isfinite(loss) else f"the loss is {loss}"
+    tensors = [t for m in run.modules.values() for t in m.state_dict().values()]
+    if not problem and not all(t.isfinite().all() for t in tensors):
+        problem = "the weights are no longer finite"
+    if problem:
+        raise StError(f"{problem} in epoch {epoch + 1}; lower {lower}")
 
 
 def _descend(run: Run, rate: float | Tensor) -> None:

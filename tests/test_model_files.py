@@ -10,7 +10,15 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from st import network
-from st.checkpoint import Checkpoint, fingerprint, load_model, read_tensors, save_model
+from st.checkpoint import (
+    VERSION,
+    Checkpoint,
+    fingerprint,
+    load_model,
+    read_tensors,
+    save_model,
+    write_tensors,
+)
 from st.errors import StError
 from st.structure import load_structure
 
@@ -88,14 +96,36 @@ def test_models_that_are_something_else(saved, tmp_path):
         refused(path, load_model, "is not a search-and-train model")
     save_file(tensors, path, {"st": "no JSON"})
     refused(path, load_model, "damaged")
-    future = {"format": "search-and-train model", "version": 2, "structure": part.to_json()}
-    save_file(tensors, path, {"st": json.dumps(future)})
-    refused(path, load_model, "version 2")
-    save_file(tensors, path, {"st": json.dumps({**future, "version": 1, "structure": None})})
+    header = {"format": "search-and-train model", "version": VERSION, "structure": None}
+    for version in (1, VERSION + 1, None, [9] * 99):
+        save_file(tensors, path, {"st": json.dumps({**header, "version": version})})
+        refused(path, load_model, "has format version")
+    write_tensors(path, tensors, header)
     refused(path, load_model, "is not a structure")
+    header["structure"] = part.to_json()
+    save_file(tensors, path, {"st": json.dumps(header)})
+    refused(path, load_model, "checksum")
     half = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in tensors.items()}
-    save_torch(half, path, {"st": json.dumps({**future, "version": 1})})
+    save_torch(half, path, {"st": json.dumps(header)})
     refused(path, load_model)
+    for name, changed in {
+        "bn1.weight": tensors["bn1.weight"].astype(np.float64),
+        "bn1.bias": np.full_like(tensors["bn1.bias"], np.nan),
+    }.items():
+        write_tensors(path, {**tensors, name: changed}, header)
+        refused(path, load_model, f"'{name}'")
+
+
+def test_flipped_bits_in_the_tensors(saved):
+    """Each of them is noticed, though the file is as well-formed as before."""
+    path, *_ = saved
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    for place in np.random.default_rng(3).integers(start, len(content), 100):
+        changed = bytearray(content)
+        changed[place] ^= 1 << (place % 8)
+        path.write_bytes(changed)
+        refused(path, load_model, "checksum")
 
 
 def test_truncated_models(saved):
@@ -138,6 +168,10 @@ def test_structures_that_are_refused(saved, tmp_path):
         refused(path, load, "is not JSON")
     path.write_bytes(b"\xff\xfe")
     refused(path, load, "is not JSON")
+    path.write_text("[" * 100_000)
+    refused(path, load, "is not JSON")
+    path.write_text(" " * (64 * 2**20 + 1))
+    refused(path, load, "more than")
     group = "conv1"
     for change, words in [
         ({"format": "x"}, "is not a structure"),
@@ -159,6 +193,15 @@ def test_structures_that_are_refused(saved, tmp_path):
         ({"keep": {group: [0.0]}}, group),
         ({"keep": {group: [False]}}, group),
         ({"keep": {group: "0"}}, group),
+        ({"keep": {"a\nb" * 999: [0]}}, "names 'a ba b"),
+        # what would exhaust the memory of whoever builds it
+        ({"architecture": {"family": "vgg", "options": {"layers": [65536] * 9}}}, "parameters"),
+        ({"supernet_options": {"layers": [65536] * 9}}, "parameters"),
+        ({"architecture": {"family": "densenet", "options": {"depth": 65533}}}, "operations"),
+        (
+            {"architecture": {"family": "resnet", "options": {"blocks": [65536] * 3}}},
+            "operations",
+        ),
     ]:
         path.write_text(json.dumps({**good, **change}))
         refused(path, load, words)

@@ -54,7 +54,12 @@ def test_numbers_in_all_spellings(tiny, tmp_path):
         value = yaml.safe_load(path.read_text())["xs"]
         data = {
             **tiny,
-            "training": {**tiny["training"], "weight_decay": value, "milestones": [value]},
+            "training": {
+                **tiny["training"],
+                "weight_decay": value,
+                "milestones": [value],
+                "schedule": "step",
+            },
             "methods": {
                 "m": {"search": "slimming", "objective": {"ce": value}},
                 "n": {

@@ -90,23 +90,22 @@ def fit_and_save(
         teacher=where.place(network.load(teacher)) if teacher else None,
         sparsity=sparsity,
     )
-    model.parent.mkdir(parents=True, exist_ok=True)
-    resume = Resume(model.with_name("resume.safetensors"), depends_on)
-    resume.restore(training)
-    progress = Progress(epochs, done=len(training.history))
+    with Resume(model.with_name("resume.safetensors"), depends_on) as resume:
+        resume.restore(training)
+        progress = Progress(epochs, done=len(training.history))
 
-    def after_epoch(run: Run, speed: float) -> None:
-        progress.epoch(run.history[-1], speed)
-        if rewind and len(run.history) == rewind[1]:
-            run.early = network.tensors(run.network)
-        resume.after_epoch(run)
+        def after_epoch(run: Run, speed: float) -> None:
+            progress.epoch(run.history[-1], speed)
+            if rewind and len(run.history) == rewind[1]:
+                run.early = network.tensors(run.network)
+            resume.after_epoch(run)
 
-    fit(training, after_epoch)
-    if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
-        save_model(rewind[0], structure, training.early, epochs=rewind[1])
-    write_csv(history, training.history)
-    save_model(
-        model, structure, network.tensors(training.network),
-        job=job, epochs=epochs, device=where.describe(),
-    )  # fmt: skip
-    resume.finish()
+        fit(training, after_epoch)
+        if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
+            save_model(rewind[0], structure, training.early, epochs=rewind[1])
+        write_csv(history, training.history)
+        save_model(
+            model, structure, network.tensors(training.network),
+            job=job, epochs=epochs, device=where.describe(),
+        )  # fmt: skip
+        resume.finish()

@@ -1,8 +1,8 @@
 """TAS's loop: the weights and the probabilities of widths and depths are trained in turns."""
 
-import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from st.seeds import stream, torch_seed
 from st.structure import Structure
 from st.tas.network import Supernet, sample
 from st.tas.space import TOLERANCE, Space
-from st.training import _descend
+from st.training import _descend, check_finite
 
 
 def cost(expected: Tensor, current: float, target: float) -> Tensor:
@@ -119,8 +119,7 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
             sums["architecture_ce"] += ce.detach()
         speed = 2 * steps * batch_size / (time.perf_counter() - started)
         means = {name: float(value) / steps for name, value in sums.items()}
-        if not math.isfinite(means["ce"] + means["architecture_ce"]):
-            raise StError(f"the loss is {means['ce']} in epoch {epoch + 1}; lower the option 'lr'")
+        check_finite(means["ce"] + means["architecture_ce"], run, epoch, "the option 'lr'")
         run.history.append(
             {
                 "epoch": epoch + 1,
@@ -159,24 +158,22 @@ def search(
     augment = Augment(options["crop"], options["flip"])
     network = where.place(Supernet(full, space, seed))
     run = Search(network, Images(images, where), recipe, target, options, augment, seed, where)
-    resume = None
-    if state:
-        state.parent.mkdir(parents=True, exist_ok=True)
-        depends_on = {
-            "search": "tas", "structure": full.to_json(), "options": options, "target": target,
-            "seed": seed, "data": digest,
-        }  # fmt: skip
-        resume = Resume(state, depends_on)
-        resume.restore(run)
-    progress = Progress(run.epochs, done=len(run.history))
-
-    def after_epoch(run: Search, speed: float) -> None:
-        progress.epoch(run.history[-1], speed)
+    depends_on = {
+        "search": "tas", "structure": full.to_json(), "options": options, "target": target,
+        "seed": seed, "data": digest,
+    }  # fmt: skip
+    with Resume(state, depends_on) if state else nullcontext() as resume:
         if resume:
-            resume.after_epoch(run)
+            resume.restore(run)
+        progress = Progress(run.epochs, done=len(run.history))
 
-    fit(run, after_epoch)
-    if resume:
-        resume.finish()
+        def after_epoch(run: Search, speed: float) -> None:
+            progress.epoch(run.history[-1], speed)
+            if resume:
+                resume.after_epoch(run)
+
+        fit(run, after_epoch)
+        if resume:
+            resume.finish()
     logits = network.logits().detach().log_softmax(1).double().numpy()
     return [row[:count] for row, count in zip(logits, space.candidates, strict=True)]

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import sys
 from importlib.metadata import version
 from shutil import which
@@ -20,8 +21,12 @@ from st.errors import StError
 from st.grid import Grid
 from st.sources import sources
 
+PARAMS_FILES = workflow.overwrite_configfiles or ["params.yaml"]
+
 try:
-    PARAMS = check.parse(config, (workflow.overwrite_configfiles or ["params.yaml"])[-1])
+    for path in PARAMS_FILES:
+        check.read(path)  # finds what Snakemake's reader lets pass, such as keys that are there twice
+    PARAMS = check.parse(config, PARAMS_FILES[-1])
 except StError as error:
     raise WorkflowError(str(error)) from None
 GRID = Grid(PARAMS)
@@ -30,7 +35,7 @@ GRID = Grid(PARAMS)
 # the python that runs this workflow, whether its environment has been activated or not.
 os.environ |= {"PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])}
 
-PLUGINS = " ".join(f"--plugin={name}" for name in PARAMS.plugins)
+PLUGINS = " ".join(shlex.quote(f"--plugin={name}") for name in PARAMS.plugins)
 
 GPUS = slots.gpus() if which("nvidia-smi") else []
 
@@ -223,7 +228,7 @@ def teacher(wildcards):
 
 def option(name, value):
     """A command-line option, left out without a value."""
-    return f"--{name} {value}" if value else ""
+    return f"--{name} {shlex.quote(str(value))}" if value else ""
 
 
 def over_grid(pattern_lists):
