@@ -125,8 +125,3 @@ def load_model(path: str | Path) -> Checkpoint:
             )
     facts = header.get("facts")
     return Checkpoint(str(path), tensors, structure, facts if isinstance(facts, dict) else {})
-
-
-def fingerprint(value: Any) -> str:
-    """A short hash of JSON data, the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -57,6 +57,10 @@ class Device:
         if self.is_cuda:
             torch.cuda.synchronize(self.name)
 
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
     def describe(self) -> str:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from st import registry
 from st.errors import StError
-from st.job import Job
+from st.job import Job, fingerprint
 from st.params import Params, objective, recipe
 from st.registry import closest
 
@@ -148,6 +148,7 @@ class Grid:
             "seeds": self.params.seeds,
             "rows": rows,
             "latency_batch": self.params.evaluation.latency_batch,
+            "params": fingerprint(self.params.model_dump()),
         }
 
     def _subnet_row(self, name: str) -> Job:

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from st.checkpoint import Checkpoint, fingerprint, load_model
+from st.checkpoint import Checkpoint, load_model
 from st.criteria import Subject
 from st.data import load_data
 from st.errors import StError
 from st.inits import sliced
-from st.job import Job
+from st.job import Job, fingerprint
 from st.phases.search import searched
 from st.phases.train import fit_and_save
 from st.progress import say

@@ -58,6 +58,18 @@ def provenance(job: Job, runs: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
+def environment(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where the networks were trained and evaluated (see st.tables.environment), as (subject, text)
+    pairs."""
+    pairs = [("Parameters", f"hash {found['params']}")]
+    for kind in ("trained", "evaluated"):
+        for made in found[kind]:
+            facts = {key: value for key, value in made.items() if key != "networks"}
+            text = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
+            pairs.append((f"{made['networks']} networks {kind}", text))
+    return pairs
+
+
 INITS = {
     "random": "new random weights",
     "inherit": "the supernet's weights of the kept channels (fine-tuning)",

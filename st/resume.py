@@ -15,9 +15,10 @@ from typing import Self
 
 import torch
 
-from st.checkpoint import VERSION, fingerprint, read_tensors, write_tensors
+from st.checkpoint import VERSION, read_tensors, write_tensors
 from st.errors import StError
 from st.files import alone
+from st.job import fingerprint
 from st.progress import say
 from st.training import Run
 

@@ -1,5 +1,6 @@
 """From all metrics.json to one table, and the ways to print it."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from html import escape as escape_html
@@ -8,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from st.errors import StError
+from st.errors import StError, one_line
 from st.files import read_json
 from st.grid import METRICS
 from st.job import Job
@@ -21,6 +22,12 @@ MEASURED = [
     "dataset", "architecture", "method", "seed", "accuracy", "params", "params_kept", "macs",
     "macs_kept", "latency_ms", "epochs", "teacher", "device", "torch", "st",
 ]  # fmt: skip
+CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
+ENVIRONMENTS = ["trained", "evaluated"]  # see st/environment.py
+POSITIVE = {
+    "accuracy": 100, "params": 1e15, "params_kept": 1e6, "macs": 1e18, "macs_kept": 1e6,
+    "latency_ms": 1e12, "epochs": 1e9,
+}  # fmt: skip
 GROUP = ["dataset", "architecture"]
 DECIMALS = {
     "accuracy_mean": 3, "accuracy_std": 3, "params_kept": 4, "macs_kept": 4, "latency_ms": 3,
@@ -32,27 +39,53 @@ def place(pattern: str, folder: str | Path, **names: Any) -> Path:
     return Path(folder) / pattern.removeprefix("results/").format(**names)
 
 
-def collect(job: Job, folder: str | Path) -> pd.DataFrame:
-    """All runs: one line per data set, architecture, row and seed, in the grid's order.
+def read_metrics(job: Job, folder: str | Path) -> Iterator[dict[str, Any]]:
+    """All metrics.json, checked, in the grid's order.
 
-    Columns are `MEASURED`. Raises StError that names the metrics.json which is missing, incomplete
-    or about something else: a run is never left out silently.
+    Raises StError that names the one which is missing, incomplete, about something else or no
+    measurement: a run is never left out silently.
     """
-    runs = []
     for names, _ in _runs(job):
         path = place(METRICS, folder, **names)
         metrics = read_json(path)
-        if not isinstance(metrics, dict):
-            raise StError(f"{path}: is no object; evaluate it again")
-        for key in MEASURED:
-            if key not in metrics:
-                raise StError(f"{path}: '{key}' is missing; evaluate it again")
-        for key, value in names.items():
-            if metrics[key] != value:
-                raise StError(
-                    f"{path}: '{key}' is {metrics[key]!r} instead of {value!r}; evaluate it again"
-                )
-        runs.append({key: metrics[key] for key in MEASURED})
+        for problem in _problems(metrics, names):
+            raise StError(f"{path}: {problem}; evaluate it again")
+        yield metrics
+
+
+def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the contents of a metrics.json about `names`."""
+    if not isinstance(metrics, dict):
+        yield "is no object"
+        return
+    for key in (*MEASURED, *ENVIRONMENTS):
+        if key not in metrics:
+            yield f"'{key}' is missing"
+            return
+    for key, value in names.items():
+        if metrics[key] != value:
+            yield f"'{key}' is {one_line(repr(metrics[key]), 40)} instead of {value!r}"
+    for key, most in POSITIVE.items():
+        value = metrics[key]
+        # also false for NaN
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            yield f"'{key}' is {one_line(repr(value), 40)}, which is no measurement"
+    for key in ("device", "torch", "st"):
+        if not isinstance(metrics[key], str):
+            yield f"'{key}' is no text"
+    if not isinstance(metrics["teacher"], str | None):
+        yield "'teacher' is no name"
+    for key in ENVIRONMENTS:
+        if not isinstance(metrics[key], dict):
+            yield f"'{key}' does not say where"
+
+
+def collect(job: Job, folder: str | Path) -> pd.DataFrame:
+    """All runs: one line per data set, architecture, row and seed, in the grid's order.
+
+    Columns are `MEASURED`. Raises StError as `read_metrics`.
+    """
+    runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder)]
     return pd.DataFrame(runs, columns=MEASURED)
 
 
@@ -64,6 +97,18 @@ def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:
                 for seed in job["seeds"]:
                     names = {"dataset": dataset, "architecture": architecture, "seed": seed}
                     yield {**names, "method": row["method"]}, row
+
+
+def environment(job: Job, folder: str | Path) -> dict[str, Any]:
+    """What made the table: a hash of the params, and where the networks were trained and
+    evaluated, each environment once with the number of its networks."""
+    found: dict[str, dict[str, dict]] = {kind: {} for kind in ENVIRONMENTS}
+    for metrics in read_metrics(job, folder):
+        for kind in ENVIRONMENTS:
+            key = json.dumps(metrics[kind], sort_keys=True)
+            entry = found[kind].setdefault(key, {**metrics[kind], "networks": 0})
+            entry["networks"] += 1
+    return {"params": job["params"], **{kind: list(found[kind].values()) for kind in found}}
 
 
 def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -109,19 +154,26 @@ def curves(job: Job, folder: str | Path) -> pd.DataFrame:
     parts = []
     for names, row in _runs(job):
         found = history(place(row["history"], folder, **names)).reset_index()
-        found = found[["epoch", "loss", "train_accuracy", "test_accuracy"]]
+        found = found[CURVES]
         parts.append(found.assign(**names))
     return pd.concat(parts)
 
 
 def history(path: Path) -> pd.DataFrame:
-    """A training's history, indexed by epoch."""
+    """A training's history, indexed by epoch; all columns are numbers."""
     try:
-        return pd.read_csv(path).set_index("epoch")
+        found = pd.read_csv(path)
+        return (
+            found.astype(dict.fromkeys({*found, *CURVES}, float))
+            .astype({"epoch": int})
+            .set_index("epoch")
+        )
     except OSError as error:
         raise StError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError) as error:
-        raise StError(f"{path}: is no history ({error}); delete it and train again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StError(
+            f"{path}: is no history ({one_line(error)}); delete it and train again"
+        ) from error
 
 
 def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

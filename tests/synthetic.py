@@ -43,7 +43,7 @@ def make_job(seeds=(0, 1, 2), holdout=0.0):
     ]
     return {
         "datasets": {"toy": holdout}, "seeds": list(seeds), "rows": {"net": rows},
-        "latency_batch": 1,
+        "latency_batch": 1, "params": "0123",
     }  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
                 "macs": round(40000 * macs), "macs_kept": macs,
                 "latency_ms": [0.5, 0.1, 0.2][number], "epochs": 4, "teacher": teacher,
                 "device": "CPU_0 & co", "torch": "2.0", "st": "0.1",
+                "trained": {"processor": "fast" if seed else "slow", "threads": 1},
+                "evaluated": {"processor": "fast", "commit": None},
             }  # fmt: skip
             write(METRICS, json.dumps(metrics), method=entry["method"], seed=seed)
             epochs = "".join(

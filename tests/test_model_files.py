@@ -13,13 +13,13 @@ from st import network
 from st.checkpoint import (
     VERSION,
     Checkpoint,
-    fingerprint,
     load_model,
     read_tensors,
     save_model,
     write_tensors,
 )
 from st.errors import StError
+from st.job import fingerprint
 from st.structure import load_structure
 
 

@@ -85,6 +85,56 @@ def test_run_of_something_else_is_refused(tmp_path):
         tables.collect(job, tmp_path)
 
 
+BAD_METRICS = [
+    ("accuracy", "90"), ("accuracy", float("nan")), ("accuracy", -1), ("accuracy", 101),
+    ("accuracy", True), ("accuracy", None), ("params", float("inf")), ("macs", [1]),
+    ("latency_ms", {}), ("epochs", "4"), ("teacher", 3), ("device", None), ("torch", 2.0),
+    ("trained", None), ("evaluated", "here"), ("dataset", ["x" * 999] * 999),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_METRICS, ids=lambda x: str(x)[:20])
+def test_metrics_that_are_no_measurements(tmp_path, key, value):
+    job = make_job()
+    write_results(tmp_path, job)
+    path = place(METRICS, tmp_path, seed=1, method="st")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(StError) as caught:
+        report.run(job, tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: '{key}' ") and "evaluate it again" in message
+    assert "\n" not in message and len(message) < 400
+    assert not (tmp_path / "table.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["", "epoch\n", "epoch,loss\n1,2\n", "a,b\n1\n", "\x00", "[]"])
+def test_histories_that_are_none(tmp_path, text):
+    job = make_job()
+    write_results(tmp_path, job)
+    path = place(job["rows"]["net"][2]["history"], tmp_path, seed=1)
+    path.write_text(text)
+    with pytest.raises(StError, match="is no history") as caught:
+        report.run(job, tmp_path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_environments_are_counted(made):
+    job, folder, _, _ = made
+    found = tables.environment(job, folder)
+    rows = len(ACCURACY)
+    assert found == {
+        "params": "0123",
+        "trained": [
+            {"processor": "slow", "threads": 1, "networks": rows},
+            {"processor": "fast", "threads": 1, "networks": 2 * rows},
+        ],
+        "evaluated": [{"processor": "fast", "commit": None, "networks": 3 * rows}],
+    }
+    pairs = prose.environment(found)
+    assert (f"{rows} networks trained", "processor slow, threads 1") in pairs
+    assert pairs[-1] == (f"{3 * rows} networks evaluated", "processor fast")
+
+
 def test_prints_best_in_bold(made):
     job, _, runs, table = made
     caption = prose.caption(job, runs)
@@ -226,7 +276,8 @@ def test_report_writes_the_same_bytes_again(made, tmp_path):
     assert contents[0] == contents[1]
     drawn = {f"toy-net-{name}.{kind}" for name in figures.CAPTIONS for kind in ("png", "pdf")}
     assert {path.name for path in contents[0]} == drawn | {
-        "runs.csv", "curves.csv", "metrics.json", "table.csv", "table.md", "table.tex",
+        "runs.csv", "curves.csv", "metrics.json", "environment.json", "table.csv", "table.md",
+        "table.tex",
     }  # fmt: skip
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 15
     assert list(pd.read_csv(tmp_path / "table.csv").columns) == COLUMNS

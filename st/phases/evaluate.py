@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from st import __version__
+from st import __version__, environment
 from st.checkpoint import load_model
 from st.data import load_data
 from st.files import write_json
@@ -39,6 +39,7 @@ def run(
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
     latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
+    made = environment.here(where.describe(), where.threads) | environment.commit()
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
     ):
@@ -59,5 +60,7 @@ def run(
             "device": where.describe(),
             "torch": torch.__version__,
             "st": __version__,
+            "trained": checkpoint.facts.get("environment"),
+            "evaluated": made,
         }
         write_json(path, row)

@@ -29,6 +29,7 @@ def run(job: Job, folder: Path) -> None:
     # the tables last: where they are, the figures are too
     write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
     write_json(Path(folder, "metrics.json"), tables.to_metrics(table))
+    write_json(Path(folder, "environment.json"), tables.environment(job, folder))
     write_text(Path(folder, "curves.csv"), tables.curves(job, folder).to_csv(index=False))
     write_text(Path(folder, "table.md"), tables.to_markdown(table, caption))
     write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from st import environment
 from st.augment import Augment
 from st.checkpoint import Checkpoint, load_model, save_model
 from st.data import Data, load_data
@@ -106,6 +107,6 @@ def fit_and_save(
         write_csv(history, training.history)
         save_model(
             model, structure, network.tensors(training.network),
-            job=job, epochs=epochs, device=where.describe(),
+            job=job, epochs=epochs, environment=environment.here(where.describe(), where.threads),
         )  # fmt: skip
         resume.finish()

@@ -2,7 +2,8 @@
 
 REQUIRED INPUTS: metrics, histories and structures of the whole grid
 OUTPUTS: results/table.csv, .md, .tex, results/runs.csv, results/figures/, results/comparison.ipynb
-and .html; metrics.json and curves.csv, the same numbers for `dvc metrics` and `dvc plots`
+and .html; metrics.json and curves.csv, the same numbers for `dvc metrics` and `dvc plots`;
+environment.json, the versions and machines that made them
 """
 
 
@@ -21,6 +22,7 @@ rule report:
         runs="results/runs.csv",
         metrics="results/metrics.json",
         curves="results/curves.csv",
+        environment="results/environment.json",
         figures=report(
             directory("results/figures"),
             patterns=["{name}.png"],
