@@ -153,6 +153,76 @@ def test_a_file_that_is_no_image_is_named(split):
     refused(split, str(split / "train" / "dog" / "2.png"))
 
 
+def test_damaged_images_can_be_skipped(split, caplog):
+    caplog.set_level("INFO", logger="st")
+    bad = [split / "train" / "dog" / name for name in ("0.png", "2.png", "9.jpg")]
+    for path, content in zip(bad, (b"", b"not a picture", b"\xff\xd8\xff\xe0" * 9), strict=True):
+        path.write_bytes(content)
+    refused(split, str(bad[0]), "skip_damaged: true")
+    data = read(split, skip_damaged=True)
+    assert np.bincount(data.train_labels).tolist() == [4, 2]
+    assert f"3 images were skipped, the first: {bad[0]}: is no readable image" in caplog.text
+    # as many as there should be, if there are enough
+    assert np.bincount(read(split, skip_damaged=True, per_class=2).train_labels).tolist() == [2, 2]
+    for path in (split / "train" / "dog").iterdir():
+        path.write_bytes(b"")
+    refused(split, str(split / "train" / "dog"), "all 5 are damaged", skip_damaged=True)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_are_converted_and_told(split, caplog, mode):
+    caplog.set_level("INFO", logger="st")
+    suffix = {"CMYK": "tif", "YCbCr": "jpg"}.get(mode, "png")
+    path = split / "train" / "cat" / f"x.{suffix}"
+    Image.new("RGB", (10, 8), (200, 200, 200)).convert(mode).save(path)
+    found = read(split).train_images[4]
+    if mode != "1":
+        assert abs(found.astype(int) - 200).max() <= 2
+    with Image.open(path) as image:
+        told = f"1 images were converted, the first: {path} ({image.mode})"
+        assert (told in caplog.text) == (image.mode != "RGB")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_refused(split, mode):
+    """Conversion would clip all values above 255 to white."""
+    path = split / "train" / "cat" / "x.tif"
+    Image.fromarray(np.full((8, 10), 1000, dtype=np.uint16)).convert(mode).save(path)
+    refused(split, str(path), "more than 8 bits", mode)
+    assert len(read(split, skip_damaged=True).train_labels) == 8
+
+
+def test_images_that_would_exhaust_the_memory_are_refused(split, monkeypatch):
+    path = split / "train" / "cat" / "x.png"
+    picture(path, 40, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    refused(split, str(path), "decompression bomb")
+
+
+def test_random_damage(split):
+    """Whatever is wrong with a file: it is named, or still read."""
+    path, rng, bad = split / "train" / "cat" / "x.png", np.random.default_rng(0), 0
+    good = {}
+    for suffix in ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm"):
+        picture(path.with_suffix(f".{suffix}"))
+        good[suffix] = path.with_suffix(f".{suffix}").read_bytes()
+        path.with_suffix(f".{suffix}").unlink()
+    for suffix, content in good.items():
+        for _ in range(30):
+            changed = bytearray(content[: rng.integers(1, len(content) + 1)])
+            for place in rng.integers(len(changed), size=3):
+                changed[place] = rng.integers(256)
+            path = path.with_suffix(f".{suffix}")
+            path.write_bytes(changed)
+            try:
+                read(split, size=8)
+            except StError as error:
+                bad += 1
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        path.unlink()
+    assert bad > 50
+
+
 def test_folders_that_are_not_as_they_should_be(split, tmp_path):
     refused(tmp_path / "nowhere", "nowhere", "'root'")
     refused(split / "train" / "cat" / "0.png", "is not a folder")

@@ -1,5 +1,6 @@
 """Any folder of class folders."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from st.data import Data, Shape
-from st.errors import StError
+from st.errors import StError, one_line
+from st.progress import say
+from st.recipe import Flag
 from st.registry import datasets
 from st.seeds import stream
 
@@ -24,12 +27,15 @@ def imagefolder(
     grayscale: bool = False,
     test_fraction: SHARE | None = None,
     per_class: Annotated[int, Field(ge=2, strict=True)] | None = None,
+    skip_damaged: Flag = False,
 ) -> Data:
     """`root`/train/CLASS/* and `root`/test/CLASS/*, or `root`/CLASS/* split by `test_fraction`.
 
     `size`: resize the shorter side to it and crop the centre; without it all images must have one
-    size. `per_class`: take only so many images of each class and part, the first by name.
-    Raises StError with the path of a file that is no image.
+    size. `per_class`: take only so many images of each class and part, the first by name. Images of
+    other modes (gray, palette, CMYK, ...) are converted, and counted in a message.
+    Raises StError with the path of a file that is no image, or has more than 8 bits a channel;
+    `skip_damaged`: leave these out, and count them in a message.
     """
     folder = _folder(root)
     parts = [folder / "train", folder / "test"]
@@ -44,22 +50,39 @@ def imagefolder(
     if split and _classes(parts[1]) != classes:
         raise StError(f"{root}: train/ and test/ must have the same class folders")
     arrays, shape = [], None
+    converted, skipped = [], []
     for part in parts if split else [folder]:
         images, labels = [], []
         for label, name in enumerate(classes):
             files = sorted(f for f in (part / name).rglob("*") if f.suffix.lower() in SUFFIXES)
-            if not files:
-                raise StError(f"{part / name}: has no images ({', '.join(sorted(SUFFIXES))})")
-            for file in files[:per_class]:
-                images.append(_read(file, size, grayscale))
-                labels.append(label)
-                shape = shape or images[-1].shape
-                if images[-1].shape != shape:
+            before = len(images)
+            for file in files:
+                if len(images) - before == per_class:
+                    break
+                try:
+                    pixels, mode = _read(file, size, grayscale)
+                except StError as error:
+                    if not skip_damaged:
+                        raise
+                    skipped.append(str(error))
+                    continue
+                if mode != ("L" if grayscale else "RGB"):
+                    converted.append(f"{file} ({mode})")
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
                     raise StError(
-                        f"{file}: is {images[-1].shape[2]}x{images[-1].shape[1]}, others are "
+                        f"{file}: is {pixels.shape[2]}x{pixels.shape[1]}, others are "
                         f"{shape[2]}x{shape[1]}; give the option 'size'"
                     )
+                images.append(pixels)
+                labels.append(label)
+            if len(images) == before:
+                reason = f"all {len(files)} are damaged" if files else ", ".join(sorted(SUFFIXES))
+                raise StError(f"{part / name}: has no images ({reason})")
         arrays += [np.stack(images), np.array(labels, dtype=np.int64)]
+    for found, what in ((converted, "converted"), (skipped, "skipped")):
+        if found:
+            say(f"{len(found)} images were {what}, the first: {found[0]}")
     if not split:
         arrays = _split(*arrays, test_fraction)
     return Data(*arrays, classes)
@@ -92,19 +115,27 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _read(file: Path, size: int | None, grayscale: bool) -> np.ndarray:
-    """An image as uint8 (channels, height, width)."""
+def _read(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, str]:
+    """An image as uint8 (channels, height, width), and its mode before it was converted."""
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
+        # warnings are about tags, not pixels
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            mode = image.mode
+            # conversion would clip them
+            if mode in ("I", "F") or mode.startswith("I;"):
+                raise ValueError(f"more than 8 bits a channel, mode {mode}")
             image = image.convert("L" if grayscale else "RGB")
             if size is not None and image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except Exception as error:  # decoders raise anything
-        raise StError(f"{file}: is no readable image ({error}); mend or remove it") from error
-    return pixels[None] if grayscale else pixels.transpose(2, 0, 1)
+        raise StError(
+            f"{file}: is no readable image ({one_line(error)}); mend or remove it, or give the "
+            "option 'skip_damaged: true'"
+        ) from error
+    return pixels[None] if grayscale else pixels.transpose(2, 0, 1), mode
 
 
 def _split(images: np.ndarray, labels: np.ndarray, fraction: float) -> list[np.ndarray]:
