@@ -177,7 +177,7 @@ def test_other_modes_are_converted_and_told(split, caplog, mode):
     Image.new("RGB", (10, 8), (200, 200, 200)).convert(mode).save(path)
     found = read(split).train_images[4]
     if mode != "1":
-        assert abs(found.astype(int) - 200).max() <= 2
+        assert abs(found.astype(int) - 200).max() <= 5
     with Image.open(path) as image:
         told = f"1 images were converted, the first: {path} ({image.mode})"
         assert (told in caplog.text) == (image.mode != "RGB")
