@@ -18,6 +18,7 @@ def one_line(text: object, length: int = 300) -> str:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # what torch says of it
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -30,10 +31,13 @@ def explained(error: BaseException, batch: str) -> str | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     kept = "finished epochs and files are kept, run it again to go on"
     text = one_line(error, 200)
-    if "OutOfMemoryError" in names or (isinstance(error, RuntimeError) and "alloc" in text):
+    torchs = isinstance(error, RuntimeError)
+    if "OutOfMemoryError" in names or (torchs and any(part in text for part in MEMORY)):
         return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
-    if "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error" in text):
+    if "AcceleratorError" in names or (torchs and "CUDA error" in text):
         return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
+    if "ValidationError" in names:  # params are checked before any job, so it is one by hand
+        return f"--job: {text}"
     if isinstance(error, MemoryError):
         return f"the memory is full; lower {batch}, or run fewer jobs at once; {kept}"
     if isinstance(error, OSError) and error.errno in FULL | REFUSED:
