@@ -5,12 +5,13 @@ CORES ?= $(shell nproc)
 READY := .venv/ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help table test quick lint bench environment lock bundle unpack
+.PHONY: help table test quick lint audit bench environment lock bundle unpack
 
 help:
 	@echo "make table   build results/table.csv and results/comparison.html (CORES=$(CORES))"
 	@echo "make test    run all tests; make quick: without the slow ones"
 	@echo "make lint    check format and style"
+	@echo "make audit   ask for known vulnerabilities of the pinned packages (needs the network)"
 	@echo "make bench   compare the training loop's speed with others'"
 	@echo "make bundle  pack all for a machine without a network: docs/airgapped.md"
 
@@ -28,6 +29,9 @@ lint: $(READY)
 	ruff check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+audit: $(READY)
+	pip-audit --requirement requirements.lock --disable-pip --strict --progress-spinner off
 
 # torchdistill needs nothing that is not locked, apart from a compiler that only its installation uses.
 bench: $(READY)

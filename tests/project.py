@@ -12,6 +12,7 @@ PARTS = (
     "Snakefile", "workflow", "st", "params", "params.yaml", "profiles", "tools",
     "pyproject.toml", "requirements.lock",
     "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
+    "requirements.lock",
 )  # fmt: skip
 BIN = Path(sys.executable).parent
 TRAININGS = ("pretrain", "train")
