@@ -142,7 +142,8 @@ EVIL = "-e a b'\"$(touch ran1)`touch ran2`;touch ran3|touch ran4 {input} {{x}} *
 
 def test_values_do_not_reach_the_shell(tmp_path):
     """A project in a folder, with a data set and a plugin, whose names a shell would run."""
-    folder = tmp_path / EVIL.replace("-e ", "")
+    # braces in the folder's own path are a matter of Snakemake, which formats it
+    folder = tmp_path / EVIL.replace("{", "").replace("}", "")
     folder.mkdir()
     copy_project(folder)
     rng = np.random.default_rng(0)
