@@ -24,8 +24,9 @@ from st.sources import sources
 PARAMS_FILES = workflow.overwrite_configfiles or ["params.yaml"]
 
 try:
+    # finds what Snakemake's reader lets pass: keys that are there twice
     for path in PARAMS_FILES:
-        check.read(path)  # finds what Snakemake's reader lets pass, such as keys that are there twice
+        check.read(path)
     PARAMS = check.parse(config, PARAMS_FILES[-1])
 except StError as error:
     raise WorkflowError(str(error)) from None
