@@ -148,7 +148,8 @@ class Grid:
             "seeds": self.params.seeds,
             "rows": rows,
             "latency_batch": self.params.evaluation.latency_batch,
-            "params": fingerprint(self.params.model_dump()),
+            # what jobs may ask a cluster for changes no result
+            "params": fingerprint(self.params.model_dump(exclude={"resources"})),
         }
 
     def _subnet_row(self, name: str) -> Job:

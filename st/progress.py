@@ -15,7 +15,8 @@ TERMINAL_INTERVAL = 10.0  # seconds between lines on a terminal that many jobs m
 def start(label: str, log: Path | None) -> None:
     """Send messages, marked with `label`, to stderr, and all of them to the file `log`."""
     logger.setLevel(logging.DEBUG)
-    logging.raiseExceptions = False  # a log that can't be written, on a full disk, stops no training
+    # A log that can't be written, on a full disk, is no reason to stop a training.
+    logging.raiseExceptions = False
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter(f"{label}: %(message)s"))
     terminal.setLevel(logging.INFO)
