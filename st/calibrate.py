@@ -57,12 +57,12 @@ def _part(data: Data, images: int) -> Data:
 def _measure_all(arguments: tuple) -> Rates:
     """In a process of its own: every kind of training, on a part of the data."""
     params, parts, totals, device, called = arguments
-    from st import training
+    from st import teacher
     from st.device import choose
 
     where = choose(device, threads=1)
     torch = time.time() - called
-    cache = training.CACHE_BYTES
+    cache = teacher.CACHE_BYTES
     image, setup = {}, {}
     grid = Grid(load(params))
     for key, spec in trainings(
@@ -71,7 +71,7 @@ def _measure_all(arguments: tuple) -> Rates:
         dataset = key.split("/")[1]
         size = len(parts[dataset].train_labels)
         # whether the teacher's outputs are kept is decided as for all images
-        training.CACHE_BYTES = cache * size // totals[dataset]
+        teacher.CACHE_BYTES = cache * size // totals[dataset]
         epoch, before = _measure(_run(spec, parts[dataset], where))
         image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
     return Rates(torch, 0.0, image, setup)
@@ -80,9 +80,11 @@ def _measure_all(arguments: tuple) -> Rates:
 def _run(spec: Training, data: Data, where) -> Any:
     """The `st.training.Run` of a training, from weights as torch initialises them."""
     from st.augment import Augment
+    from st.images import Images
     from st.network import Network
+    from st.objective import Objective
     from st.recipe import Training as Recipe
-    from st.training import Images, Objective, Run
+    from st.training import Run
 
     return Run(
         network=where.place(Network(spec.structure)),

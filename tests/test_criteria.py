@@ -169,7 +169,8 @@ def test_data_criteria_need_the_supernets_data(small, tmp_path, name):
     with pytest.raises(StError, match="give --data"):
         criteria.get(name)(Subject(small, tensors, Budget(0.5), 0))
     data = images()
-    wrong = Data(data.train_images[:, :, 1:], *dataclasses.astuple(data)[1:])
+    train, test = data.train_images[:, :, 1:], data.test_images[:, :, 1:]
+    wrong = dataclasses.replace(data, train_images=train, test_images=test)
     save_data(tmp_path / "data", wrong, {})
     with pytest.raises(StError, match="image shape"):
         criteria.get(name)(Subject(small, tensors, Budget(0.5), 0, tmp_path / "data", "cpu"))

@@ -95,9 +95,9 @@ def test_data_files_that_are_something_else(tmp_path):
         with pytest.raises(StError, match=words) as caught:
             load_data(path)
         assert str(caught.value).startswith(str(path))
-    from st.checkpoint import write_tensors
+    from st.checkpoint import VERSION, write_tensors
 
-    header = {"format": "search-and-train data", "version": 1, "classes": [], "sha256": ""}
+    header = {"format": "search-and-train data", "version": VERSION, "classes": [], "sha256": ""}
     write_tensors(path, {"train.images": np.zeros(1)}, header)
     with pytest.raises(StError, match=r"lacks 'train.labels'"):
         load_data(path)
