@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "Snakefile", "workflow", "st", "params", "params.yaml", "profiles", "tools",
-    "pyproject.toml", "requirements.lock",
+    "pyproject.toml",
     "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
     "requirements.lock",
 )  # fmt: skip
