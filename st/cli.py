@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from st import __version__
 from st.errors import StError, explained, one_line
+from st.launch import ABANDONED, Abandoned, Member, launch
 
 # phase -> (help, input options, output options, whether it computes with torch)
 PHASES = {
@@ -40,6 +42,7 @@ PHASES = {
     ),
     "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
 }
+PARALLEL = ("pretrain", "train")  # phases that several processes can compute
 LISTS = ("models", "metrics")  # options that take several files
 # inputs that not every job of the phase has
 ABSENT = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
@@ -72,6 +75,15 @@ def parser() -> argparse.ArgumentParser:
         if torch:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
             command.add_argument("--threads", type=_count, default=0, help="CPU threads")
+        if name in PARALLEL:
+            command.add_argument(
+                "--processes",
+                type=_processes,
+                default=1,
+                metavar="N",
+                help="compute it with N processes, each on a GPU of its own (default: 1)",
+            )
+            command.add_argument("--member", help=argparse.SUPPRESS)  # as st.launch says
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = commands.add_parser("estimate", help=text, description=text)
     cost.add_argument("--params", default="params.yaml", help="default: %(default)s")
@@ -91,8 +103,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _processes(text: str) -> int:
+    """A number, which may follow the GPUs' model, as clusters are asked for GPUs: a100:2."""
+    return max(1, _count(text.rpartition(":")[2]))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 after one line about what is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     try:
         if options.command == "params":
@@ -108,7 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(json.dumps(schema(), indent=2))
         else:
-            _run_phase(options)
+            return _run_phase(options, arguments)
+    except Abandoned as error:
+        logging.getLogger("st").debug("%s", error)  # the launcher says whose fault it is
+        return ABANDONED
     except StError as error:
         _fail(str(error))
         return 2
@@ -119,8 +140,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str) -> None:
-    import logging
-
     logger = logging.getLogger("st")
     if logger.handlers:
         logger.error("error: %s", message)
@@ -136,7 +155,7 @@ def _print_params(path: str) -> None:
     print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
 
 
-def _run_phase(options: argparse.Namespace) -> None:
+def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     import importlib
 
     from st import progress, registry
@@ -158,10 +177,19 @@ def _run_phase(options: argparse.Namespace) -> None:
         if files[name] is None and name not in ABSENT.get(options.command, ()):
             raise StError(f"--{name} is missing")
     if torch:
-        if options.threads:
-            os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
-        files |= {"device": options.device, "threads": options.threads}
-    progress.start(f"{options.command} {label}", options.log)
+        threads = options.threads
+        if options.command in PARALLEL:
+            threads = threads and max(1, threads // options.processes)
+            if options.member:
+                files["member"] = Member.begin(options.member, options.processes)
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
+        files |= {"device": options.device, "threads": threads}
+    member = files.get("member")
+    if not member or member.rank == 0:
+        progress.start(f"{options.command} {label}", options.log, new=not member)
+    if options.command in PARALLEL and options.processes > 1 and not member:
+        return launch(arguments, options.processes, options.device, tell=_fail)
     try:
         importlib.import_module(f"st.phases.{options.command}").run(job, **files)
     except StError:
@@ -171,6 +199,7 @@ def _run_phase(options: argparse.Namespace) -> None:
         if told is None:
             raise
         raise StError(told) from error
+    return 0
 
 
 def _batch(job: dict[str, Any]) -> str:

@@ -112,15 +112,18 @@ class Recorded:
         return graph.replay
 
 
-def choose(name: str = "auto", threads: int | None = None) -> Device:
+def choose(name: str = "auto", threads: int | None = None, rank: int | None = None) -> Device:
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
-    one with a free slot, if a workflow runs this."""
+    one with a free slot, if a workflow runs this. `rank`: the number of this process, if each of
+    several takes a GPU."""
     if threads:
         torch.set_num_threads(threads)
     _keep_memory()
     if name == "auto":
         slots.take()
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and rank is not None:
+        name = f"cuda:{rank}"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
         raise StError(f"--device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")

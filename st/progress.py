@@ -12,8 +12,11 @@ logger = logging.getLogger("st")
 TERMINAL_INTERVAL = 10.0  # seconds between lines on a terminal that many jobs may share
 
 
-def start(label: str, log: Path | None) -> None:
-    """Send messages, marked with `label`, to stderr, and all of them to the file `log`."""
+def start(label: str, log: Path | None, new: bool = True) -> None:
+    """Send messages, marked with `label`, to stderr, and all of them to the file `log`.
+
+    `new`: it begins empty; otherwise this process adds to what another one writes.
+    """
     logger.setLevel(logging.DEBUG)
     # A log that can't be written, on a full disk, is no reason to stop a training.
     logging.raiseExceptions = False
@@ -24,7 +27,9 @@ def start(label: str, log: Path | None) -> None:
     if log:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(log, mode="w", encoding="utf-8")
+            if new:
+                log.write_bytes(b"")
+            file = logging.FileHandler(log, mode="a", encoding="utf-8")
         except OSError as error:
             raise StError(f"--log {log}: cannot be written ({error.strerror})") from error
         file.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", "%H:%M:%S"))

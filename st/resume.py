@@ -33,18 +33,20 @@ class Interrupted(StError):
 class Resume:
     """Keeps the state of one training at `path`, while it is the context of a `with`.
 
-    Raises StError if another process trains in the same folder.
+    Raises StError if another training is in the same folder. `leads`: whether this process writes
+    the state, of several that compute one training; all of them read it, and stop together.
     """
 
-    def __init__(self, path: Path, depends_on: dict):
-        self.path = path
+    def __init__(self, path: Path, depends_on: dict, leads: bool = True):
+        self.path, self._leads = path, leads
         self.key = fingerprint({**depends_on, "torch": torch.__version__})
         self._saved = time.monotonic()
         self._stop = False
         self._after = ExitStack()
 
     def __enter__(self) -> Self:
-        self._after.enter_context(alone(self.path.parent, "training"))
+        if self._leads:
+            self._after.enter_context(alone(self.path.parent, "training"))
         # Told to stop: finish the epoch, write the state, go. SIGTERM ends the workflow around the
         # training too; SIGURG, which all other programs ignore, is a cluster's notice that time is
         # nearly up.
@@ -87,8 +89,17 @@ class Resume:
         """Write the state if it is time, or if the process was told to stop."""
         if len(run.history) == run.epochs:
             return
-        if not self._stop and time.monotonic() - self._saved < INTERVAL:
-            return
+        stop = run.group.any(self._stop) if run.group else self._stop
+        if self._leads and (stop or time.monotonic() - self._saved >= INTERVAL):
+            self._write(run)
+        if stop:
+            if run.group:
+                run.group.any(stop)  # no process goes before the state is written
+            raise Interrupted(
+                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
+            )
+
+    def _write(self, run: Run) -> None:
         tensors = {
             f"{kind}:{name}": value.cpu().numpy()
             for kind, module in run.modules.items()
@@ -99,10 +110,6 @@ class Resume:
         header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}
         write_tensors(self.path, tensors, json.loads(json.dumps(header)))
         self._saved = time.monotonic()
-        if self._stop:
-            raise Interrupted(
-                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
-            )
 
     def finish(self) -> None:
         """Remove the state: the model is complete."""

@@ -8,6 +8,7 @@ a user on a machine share the files, hence the slots.
 
 import fcntl
 import os
+import random
 import subprocess
 import tempfile
 import time
@@ -39,8 +40,9 @@ def gpus() -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def take() -> None:
-    """Wait for a free slot, and keep it and see only its GPU until this process ends.
+def take(count: int = 1) -> None:
+    """Wait for free slots of `count` GPUs, and keep them and see only these GPUs until this process
+    ends.
 
     To be called before CUDA is used. Does nothing without GPUs, or if no workflow says how many
     jobs may share one.
@@ -52,21 +54,36 @@ def take() -> None:
     slots = [(number, name) for number in range(int(os.environ[SLOTS])) for name in names]
     folder, told = _folder(), False
     while True:
+        found: dict[str, tuple[int, IO]] = {}  # by GPU
         for number, name in slots:
-            file = open(folder / f"{name}.{number}", "w")  # noqa: SIM115 (held until the end)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            _held.append(file)
-            os.environ[VISIBLE] = name
-            say(f"has slot {number} of GPU {name}")
+            file = None if name in found or len(found) == count else _lock(folder, name, number)
+            if file:
+                found[name] = number, file
+        if len(found) == count:
+            _held.extend(file for _, file in found.values())
+            os.environ[VISIBLE] = ",".join(found)
+            for name, (number, _) in found.items():
+                say(f"has slot {number} of GPU {name}")
             return
+        # Keeping some while waiting for others could wait forever: the others' job may do the same.
+        for _, file in found.values():
+            file.close()
         if not told:
-            say(f"waits for one of {len(slots)} slots of GPUs {', '.join(names)}")
+            wanted = "one" if count == 1 else f"{count} GPUs"
+            say(f"waits for {wanted} of {len(slots)} slots of GPUs {', '.join(names)}")
             told = True
-        time.sleep(INTERVAL)
+        time.sleep(INTERVAL * random.uniform(0.5, 1.5))  # not again at the same time as another
+
+
+def _lock(folder: Path, name: str, number: int) -> IO | None:
+    """A slot's file, locked until it is closed; None if another process has the slot."""
+    file = open(folder / f"{name}.{number}", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def _folder() -> Path:

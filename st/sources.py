@@ -9,8 +9,8 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-# What these do can't change a result: messages, the command line, which of several GPUs is used.
-WITHOUT_EFFECT = {"st", "st.cli", "st.errors", "st.progress", "st.slots"}
+# What these do can't change a result: messages, the command line, processes, which GPU is used.
+WITHOUT_EFFECT = {"st", "st.cli", "st.errors", "st.launch", "st.progress", "st.slots"}
 
 
 @cache

@@ -15,6 +15,7 @@ from st.device import Device
 from st.errors import StError
 from st.images import Images
 from st.objective import Objective
+from st.parallel import Group
 from st.recipe import Training, learning_rate
 from st.seeds import torch_seed
 from st.teacher import Teacher, as_float, observe
@@ -48,6 +49,7 @@ class Run:
     device: Device
     teacher: nn.Module | None = None
     sparsity: float = 0.0
+    group: Group | None = None  # the processes, if several compute this training
 
     def __post_init__(self):
         if self.objective.adaptive:
@@ -67,8 +69,15 @@ class Run:
             for module in self.network.modules()
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         ]
+        if self.group:
+            self.group.normalise_together(self.network)
         self.history: list[dict[str, Any]] = []
         self.early: dict[str, np.ndarray] = {}  # the weights at the rewind epoch
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.group is None or self.group.leads
 
     def generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(torch_seed(self.seed, *labels))
@@ -89,6 +98,7 @@ class Step:
             self.teacher = Teacher(
                 run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
             )
+        self._part = run.group.part(batch_size) if run.group else None
         where = run.images.train_labels.device
         self._views = torch.zeros(len(run.images.train_labels), dtype=torch.int64, device=where)
         self._order = torch.zeros(steps, batch_size, dtype=torch.int64, device=where)
@@ -113,18 +123,25 @@ class Step:
         return rates[-1]
 
     def __call__(self) -> None:
-        run, images = self.run, self.run.images
+        run, images, group = self.run, self.run.images, self.run.group
         for weight in run.weights:  # a recording that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
         views, labels = self._views[index], images.train_labels[index]
+        if group:
+            index, views = index[self._part], views[self._part]
         batch = images.normalise(run.augment.apply(images.train_images[index], views))
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
             outputs = run.network(batch, run.objective.taps)
         outputs = as_float(outputs)
+        if group:
+            outputs = group.gather(outputs, len(labels))
+            supervision = supervision and group.gather(supervision, len(labels))
         terms = run.objective(outputs, supervision, labels)
         terms["loss"].backward()
+        if group:
+            group.add_gradients(run.weights, whole=run.objective.adapters.parameters())
         if run.sparsity:
             _add_sparsity(run)
         _descend(run, self._rates.index_select(0, self._number))
@@ -147,7 +164,8 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     recipe, total = run.recipe, len(run.images.train_labels)
     batch_size = min(recipe.batch_size, total)
     step = Step(run, batch_size, steps=total // batch_size)
-    repeat = run.device.repeatable(step)
+    # not with several processes: what they send each other is not recorded
+    repeat = step if run.group else run.device.repeatable(step)
     for epoch in range(len(run.history), run.epochs):
         run.network.train()
         run.device.wait()
@@ -162,6 +180,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
         train_accuracy = means.pop("train_accuracy")
         row = {"epoch": epoch + 1, "lr": rate, **means, "train_accuracy": train_accuracy}
+        measure = measure and run.leads
         row["test_accuracy"] = accuracy(run.network, run.images, run.device) if measure else None
         run.history.append(row)
         after_epoch(run, speed)

@@ -6,21 +6,29 @@ from st import registry
 from st.checkpoint import save_model
 from st.data import load_data
 from st.job import Job
+from st.launch import Member
 from st.phases.train import fit_and_save
 from st.structure import Structure
 
 
 def run(
-    job: Job, data: Path, model: Path, rewind: Path, history: Path, device: str, threads: int
+    job: Job,
+    data: Path,
+    model: Path,
+    rewind: Path,
+    history: Path,
+    device: str,
+    threads: int,
+    member: Member | None = None,
 ) -> None:
     """Write the trained supernet to `model`, its weights at the rewind epoch to `rewind`."""
     images, digest = load_data(data)
     structure = Structure(job["family"], job["options"], images.input_shape, len(images.classes))
     initial = registry.inits.get("random")(structure, None, job["seed"], bn_scale=job["bn_scale"])
-    if job["rewind_epoch"] == 0:
+    if job["rewind_epoch"] == 0 and not (member and member.rank):
         save_model(rewind, structure, initial, epochs=0)
     fit_and_save(
         job, images, structure, initial, {"ce": {"weight": 1.0}}, job["training"]["epochs"],
-        {"job": job, "data": digest}, model, history, device, threads,
+        {"job": job, "data": digest}, model, history, device, threads, member,
         sparsity=job["sparsity"], rewind=(rewind, job["rewind_epoch"]),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from st.data import Data, load_data
 from st.errors import StError
 from st.files import write_csv
 from st.job import Job
+from st.launch import Member
 from st.progress import Progress
 from st.recipe import Training
 from st.structure import Structure
@@ -23,6 +24,7 @@ def run(
     history: Path,
     device: str,
     threads: int,
+    member: Member | None = None,
 ) -> None:
     """Write the trained subnet to `model`. `teacher`: the supernet, if the objective needs one."""
     images, digest = load_data(data)
@@ -37,7 +39,8 @@ def run(
     }
     fit_and_save(
         job, images, start.structure, start.tensors, job["objective"], epochs,
-        depends_on, model, history, device, threads, teacher=supernet,
+        depends_on, model, history, device, threads, member,
+        teacher=supernet,
     )  # fmt: skip
 
 
@@ -66,19 +69,25 @@ def fit_and_save(
     history: Path,
     device_name: str,
     threads: int,
+    member: Member | None = None,
     teacher: Checkpoint | None = None,
     sparsity: float = 0.0,
     rewind: tuple[Path, int] | None = None,
 ) -> None:
-    """Train, going on from an interruption if there was one, and write model and history."""
+    """Train, going on from an interruption if there was one, and write model and history.
+
+    `member`: which of the training's processes this is, if there are several.
+    """
     from st import device, network
     from st.images import Images
+    from st.parallel import Group
     from st.resume import Resume
     from st.training import Objective, Run, fit
 
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(f"{model}: the data's image shape or classes are not those of the network")
-    where = device.choose(device_name, threads)
+    where = device.choose(device_name, threads, rank=member.rank if member else None)
+    group = Group(member, where) if member else None
     training = Run(
         network=where.place(network.build(structure, initial)),
         images=Images(data, where),
@@ -90,9 +99,12 @@ def fit_and_save(
         device=where,
         teacher=where.place(network.load(teacher)) if teacher else None,
         sparsity=sparsity,
+        group=group,
     )
-    with Resume(model.with_name("resume.safetensors"), depends_on) as resume:
+    with Resume(model.with_name("resume.safetensors"), depends_on, training.leads) as resume:
         resume.restore(training)
+        if group:
+            group.verify(f"{resume.key} {len(training.history)}", training.modules.values())
         progress = Progress(epochs, done=len(training.history))
 
         def after_epoch(run: Run, speed: float) -> None:
@@ -102,11 +114,16 @@ def fit_and_save(
             resume.after_epoch(run)
 
         fit(training, after_epoch)
+        if group:
+            group.leave()
+        if not training.leads:
+            return
         if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
             save_model(rewind[0], structure, training.early, epochs=rewind[1])
         write_csv(history, training.history)
+        described = f"{group.size} x {where.describe()}" if group else where.describe()
         save_model(
             model, structure, network.tensors(training.network),
-            job=job, epochs=epochs, environment=environment.here(where.describe(), where.threads),
+            job=job, epochs=epochs, environment=environment.here(described, where.threads),
         )  # fmt: skip
         resume.finish()
