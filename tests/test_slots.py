@@ -18,8 +18,9 @@ JOB = """
 import os, sys, time
 from st import progress, slots
 progress.start("job", None)
-slots.take()
-slots.take()  # what asks again has it already
+count = int(os.environ.get("WANTED", 1))
+slots.take(count)
+slots.take(count)  # what asks again has it already
 def note(what):
     with open(sys.argv[1], "a") as file:
         file.write(f"{what} {os.environ['CUDA_VISIBLE_DEVICES']}\\n")
@@ -123,6 +124,36 @@ def test_jobs_spread_before_they_share(start, tmp_path):
         start(60, CUDA_VISIBLE_DEVICES="0,1,2", ST_GPU_SLOTS="4")
         wait_for(lambda n=number: len(notes(tmp_path)) > n)
     assert sorted(gpu for _, gpu in notes(tmp_path)) == ["0", "1", "2"]
+
+
+def test_several_gpus_are_different_ones(start, tmp_path):
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1,2", "ST_GPU_SLOTS": "2"}
+    first = start(60, **environment)
+    wait_for(lambda: notes(tmp_path))
+    start(60, **environment, WANTED="2")
+    wait_for(lambda: len(notes(tmp_path)) == 2)
+    # free: the second slots of 0 to 2, and no first one
+    third = start(0, **environment, WANTED="3")
+    assert third.wait(30) == 0
+    assert notes(tmp_path) == [("begin", gpus) for gpus in ("0", "1,2", "0,1,2")] + [
+        ("end", "0,1,2")
+    ]
+    start(60, **environment, WANTED="3")
+    wait_for(lambda: len(notes(tmp_path)) == 5)
+    waits = start(0, **environment, WANTED="2")
+    assert "waits for 2 GPUs of 6 slots of GPUs 0, 1, 2" in waits.stderr.readline()
+    first.kill()
+    time.sleep(1)
+    assert waits.poll() is None  # one GPU is not enough
+    # and while it waits it keeps nothing from others
+    assert start(0, **environment).wait(30) == 0
+
+
+def test_jobs_that_want_all_gpus_take_turns(start, tmp_path):
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ST_GPU_SLOTS": "1", "WANTED": "2"}
+    jobs = [start(0.1, **environment) for _ in range(4)]
+    assert not any(job.wait(60) for job in jobs)
+    assert notes(tmp_path) == [("begin", "0,1"), ("end", "0,1")] * 4
 
 
 def test_a_killed_job_frees_its_slot(start, tmp_path):

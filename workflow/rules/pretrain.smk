@@ -32,4 +32,4 @@ rule pretrain:
     shell:
         "python -m st pretrain --job {params.job:q} {params.plugins} --data {input.data:q}"
         " --model {output.model:q} --rewind {output.rewind:q} --history {output.history:q}"
-        " --threads {threads} --log {log:q}"
+        " --threads {threads} --processes {resources.gpu} --log {log:q}"

@@ -34,4 +34,4 @@ rule train:
     shell:
         "python -m st train --job {params.job:q} {params.plugins} --data {input.data:q}"
         " --init {input.init:q} {params.teacher} --model {output.model:q}"
-        " --history {output.history:q} --threads {threads} --log {log:q}"
+        " --history {output.history:q} --threads {threads} --processes {resources.gpu} --log {log:q}"
