@@ -14,6 +14,7 @@ as one tensor in one call: torch's DistributedDataParallel would average what is
 overlap sending with a backward pass that waits for batch normalisation at every layer anyway.
 """
 
+import atexit
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -54,10 +55,8 @@ class Group:
             world_size=self.size,
             timeout=TIMEOUT,
         )
-
-    def leave(self) -> None:
-        """The training is complete."""
-        distributed.destroy_process_group()
+        # its threads must end before the interpreter does, also after an error
+        atexit.register(distributed.destroy_process_group)
 
     @property
     def leads(self) -> bool:

@@ -38,8 +38,6 @@ def together(function, processes: int, folder: Path) -> list[dict]:
         group = Group(member, choose("cpu", threads=1)) if processes > 1 else None
         result = function(group)
         np.savez(folder / f"{rank}.npz", **result)
-        if group:
-            group.leave()
 
     folder.mkdir()
     children = [fork.Process(target=child, args=(rank,)) for rank in range(processes)]

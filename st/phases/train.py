@@ -114,8 +114,6 @@ def fit_and_save(
             resume.after_epoch(run)
 
         fit(training, after_epoch)
-        if group:
-            group.leave()
         if not training.leads:
             return
         if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
