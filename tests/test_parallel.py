@@ -12,7 +12,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import random_tensors, small_structure, stripes
+from conftest import TINY, random_tensors, small_structure, stripes
+from project import copy_project, run, trainings
+from test_slots import fake_driver
 
 from st import cli, network, registry
 from st.augment import Augment
