@@ -58,11 +58,6 @@ class Group:
         # its threads must end before the interpreter does, also after an error
         atexit.register(distributed.destroy_process_group)
 
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the files."""
-        return self.rank == 0
-
     def parts(self, images: int) -> list[int]:
         """How many of a batch's images each process takes: they differ by one at most."""
         if images < self.size:
@@ -186,11 +181,9 @@ class _Normalise(torch.autograd.Function):
         along, level = sums.chunk(2)
         deviation = (variance + ctx.eps).rsqrt()
         shape = (-1, *[1] * (x.dim() - 2))
-        along, level, mean = (
-            value.view(shape)
-            for value in (weight * deviation.square() * along, weight * deviation * level, mean)
-        )
-        return (direct - (x - mean) * along - level).to(x.dtype), of_weight, of_bias, None, None
+        level, along = weight * deviation * level, weight * deviation.square() * along
+        through = (x - mean.view(shape)) * along.view(shape) + level.view(shape)
+        return (direct - through).to(x.dtype), of_weight, of_bias, None, None
 
 
 def _normalised(module: nn.BatchNorm1d | nn.BatchNorm2d, group: Group, x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Run:
     @property
     def leads(self) -> bool:
         """Whether this process writes the files."""
-        return self.group is None or self.group.leads
+        return self.group is None or self.group.rank == 0
 
     def generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator().manual_seed(torch_seed(self.seed, *labels))
