@@ -19,6 +19,7 @@ from st.checkpoint import VERSION, read_tensors, write_tensors
 from st.errors import StError
 from st.files import alone
 from st.job import fingerprint
+from st.parallel import Group
 from st.progress import say
 from st.training import Run
 
@@ -33,12 +34,13 @@ class Interrupted(StError):
 class Resume:
     """Keeps the state of one training at `path`, while it is the context of a `with`.
 
-    Raises StError if another training is in the same folder. `leads`: whether this process writes
-    the state, of several that compute one training; all of them read it, and stop together.
+    Raises StError if another training is in the same folder. `group`: the processes, if several
+    compute the training; all of them read the state, one writes it, and they stop together.
     """
 
-    def __init__(self, path: Path, depends_on: dict, leads: bool = True):
-        self.path, self._leads = path, leads
+    def __init__(self, path: Path, depends_on: dict, group: Group | None = None):
+        self.path, self._group = path, group
+        self._leads = group is None or group.rank == 0
         self.key = fingerprint({**depends_on, "torch": torch.__version__})
         self._saved = time.monotonic()
         self._stop = False
@@ -89,12 +91,12 @@ class Resume:
         """Write the state if it is time, or if the process was told to stop."""
         if len(run.history) == run.epochs:
             return
-        stop = run.group.any(self._stop) if run.group else self._stop
+        stop = self._group.any(self._stop) if self._group else self._stop
         if self._leads and (stop or time.monotonic() - self._saved >= INTERVAL):
             self._write(run)
         if stop:
-            if run.group:
-                run.group.any(stop)  # no process goes before the state is written
+            if self._group:
+                self._group.any(stop)  # no process goes before the state is written
             raise Interrupted(
                 f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
             )

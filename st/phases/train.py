@@ -101,7 +101,7 @@ def fit_and_save(
         sparsity=sparsity,
         group=group,
     )
-    with Resume(model.with_name("resume.safetensors"), depends_on, training.leads) as resume:
+    with Resume(model.with_name("resume.safetensors"), depends_on, group) as resume:
         resume.restore(training)
         if group:
             group.verify(f"{resume.key} {len(training.history)}", training.modules.values())
