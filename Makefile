@@ -18,8 +18,9 @@ help:
 table: $(READY)
 	snakemake --cores $(CORES)
 
+# As many tests at once as there are cores; most of them wait for processes to start.
 test: $(READY)
-	pytest
+	pytest -n $(CORES) --dist worksteal
 
 quick: $(READY)
 	pytest -m "not slow"
