@@ -8,7 +8,11 @@ from st.check import load, parse
 from st.errors import StError
 from st.registry import losses
 
-DROP = object()
+
+class DROP:
+    """The key is left out."""
+
+
 # (key, value, words of the message beside the key); the key is where the value is put, and what
 # the message must name unless a fourth entry says what it names
 BAD = [
