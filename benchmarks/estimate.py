@@ -2,8 +2,8 @@
 
     python benchmarks/estimate.py [--jobs 2] [params/tiny.yaml params.yaml]
 
-writes benchmarks/estimate.csv: seconds of all jobs of a phase, added. Half of the measurement comes
-before the run and half after it, so that a machine whose speed changes shows in `again`.
+writes benchmarks/results/estimate.csv: seconds of all jobs of a phase, added. Half of the measurement
+comes before the run and half after it, so that a machine whose speed changes shows in `again`.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-        with open(ROOT / "benchmarks/estimate.csv", "w", newline="") as file:
+        with open(ROOT / "benchmarks/results/estimate.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

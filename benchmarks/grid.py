@@ -6,7 +6,7 @@ Drawing the graph of jobs, a dry run that prints it all, and a run that has noth
 with made-up results, which `snakemake --touch` records as finished. And what every job pays before
 it begins. Everything takes turns, so that a change in the machine's load meets all. Processor time
 counts, which other programs disturb less than the clock; both are medians, in seconds. Writes
-benchmarks/grid.csv and benchmarks/start.csv, and prints them.
+benchmarks/results/grid.csv and benchmarks/results/start.csv, and prints them.
 """
 
 import argparse
@@ -157,10 +157,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     where = machine()
-    save(ROOT / "benchmarks/start.csv", measure_starts(options.repeats), where)
+    save(ROOT / "benchmarks/results/start.csv", measure_starts(options.repeats), where)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_grids(options.experiments, options.repeats, Path(folder))
-    save(ROOT / "benchmarks/grid.csv", rows, where)
+    save(ROOT / "benchmarks/results/grid.csv", rows, where)
 
 
 if __name__ == "__main__":
