@@ -2,8 +2,9 @@
 
     python benchmarks/estimate.py [--jobs 2] [params/tiny.yaml params.yaml]
 
-writes benchmarks/results/estimate.csv: seconds of all jobs of a phase, added. Half of the measurement
-comes before the run and half after it, so that a machine whose speed changes shows in `again`.
+writes benchmarks/results/estimate.csv: seconds of all jobs of a phase, added. Half of the
+measurement comes before the run and half after it, so that a machine whose speed changes shows in
+`again`.
 """
 
 import argparse
