@@ -2,7 +2,6 @@
 
 import csv
 import os
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from st import network as networks
 from st.data import Data
+from st.environment import processor
 from st.registry import inits
 from st.structure import Structure
 
@@ -123,17 +123,11 @@ def machine(device: str) -> dict[str, str]:
     """A description for csv files. `load`: what else ran when the benchmark began."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name(device) if device != "cpu" else cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "load": f"{os.getloadavg()[0]:.1f}",
         "torch": torch.__version__,
     }
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in lines.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write(name: str, rows: list[dict]) -> Path:

@@ -8,14 +8,14 @@ measurement comes before the run and half after it, so that a machine whose spee
 """
 
 import argparse
-import csv
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from base64 import urlsafe_b64decode
 from pathlib import Path
+
+from common import machine, write
+from overhead import jobs
 
 from st.calibrate import calibrate
 from st.check import load
@@ -32,16 +32,12 @@ def predicted(params: str, jobs: int) -> dict[str, Phase]:
     return predict(grid, data, calibrate(params, data, jobs, "auto"))[0]
 
 
-def measured(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds by phase and job."""
-    found: dict[str, dict[str, float]] = {}
-    for path in (folder / ".snakemake/metadata").iterdir():
-        record, output = json.loads(path.read_text()), urlsafe_b64decode(path.name).decode()
-        # a job's outputs have the same log
-        phase = record["rule"].partition("_")[0]
-        took = record["endtime"] - record["starttime"]
-        found.setdefault(phase, {})[record["log"][0] if record["log"] else output] = took
-    return found
+def measured(folder: Path) -> dict[str, tuple[int, float]]:
+    """Jobs and seconds by phase; the report is not estimated."""
+    table = jobs(folder)
+    phase = table["rule"].str.partition("_")[0]
+    took = (table["end"] - table["start"]).groupby(phase).agg(["size", "sum"])
+    return {name: (int(row["size"]), float(row["sum"])) for name, row in took.iterrows()}
 
 
 def main() -> None:
@@ -51,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     from project import copy_project
 
-    rows = []
+    where, rows = machine("cpu"), []
     for params in options.params:
         with tempfile.TemporaryDirectory() as temporary:
             folder = copy_project(Path(temporary))
@@ -68,18 +64,15 @@ def main() -> None:
                 {
                     "params": params,
                     "phase": phase,
-                    "jobs": len(real[phase]),
+                    "jobs": real[phase][0],
                     "predicted_jobs": cost.jobs,
-                    "seconds": round(sum(real[phase].values()), 1),
+                    "seconds": round(real[phase][1], 1),
                     "predicted": round(cost.seconds, 1),
                     "again": round(again[phase].seconds, 1),
                 }
             )
             print(rows[-1], flush=True)
-        with open(ROOT / "benchmarks/results/estimate.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write("estimate", [{**row, **where} for row in rows])
 
 
 if __name__ == "__main__":

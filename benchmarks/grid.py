@@ -10,9 +10,7 @@ benchmarks/results/grid.csv and benchmarks/results/start.csv, and prints them.
 """
 
 import argparse
-import csv
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -21,11 +19,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import yaml
+from common import machine, write
 from tabulate import tabulate
 
 ROOT = Path(__file__).parent.parent
@@ -135,19 +134,8 @@ def measure_starts(repeats: int) -> list[dict]:
     ]
 
 
-def machine() -> str:
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), load {load}, "
-        f"Python {platform.python_version()}, Snakemake {run(['snakemake', '--version'], ROOT)}"
-    ).strip()
-
-
-def save(path: Path, rows: list[dict], where: str) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "machine"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "machine": where} for row in rows)
+def save(name: str, rows: list[dict], where: dict[str, str]) -> None:
+    path = write(name, [{**row, **where} for row in rows])
     print(f"\n{path.name}: {where}\n{tabulate(rows, headers='keys', tablefmt='github')}")
 
 
@@ -156,11 +144,11 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", type=int, default=[100, 1000, 5000])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    where = machine()
-    save(ROOT / "benchmarks/results/start.csv", measure_starts(options.repeats), where)
+    where = machine("cpu") | {"snakemake": version("snakemake")}
+    save("start", measure_starts(options.repeats), where)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_grids(options.experiments, options.repeats, Path(folder))
-    save(ROOT / "benchmarks/results/grid.csv", rows, where)
+    save("grid", rows, where)
 
 
 if __name__ == "__main__":

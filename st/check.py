@@ -71,8 +71,8 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
         registry.load_plugins(params.plugins)
     except StError as error:
         raise _refusal(source, [str(error)]) from error
-    supernets: dict[tuple[str, str], Structure] = {}
-    problems = list(_contradictions(params, supernets))
+    found, supernets, taps = _networks(params)
+    problems = [*_repeated_seeds(params), *found, *_contradictions(params, supernets, taps)]
     problems = problems or list(without_effect(params, supernets))
     if problems:
         raise _refusal(source, problems)
@@ -143,33 +143,45 @@ def _reference(name: str, known, what: str) -> list[str]:
     return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
 
 
-def _contradictions(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
-    """What the types can't see: names that don't exist, options, budgets. One line each.
+def _repeated_seeds(params: Params) -> list[str]:
+    repeated = sorted({s for s in params.seeds if params.seeds.count(s) > 1})
+    return [f"seeds: {seed} is there twice" for seed in repeated]
 
-    Fills in `supernets`, by data set and architecture, where the data set tells its shape.
-    """
-    for seed in sorted({s for s in params.seeds if params.seeds.count(s) > 1}):
-        yield f"seeds: {seed} is there twice"
-    shapes = []
+
+Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
+
+
+def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, int]]]:
+    """What is wrong with data sets and architectures; the supernets, where a data set tells its
+    shape; and the taps of each architecture."""
+    problems: list[str] = []
+    supernets: Supernets = {}
+    shapes, taps = [], {}
     for key, data in params.datasets.items():
         try:
             options = registry.datasets.check(data.source, data.options)
             shapes.append((key, registry.datasets.get(data.source).shape(**options)))
         except StError as error:
-            yield f"datasets.{key}: {error}"
-    taps = {}
+            problems.append(f"datasets.{key}: {error}")
     for key, architecture in params.architectures.items():
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
             arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
             found = _problems(draw, *arguments)
-            yield from (f"architectures.{key}: {p}" for p in found)
+            problems += [f"architectures.{key}: {p}" for p in found]
             if found:
                 break
             taps[key] = draw(*arguments).taps
             options = registry.architectures.check(architecture.family, architecture.options)
             if shape:
                 supernets[dataset, key] = Structure(architecture.family, options, *shape)
+    return problems, supernets, taps
+
+
+def _contradictions(
+    params: Params, supernets: Supernets, taps: dict[str, dict[str, int]]
+) -> Iterator[str]:
+    """What the types can't see: names that don't exist, options, budgets. One line each."""
     for key, search in params.searches.items():
         found = _search(params, key, search, supernets)
         yield from (f"searches.{key}.{p}" for p in dict.fromkeys(found))
@@ -222,9 +234,7 @@ def _weights_fit(params: Params, method: Method) -> None:
         )
 
 
-def _search(
-    params: Params, key: str, search: Search, supernets: dict[tuple[str, str], Structure]
-) -> Iterator[str]:
+def _search(params: Params, key: str, search: Search, supernets: Supernets) -> Iterator[str]:
     """What is wrong with a search. `supernets`: by data set and architecture."""
     found = _reference(search.supernet, params.supernets, "supernet")
     yield from (f"supernet: {p}" for p in found)

@@ -162,11 +162,12 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
 
     _, inputs, outputs, torch = PHASES[options.command]
     if options.job is None:
+        from st.by_hand import by_hand
         from st.check import load
         from st.grid import Grid
 
-        job, files, label = Grid(load(options.params)).by_hand(
-            options.command, getattr(options, "experiment", None)
+        job, files, label = by_hand(
+            Grid(load(options.params)), options.command, getattr(options, "experiment", None)
         )
     else:
         registry.load_plugins(options.plugin)

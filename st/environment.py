@@ -28,7 +28,7 @@ def here(device: str | None = None, threads: int | None = None) -> Facts:
         **{name: version(name) for name in PACKAGES},
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else None,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "device": device,
         "threads": threads,
     }
@@ -55,7 +55,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if "model name" in line)

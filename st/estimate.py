@@ -20,7 +20,7 @@ from st.errors import StError
 from st.files import read_json, write_json
 from st.grid import DATA, Grid
 from st.job import Job
-from st.params import BudgetSection, objective
+from st.params import BudgetSection
 from st.phases.train import scaled_epochs
 from st.progress import duration
 from st.search import Budget, select_channels
@@ -90,7 +90,7 @@ def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
                 part = stand_in(full, grid.search(dataset, architecture, seed, method.search))
                 teacher = full if grid.needs_teacher(name) else None
                 found[f"train/{where}/{name}"] = Training(
-                    part, job, scaled_epochs(job, part), objective(method), teacher
+                    part, job, scaled_epochs(job, part), job["objective"], teacher
                 )
     return found
 

@@ -3,14 +3,9 @@
 Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
-from pathlib import Path
-from typing import Any
-
 from st import registry
-from st.errors import StError
 from st.job import Job, fingerprint
 from st.params import Params, objective, recipe
-from st.registry import closest
 
 # A folder per phase, because phases are what DVC versions; below it one per experiment.
 _RUN = "{dataset}/{architecture}/seed{seed}"
@@ -223,83 +218,9 @@ class Grid:
         used = dict.fromkeys(self.params.methods[m].search for m in self.methods(architecture))
         return [_fill(STRUCTURE, search=name) for name in used]
 
-    def by_hand(self, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
-        """Job, files and label for a phase that a person runs without the workflow.
-
-        `experiment` is the folder below results/PHASE/: DATASET for prepare,
-        DATASET/ARCHITECTURE/seedN for evaluate, and one level more, the name of a supernet, search
-        or method, for the others.
-        """
-        if phase == "report":
-            return self.report(), {"folder": Path("results")}, ""
-        levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
-        parts = experiment.strip("/").removeprefix(f"results/{phase}/").split("/")
-        if len(parts) != levels:
-            shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
-            raise StError(f"{experiment}: {phase} needs {shape}")
-        dataset, architecture, seed, name = (*parts, None, None, None)[:4]
-        _known(dataset, self.params.datasets, "data set")
-        if phase == "prepare":
-            return self.prepare(dataset), {"data": Path(DATA.format(dataset=dataset))}, dataset
-        _known(architecture, self.params.architectures, "architecture")
-        _known(seed, [f"seed{n}" for n in self.params.seeds], "seed")
-        number = int(seed.removeprefix("seed"))
-
-        def place(pattern: str | None, **names: str) -> Path | None:
-            words = {"dataset": dataset, "architecture": architecture, "seed": number, **names}
-            return Path(pattern.format(**words)) if pattern else None
-
-        label = "/".join(parts)
-        if phase == "pretrain":
-            _known(name, self.params.supernets, "supernet")
-            patterns = {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY}
-            files = {key: place(p, supernet=name) for key, p in patterns.items()}
-            job = self.pretrain(dataset, architecture, number, name)
-            return job, {**files, "data": place(DATA)}, label
-        if phase == "search":
-            _known(name, self.params.searches, "search")
-            supernet, rewinds = self.params.searches[name].supernet, self.search_needs_rewind(name)
-            files = {
-                "supernet": place(SUPERNET, supernet=supernet),
-                "rewind": place(REWIND, supernet=supernet) if rewinds else None,
-                "data": place(DATA) if self.search_needs_data(name) else None,
-                "structure": place(STRUCTURE, search=name),
-            }
-            return self.search(dataset, architecture, number, name), files, label
-        if phase == "evaluate":
-            models, metrics = self.evaluated(architecture)
-            files = {
-                "data": place(DATA),
-                "models": [place(p) for p in models],
-                "metrics": [place(p) for p in metrics],
-            }
-            return self.evaluate(dataset, architecture, number), files, label
-        _known(name, self.methods(architecture), f"method for {architecture}")
-        supernet = self.teacher(name)
-        if phase == "initialize":
-            files = {
-                "structure": place(STRUCTURE, search=self.params.methods[name].search),
-                "source": place(self.init_source(name), supernet=supernet),
-                "init": place(INIT, method=name),
-            }
-            return self.initialize(number, name), files, label
-        patterns = {"init": INIT, "model": MODEL, "history": HISTORY}
-        files = {key: place(p, method=name) for key, p in patterns.items()}
-        files["teacher"] = place(SUPERNET, supernet=supernet) if self.needs_teacher(name) else None
-        return (
-            self.train(dataset, architecture, number, name),
-            {**files, "data": place(DATA)},
-            label,
-        )
-
 
 def _fill(pattern: str, **names: str) -> str:
     """Fill in some wildcards and leave the others."""
     for key, value in names.items():
         pattern = pattern.replace(f"{{{key}}}", value)
     return pattern
-
-
-def _known(name: str, known: Any, what: str) -> None:
-    if name not in known:
-        raise StError(f"unknown {what} '{name}'; {closest(name, known)}")

@@ -73,6 +73,19 @@ def as_found():
     progress.logger.handlers[:] = handlers
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(job, folder, runs, table) of a synthetic results tree."""
+    from synthetic import make_job, write_results
+
+    from st import tables  # with pandas, which few tests need
+
+    folder, job = tmp_path_factory.mktemp("results"), make_job()
+    write_results(folder, job)
+    runs = tables.collect(job, folder)
+    return job, folder, runs, tables.aggregate(runs)
+
+
 def small_structure(name: str, input_shape=(1, 9, 11), classes: int = 5) -> Structure:
     family, options = SMALL[name]
     return Structure(family, options, input_shape, classes)

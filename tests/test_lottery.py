@@ -8,6 +8,7 @@ from conftest import random_keep, small_structure, stripes
 from test_resume import epochs_run, interrupt_after  # noqa: F401
 
 from st import lottery
+from st.by_hand import by_hand
 from st.check import parse
 from st.checkpoint import load_model
 from st.criteria import Subject
@@ -218,10 +219,10 @@ def test_params_to_job(tiny):
     assert set(job["lottery"]) == {"seed", "sparsity", "augment", "training"}
     once = grid.search("digits", "vgg", 0, "slimming")
     assert {**job, "lottery": None} == once
-    _, files, _ = grid.by_hand("search", "digits/vgg/seed0/rounds")
+    _, files, _ = by_hand(grid, "search", "digits/vgg/seed0/rounds")
     assert files["rewind"].name == "rewind.safetensors"
     assert files["data"].name == "data.safetensors"
-    _, files, _ = grid.by_hand("search", "digits/vgg/seed0/slimming")
+    _, files, _ = by_hand(grid, "search", "digits/vgg/seed0/slimming")
     assert files["rewind"] is None and files["data"] is None
 
 
