@@ -1,12 +1,14 @@
-"""Does speed cost accuracy? The engine against a plain float32 loop, over seeds, on the digits.
+"""Does speed cost accuracy? The engine, in float32 and in bfloat16, against a plain float32 loop,
+over seeds, on the digits.
 
     python benchmarks/accuracy.py [--seeds 5] [--epochs 16] [--device cpu]
 
-Both train the same supernet of the default grid from the same weights with the same recipe; orders
-and views are random in both. Writes benchmarks/results/accuracy-cpu.csv (or -cuda.csv).
+All train the same supernet of the default grid from the same weights with the same recipe; orders
+and views are random in each. Writes benchmarks/results/accuracy-cpu.csv (or -cuda.csv).
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ def initial(seed: int) -> network.Network:
 
 
 def engine(data, recipe: Training, seed: int, device: str) -> float:
-    where = choose(device)
+    where = choose(device, precision=recipe.precision)
     run = Run(
         network=where.place(initial(seed)), images=Images(data, where), recipe=recipe,
         epochs=recipe.epochs, objective=Objective({"ce": {"weight": 1.0}}), augment=Augment(crop=1),
@@ -81,18 +83,25 @@ def main() -> None:
     recipe = Training(
         epochs=options.epochs, lr=0.1, schedule="onecycle", weight_decay=5e-4, test_every=0
     )
+    loops = {"plain": partial(plain, data, recipe)}
+    for precision in ("float32", "bfloat16"):
+        own = recipe.model_copy(update={"precision": precision})
+        loops[f"engine, {precision}"] = partial(engine, data, own)
     facts, rows = machine(options.device), []
     for seed in range(options.seeds):
-        for loop in (engine, plain):
-            accuracy = loop(data, recipe, seed, options.device)
-            rows.append({"loop": loop.__name__, "seed": seed, "accuracy": accuracy, **facts})
-            print(f"seed {seed}, {loop.__name__}: {accuracy:.2f} %", flush=True)
-    a, b = (np.array([r["accuracy"] for r in rows if r["loop"] == n]) for n in ("engine", "plain"))
-    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
-    print(
-        f"engine {a.mean():.2f} ± {a.std(ddof=1):.2f} %, plain {b.mean():.2f} ± {b.std(ddof=1):.2f}"
-    )
-    print(f"difference {a.mean() - b.mean():+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}")
+        for name, loop in loops.items():
+            accuracy = loop(seed, options.device)
+            rows.append({"loop": name, "seed": seed, "accuracy": accuracy, **facts})
+            print(f"seed {seed}, {name}: {accuracy:.2f} %", flush=True)
+    found = {n: np.array([r["accuracy"] for r in rows if r["loop"] == n]) for n in loops}
+    for name, values in found.items():
+        print(f"{name}: {values.mean():.2f} ± {values.std(ddof=1):.2f} %", end="")
+        if name != "plain":
+            test = stats.ttest_ind(values, found["plain"], equal_var=False)
+            low, high = test.confidence_interval()
+            difference = values.mean() - found["plain"].mean()
+            print(f"; {difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}", end="")
+        print()
     print(write("accuracy-" + ("cpu" if options.device == "cpu" else "cuda"), rows))
 
 

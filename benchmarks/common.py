@@ -13,10 +13,11 @@ import torch
 from st import network as networks
 from st.data import Data
 from st.environment import processor
-from st.registry import inits
+from st.registry import architectures, inits
 from st.structure import Structure
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
 OBJECTIVE = {
     "ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02},
 }  # fmt: skip
@@ -49,7 +50,8 @@ CASES = {
 
 def structure(case: Case, student: bool = False) -> Structure:
     """The network of a case; the student has half of the channels of every prunable group."""
-    full = Structure(case.family, case.options, (3, 32, 32), 10)
+    options = architectures.check(case.family, case.options)
+    full = Structure(case.family, options, (3, 32, 32), 10)
     if not student:
         return full
     keep = {name: np.arange(0, group.size, 2) for name, group in full.graph.groups.items()}

@@ -5,6 +5,7 @@ returns when it is its turn again. It has a process of its own.
 """
 
 import time
+from functools import partial
 
 import torch
 from common import OBJECTIVE, Case, network, transformed
@@ -14,6 +15,7 @@ from st.augment import Augment
 from st.data import Data
 from st.device import choose
 from st.images import Images
+from st.network import folded
 from st.objective import Objective
 from st.recipe import Training
 from st.training import Run, fit
@@ -22,16 +24,19 @@ EPOCHS = 150  # more than any benchmark runs, fewer than views: the teacher's ou
 RATE = 0.01
 
 
-def engine(turn, case: Case, data: Data, distill: bool, device: str, threads: int, folder) -> None:
+def engine(
+    turn, case: Case, data: Data, distill: bool, device: str, threads: int, folder,
+    precision: str = "auto", crop: int = 4, flip: bool = True,
+) -> None:  # fmt: skip
     """This project's training loop."""
-    where = choose(device, threads)
+    where = choose(device, threads, precision=precision)
     run = Run(
         network=where.place(network(case, student=distill)),
         images=Images(data, where),
         recipe=Training(batch_size=case.batch, lr=RATE, schedule="constant", test_every=0),
         epochs=EPOCHS,
         objective=Objective(OBJECTIVE if distill else {"ce": {"weight": 1.0}}),
-        augment=Augment(crop=4, flip=True),
+        augment=Augment(crop, flip),
         seed=0,
         device=where,
         teacher=where.place(network(case)) if distill else None,
@@ -181,4 +186,50 @@ def floor(turn, case: Case, data: Data, distill: bool, device: str, threads: int
         turn(steps * case.batch, time.perf_counter() - started)
 
 
-CONTESTANTS = {"engine": engine, "usual": usual, "torchdistill": torchdistill, "floor": floor}
+def batched(
+    turn, case: Case, data: Data, distill: bool, device: str, threads: int, folder, models: int
+) -> None:
+    """Several networks of one structure computed as one, by vmap, each on a batch of its own:
+    forward and backward, and nothing else. A teacher is computed once for each."""
+    where = choose(device, threads)
+    nets = [where.place(network(case, student=distill)).train() for _ in range(models)]
+    weights, buffers = torch.func.stack_module_state(nets)
+    weights = {name: value.detach().requires_grad_() for name, value in weights.items()}
+    teacher = where.freeze(where.place(folded(network(case)))) if distill else None
+    images = Images(data, where)
+    batch = images.normalise(images.train_images[: case.batch])
+    batches, labels = batch.expand(models, *batch.shape), images.train_labels[: case.batch]
+    count = len(data.train_labels) // case.batch
+
+    def loss(weights, buffers, batch):
+        logits = torch.func.functional_call(nets[0], (weights, buffers), batch)
+        return nn.functional.cross_entropy(logits.float(), labels)
+
+    def step() -> None:
+        for weight in weights.values():
+            weight.grad = None
+        with where.autocast():
+            if teacher:
+                with torch.no_grad():
+                    for one in batches:
+                        teacher(one)
+            losses = torch.vmap(loss)(weights, buffers, batches)
+        losses.sum().backward()
+
+    step = where.repeatable(step)
+    while True:
+        where.wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        where.wait()
+        turn(models * count * case.batch, time.perf_counter() - started)
+
+
+CONTESTANTS = {
+    "engine": engine,
+    "engine, bfloat16": partial(engine, precision="bfloat16"),
+    "usual": usual,
+    "torchdistill": torchdistill,
+    "floor": floor,
+}

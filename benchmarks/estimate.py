@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import machine, write
+from common import ROOT, machine, write
 from overhead import jobs
 
 from st.calibrate import calibrate
@@ -22,7 +22,6 @@ from st.check import load
 from st.estimate import Phase, datasets, predict
 from st.grid import Grid
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 

@@ -24,10 +24,9 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from common import machine, write
+from common import ROOT, machine, write
 from tabulate import tabulate
 
-ROOT = Path(__file__).parent.parent
 PARTS = ("Snakefile", "workflow", "st", "profiles")
 ENVIRONMENT = {
     **os.environ,

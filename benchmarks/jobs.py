@@ -1,42 +1,60 @@
-"""How many trainings should share a device: images/s of 1, 2, 4, 8 and 16 processes together.
+"""How to fill a device with small networks: images/s of 1, 2, 4, 8 and 16 trainings together.
 
     python benchmarks/jobs.py [--device cuda] [--jobs 1 2 4 8 16]
 
-Prints a table, and writes benchmarks/results/jobs-cuda.csv (or -cpu.csv). The number with the most
-images/s in all is the number of slots that the device should have.
+Three ways: `processes`, as the workflow's slots do; on a GPU the same with NVIDIA's multi-process
+service (`MPS`), which lets kernels of several processes run at once; and `batched`, the networks
+computed as one by vmap in one process. The last does less than a training (no augmentation, losses
+or SGD): where even so it is slower, it need not be built. Prints tables, and writes
+benchmarks/results/jobs-cuda.csv (-cpu.csv). The number with the most images/s in all is the number
+of slots that a GPU should have in workflow/profiles/gpu.
 """
 
 import argparse
-import multiprocessing
 import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager, nullcontext
 
 import pandas as pd
 import torch
 from common import CASES, machine, write
-from train import TASKS, worker
+from contestants import batched
+from train import TASKS
+from train import worker as engine
+from turns import answer, perform, started
 
 
-def together(jobs: int, rounds: int, *arguments) -> list[float]:
-    """Images per second of so many processes that train at the same time, their sum by round."""
-    context = multiprocessing.get_context("spawn")
-    runners, speeds = [], []
-    try:
-        for _ in range(jobs):
-            mine, other = context.Pipe()
-            process = context.Process(target=worker, args=(other, "engine", *arguments))
-            process.start()
-            other.close()
-            runners.append((process, mine))
-        for _, pipe in runners:
-            pipe.recv()  # warm
+@contextmanager
+def mps():
+    """The multi-process service, for processes that are started meanwhile."""
+    control = "nvidia-cuda-mps-control"
+    with tempfile.TemporaryDirectory() as folder:
+        names = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        os.environ |= names
+        subprocess.run([control, "-d"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([control], input="quit\n", text=True, check=False)
+            for name in names:
+                del os.environ[name]
+
+
+def one_process(pipe, models: int, *arguments) -> None:
+    perform(pipe, batched, *arguments, models=models)
+
+
+def measure(way: str, jobs: int, rounds: int, *arguments) -> list[float]:
+    """Images per second in all, by round."""
+    worker, names = (one_process, [jobs]) if way == "batched" else (engine, ["engine"] * jobs)
+    speeds = []
+    with mps() if way == "MPS" else nullcontext(), started(worker, names, *arguments) as pipes:
         for _ in range(rounds):
-            for _, pipe in runners:
+            for pipe in pipes:
                 pipe.send("go")
-            speeds.append(sum(pipe.recv() for _, pipe in runners))
-    finally:
-        for process, _ in runners:
-            process.terminate()
-            process.join()
+            speeds.append(sum(answer(pipe, way) for pipe in pipes))
     return speeds
 
 
@@ -49,20 +67,29 @@ def main() -> None:
     options = parser.parse_args()
     kind = "cpu" if options.device == "cpu" else "cuda"
     facts, rows = machine(options.device), []
+    cores = len(os.sched_getaffinity(0))
+    ways = ["processes", "batched"]
+    if kind == "cuda" and shutil.which("nvidia-cuda-mps-control"):
+        ways.insert(1, "MPS")
     for network, case in CASES[kind].items():
         if options.only not in network:
             continue
         for task, distill in TASKS.items():
             for jobs in options.jobs:
-                threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-                speeds = together(
-                    jobs, options.rounds, options.device, threads, case, distill, None
-                )
-                for number, speed in enumerate(speeds):
-                    row = {"network": network, "task": task, "jobs": jobs, "threads": threads}
-                    rows.append({**row, "round": number, "images_per_s": round(speed, 1), **facts})
-                print(f"{network}, {task}, {jobs} jobs: {max(speeds):,.0f} images/s", flush=True)
-    table = pd.DataFrame(rows).groupby(["network", "task", "jobs"], sort=False)["images_per_s"]
+                for way in ways:
+                    threads = cores if way == "batched" else max(1, cores // jobs)
+                    arguments = (options.device, threads, case, distill, None)
+                    speeds = measure(way, jobs, options.rounds, *arguments)
+                    where = {"network": network, "task": task, "way": way, "jobs": jobs}
+                    where |= {"threads": threads}
+                    for number, speed in enumerate(speeds):
+                        row = {**where, "round": number}
+                        rows.append({**row, "images_per_s": round(speed, 1), **facts})
+                    print(
+                        f"{network}, {task}, {jobs} {way}: {max(speeds):,.0f} images/s", flush=True
+                    )
+    index = ["network", "task", "way", "jobs"]
+    table = pd.DataFrame(rows).groupby(index, sort=False)["images_per_s"]
     print(table.median().unstack("jobs").to_markdown(floatfmt=".0f"))
     print(write(f"jobs-{kind}", rows))
 

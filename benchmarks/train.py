@@ -10,59 +10,30 @@ Writes benchmarks/results/train-cpu.csv (or -cuda.csv), all measurements, and a 
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
-from common import CASES, OBJECTIVE, RESULTS, folder_data, machine, random_data, write
+from common import CASES, OBJECTIVE, ROOT, machine, write
+from turns import perform, race
 
 TASKS = {"supernet": False, "ST": True}
 
 
 def worker(pipe, name: str, device: str, threads: int, case, distill: bool, folder) -> None:
     """A contestant's process: an epoch whenever the pipe says so."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import contestants
+    from contestants import CONTESTANTS
 
-    images = case.batch * case.steps
-    data = folder_data(folder, images) if folder else random_data(images)
-    warm = False
-
-    def turn(count: int, seconds: float) -> None:
-        nonlocal warm  # the first epoch starts workers, chooses kernels and allocates
-        pipe.send(count / seconds if warm else None)
-        warm = True
-        pipe.recv()
-
-    contestants.CONTESTANTS[name](turn, case, data, distill, device, threads, folder)
+    perform(pipe, CONTESTANTS[name], device, threads, case, distill, folder)
 
 
-def race(names: list[str], rounds: int, *arguments) -> list[tuple[str, int, float]]:
-    """(contestant, round, images per second): processes that take turns."""
-    context = multiprocessing.get_context("spawn")
-    runners, found = {}, []
-    try:
-        for name in names:
-            mine, other = context.Pipe()
-            # not daemonic: the usual loop has workers of its own
-            process = context.Process(target=worker, args=(other, name, *arguments))
-            process.start()
-            other.close()
-            runners[name] = (process, mine)
-            mine.recv()
-        for number in range(rounds):
-            # alternately forwards and backwards, so that nobody always follows the same one
-            for name in names if number % 2 == 0 else reversed(names):
-                runners[name][1].send("go")
-                found.append((name, number, runners[name][1].recv()))
-    finally:
-        for process, _ in runners.values():
-            process.terminate()
-            process.join()
-    return found
+def has_bfloat16(device: str) -> bool:
+    """Whether a CPU has units for bfloat16. GPUs' loops use theirs anyway."""
+    return device == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def products(device: str) -> float:
@@ -84,7 +55,8 @@ def plot(table: pd.DataFrame, path: Path, title: str) -> None:
     matplotlib.use("Agg")
     axes = table.plot.bar(figsize=(9, 4), rot=0, width=0.8)
     axes.set(xlabel="", ylabel="images/s", title=title)
-    axes.set_xticklabels([f"{network}\n{task}" for network, task in table.index], fontsize=8)
+    labels = [f"{network}\n{task}".replace(", ", ",\n") for network, task in table.index]
+    axes.set_xticklabels(labels, fontsize=8)
     axes.figure.tight_layout()
     axes.figure.savefig(path, dpi=120)
 
@@ -112,8 +84,10 @@ def main() -> None:
             names = ["engine", "usual", "floor"]
             if distill and importlib.util.find_spec("torchdistill"):
                 names.insert(2, "torchdistill")
+            if has_bfloat16(options.device):
+                names.insert(1, "engine, bfloat16")
             found = race(
-                names, options.rounds, options.device, options.threads, case, distill,
+                worker, names, options.rounds, options.device, options.threads, case, distill,
                 options.folder,
             )  # fmt: skip
             for name, number, speed in found:
@@ -136,7 +110,7 @@ def main() -> None:
     ratios = table[["engine"]].values / table.drop(columns="engine")
     print("\nmedian images/s\n", table.round(0).to_markdown(floatfmt=".0f"), sep="")
     print("\nengine / others\n", ratios.to_markdown(floatfmt=".2f"), sep="")
-    print(f"\n{path.relative_to(RESULTS.parent.parent)}; ST: {OBJECTIVE}")
+    print(f"\n{path.relative_to(ROOT)}; ST: {OBJECTIVE}")
 
 
 if __name__ == "__main__":

@@ -86,11 +86,13 @@ def _run(spec: Training, data: Data, where) -> Any:
     from st.recipe import Training as Recipe
     from st.training import Run
 
+    # weights that nobody chose must not diverge while they are timed
+    recipe = Recipe(**{**spec.job["training"], "lr": 1e-6})
+    where = replace(where, precision=recipe.precision)
     return Run(
         network=where.place(Network(spec.structure)),
         images=Images(data, where),
-        # weights that nobody chose must not diverge while they are timed
-        recipe=Recipe(**{**spec.job["training"], "lr": 1e-6}),
+        recipe=recipe,
         epochs=spec.epochs,
         objective=Objective(spec.objective, spec.structure.graph.taps),
         augment=Augment(**spec.job["augment"]),

@@ -21,17 +21,24 @@ WARM_UP = 3  # steps before the recording, in which libraries choose kernels and
 
 @dataclass(frozen=True)
 class Device:
-    """A torch device and how it is used. `name`: as torch spells it."""
+    """A torch device and how it is used. `name`: as torch spells it; `precision`: as in
+    st/recipe.py."""
 
     name: str
+    precision: str = "auto"
 
     @property
     def is_cuda(self) -> bool:
         return self.name.startswith("cuda")
 
+    @property
+    def half(self) -> bool:
+        """Whether networks compute in bfloat16."""
+        return self.is_cuda if self.precision == "auto" else self.precision == "bfloat16"
+
     def autocast(self) -> AbstractContextManager:
-        """bf16 where it is fast: on GPUs. CPUs without bf16 units are slower with it."""
-        return torch.autocast("cuda", torch.bfloat16) if self.is_cuda else nullcontext()
+        kind = "cuda" if self.is_cuda else "cpu"
+        return torch.autocast(kind, torch.bfloat16) if self.half else nullcontext()
 
     def place(self, network: nn.Module) -> nn.Module:
         return network.to(self.name, memory_format=torch.channels_last)
@@ -42,7 +49,7 @@ class Device:
     def freeze(self, network: nn.Module) -> nn.Module:
         """For a network that is only read: weights in the format that autocast would cast them to
         in every step."""
-        if self.is_cuda:
+        if self.half:
             for layer in network.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     layer.to(torch.bfloat16)
@@ -112,7 +119,12 @@ class Recorded:
         return graph.replay
 
 
-def choose(name: str = "auto", threads: int | None = None, rank: int | None = None) -> Device:
+def choose(
+    name: str = "auto",
+    threads: int | None = None,
+    rank: int | None = None,
+    precision: str = "auto",
+) -> Device:
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
     one with a free slot, if a workflow runs this. `rank`: the number of this process, if each of
     several takes a GPU."""
@@ -140,7 +152,7 @@ def choose(name: str = "auto", threads: int | None = None, rank: int | None = No
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Or every new tensor would be filled before it is written.
         torch.utils.deterministic.fill_uninitialized_memory = False
-    return Device(name)
+    return Device(name, precision)
 
 
 def _keep_memory() -> None:

@@ -42,6 +42,12 @@ class Training(Section):
     momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
     nesterov: Flag = Field(False, description="Nesterov's momentum.")
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What networks compute in; weights, losses and sums are float32. auto: "
+        "bfloat16 on GPUs, float32 on CPUs, of which some have units for bfloat16 (AVX512-BF16, "
+        "AMX) and others are slow with it.",
+    )
     test_every: Annotated[Whole, Field(ge=0)] = Field(
         10,
         description="Epochs between test accuracies in history.csv (0: only after the last). They "

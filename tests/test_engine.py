@@ -1,5 +1,7 @@
 """What makes training fast must not change what it computes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,39 @@ def test_recorded_steps_are_the_steps(monkeypatch, arguments):
     assert history == plain.history
     for name, value in network.tensors(plain.network).items():
         np.testing.assert_array_equal(value, weights[name])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("learns", [False, True])
+def test_bfloat16_is_float32_but_for_rounding(name, learns):
+    """GPUs compute in it by themselves. Here on the CPU: a step's losses and gradients."""
+    structure, rng = small_structure(name, (1, 8, 8), 3), np.random.default_rng(1)
+    tensors, teacher = (random_tensors(structure, rng) for _ in range(2))
+    learns = {"objective": ALL, "teacher": network.build(structure, teacher)} if learns else {}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        run = a_run(precision=precision, augment=Augment(crop=1), momentum=0.0, lr=1e-2, **learns)
+        run = replace(run, network=run.device.place(network.build(structure, tensors)).train())
+        step = Step(run, batch_size=40, steps=1)
+        step.begin(0)
+        step()
+        assert all(weight.dtype == torch.float32 for weight in run.weights)
+        change = [network.tensors(run.network)[key] - tensors[key] for key in tensors]
+        found[precision] = step.means()["loss"], np.concatenate([c.ravel() for c in change])
+    (loss, change), (half_loss, half_change) = found.values()
+    assert 0 < abs(half_loss - loss) < 0.02 * loss
+    assert 0 < np.linalg.norm(half_change - change) < 0.1 * np.linalg.norm(change)
+
+
+def test_who_computes_in_bfloat16():
+    assert Device("cuda").half and Device("cuda:1", "bfloat16").half
+    assert not Device("cpu").half and not Device("cuda", "float32").half
+    frozen = Device("cpu", "bfloat16").freeze(a_teacher())
+    kinds = {type(m): m.weight.dtype for m in frozen.modules() if hasattr(m, "weight")}
+    # a normalisation's running statistics need the digits
+    assert kinds == {
+        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32
+    }  # fmt: skip
 
 
 def test_where_recording_fails_steps_go_on(monkeypatch):

@@ -42,12 +42,13 @@ def together(function, processes: int, folder: Path) -> list[dict]:
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(processes)]
 
 
-def training(group, structure: str, objective: dict, double: bool = True) -> dict:
+def training(group, structure: str, objective: dict, precision: str = "float64") -> dict:
     """Train in this process, in float64 whatever the code says; all that was learned."""
-    if double:
+    if precision == "float64":
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double
-    drawn, where = small_structure(structure, (1, 8, 8), 3), choose("cpu", threads=1)
+    where = choose("cpu", threads=1, precision=precision)
+    drawn = small_structure(structure, (1, 8, 8), 3)
     larger = small_structure("vgg", (1, 8, 8), 3)
     rng = np.random.default_rng(0)
     run = Run(
@@ -109,7 +110,23 @@ def test_every_loss(tmp_path, loss):
 def test_in_float32(tmp_path):
     """Ten steps of a training with all that there is to send: 1e-4 of the largest value."""
     objective = {"ce": {"weight": 1.0}, "cc": {"weight": 0.02}, "fitnet": {"weight": 1.0}}
-    compare(tmp_path, 2, 1e-4, structure="vgg", objective=objective, double=False)
+    compare(tmp_path, 2, 1e-4, structure="vgg", objective=objective, precision="float32")
+
+
+@pytest.mark.parametrize("structure", ["vgg", "resnet", "densenet"])
+def test_in_bfloat16(tmp_path, structure):
+    """What GPUs compute in. Rounding to two digits soon shows, so this is about the first epoch."""
+
+    def one(group):
+        objective = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}}
+        return training(group, structure, objective, precision="bfloat16")
+
+    (expected,) = together(one, 1, tmp_path / "one")
+    leader, other = together(one, 2, tmp_path / "several")
+    for name in ("loss:1", "ce:1", "kd:1"):
+        assert leader[name] == pytest.approx(expected[name], rel=0.02)
+    for name in (name for name in leader if ":" in name and not name.startswith("test_accuracy")):
+        np.testing.assert_array_equal(other[name], leader[name], err_msg=name)
 
 
 def test_parts():

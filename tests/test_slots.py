@@ -184,8 +184,16 @@ def test_a_folder_that_cannot_be_used_is_named(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("gpu", "slot"), [(None, "0"), (2, "1"), (0, None)])
-def test_the_workflow_states_the_slots(gpu, slot, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "slot"),
+    [
+        ([], "0"),
+        (["--resources", "gpu=2"], "1"),
+        (["--profile", "workflow/profiles/gpu"], "1"),
+        (["--profile", "workflow/profiles/gpu", "--resources", "gpu=0"], None),
+    ],
+)
+def test_the_workflow_states_the_slots(arguments, slot, tmp_path):
     """One GPU, and another workflow's job in its slot 0 if there is a slot 1."""
     project = copy_project(tmp_path / "project")
     locks = tmp_path / f"st-gpus-{os.getuid()}"
@@ -196,7 +204,7 @@ def test_the_workflow_states_the_slots(gpu, slot, tmp_path):
             fcntl.flock(other, fcntl.LOCK_EX)
         run(
             project, "snakemake", "--cores", "2", "--configfile", "params/tiny.yaml",
-            *([] if gpu is None else ["--resources", f"gpu={gpu}"]), "--", model,
+            *arguments, "--", model,
             PATH=fake_driver(tmp_path / "bin", 1), TMPDIR=str(tmp_path),
         )  # fmt: skip
     log = (project / "results/logs/pretrain/digits/vgg/seed0/plain.log").read_text()

@@ -50,12 +50,15 @@ def test_found_networks_meet_the_budget(name, macs, data):
     assert again.to_json() == found.to_json() and again.cost() == found.cost()
 
 
-def run_loop(data, macs: float, epochs: int, name="resnet-14", resume=None, stop=None, **options):
+def run_loop(
+    data, macs: float, epochs: int, name="resnet-14", resume=None, stop=None, precision="auto",
+    **options,
+):  # fmt: skip
     """All of a search but its end."""
     full = supernet(name)
     space = read(full, WIDTHS)
     options = criteria.check("tas", {"architecture_lr": 0.05, "epochs": epochs, **options})
-    where = loop.choose("cpu", 1)
+    where = loop.choose("cpu", 1, precision=precision)
     images = loop.Images(loop.load_data(data)[0], where)
     run = loop.Search(
         Supernet(full, space, 0), images, loop.Training(epochs=epochs, batch_size=8),
@@ -93,8 +96,11 @@ def test_it_moves_towards_the_target(macs, data):
     assert ((gradient != 0) == network.exists).all()
 
 
-def test_it_learns(data):
-    run, _, _ = run_loop(data, 0.5, epochs=15, name="vgg", temperature=[10.0, 2.0])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns(data, precision):
+    run, _, _ = run_loop(
+        data, 0.5, epochs=15, name="vgg", temperature=[10.0, 2.0], precision=precision
+    )
     assert run.history[-1]["train_accuracy"] > 80
 
 

@@ -23,11 +23,12 @@ STRUCTURE = Structure("vgg", {"layers": [6, "M", 8], "hidden": 5}, (1, 8, 8), 3)
 
 
 def a_run(epochs=2, objective=None, teacher=None, augment=None, seed=0, sparsity=0.0, **recipe):
-    where = choose("cpu", threads=1)
+    recipe = Training(**{"batch_size": 8, "lr": 0.05, "schedule": "constant", **recipe})
+    where = choose("cpu", threads=1, precision=recipe.precision)
     return Run(
         network=where.place(network.build(STRUCTURE, inits.get("random")(STRUCTURE, None, seed))),
         images=Images(stripes(), where),
-        recipe=Training(**{"batch_size": 8, "lr": 0.05, "schedule": "constant", **recipe}),
+        recipe=recipe,
         epochs=epochs,
         objective=Objective(objective or CE),
         augment=augment or Augment(),

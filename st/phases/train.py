@@ -86,12 +86,13 @@ def fit_and_save(
 
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(f"{model}: the data's image shape or classes are not those of the network")
-    where = device.choose(device_name, threads, rank=member.rank if member else None)
+    recipe = Training(**job["training"])
+    where = device.choose(device_name, threads, member and member.rank, recipe.precision)
     group = Group(member, where) if member else None
     training = Run(
         network=where.place(network.build(structure, initial)),
         images=Images(data, where),
-        recipe=Training(**job["training"]),
+        recipe=recipe,
         epochs=epochs,
         objective=Objective(objective, structure.graph.taps),
         augment=Augment(**job["augment"]),

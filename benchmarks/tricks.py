@@ -1,0 +1,140 @@
+"""What each part of the training loop gains: the loop as it is, and without that part.
+
+    python benchmarks/tricks.py [--device cuda] [--threads 1] [--only NAME]
+
+Processes take turns of an epoch each; the gain is the median of the loop's speed over that without
+the part, round by round. Prints a table, and writes benchmarks/results/tricks-cpu.csv (-cuda.csv).
+"""
+
+import argparse
+import copy
+import os
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+import torch
+from common import CASES, machine, write
+from contestants import engine
+from torch import Tensor
+from train import TASKS, has_bfloat16
+from turns import perform, race
+
+from st import device, network, teacher, training
+from st.augment import Augment
+from st.device import Device
+from st.images import Images
+
+ALL = "all"
+
+
+def by_image() -> None:
+    """Augment image by image."""
+    batch = Augment.apply
+
+    def apply(self: Augment, images: Tensor, views: Tensor) -> Tensor:
+        pairs = zip(images.split(1), views.split(1), strict=True)
+        return torch.cat([batch(self, image, view) for image, view in pairs])
+
+    Augment.apply = apply
+
+
+def plain_layout() -> None:
+    normalise = Images.normalise
+    Device.place = lambda self, net: net.to(self.name)
+    Images.normalise = lambda self, batch: normalise(self, batch).contiguous()
+
+
+def torchs_sgd() -> None:
+    sgd = {}
+
+    def descend(run, rate) -> None:
+        if run not in sgd:
+            recipe = run.recipe
+            sgd[run] = torch.optim.SGD(
+                run.weights, lr=recipe.lr, momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
+            )  # fmt: skip
+        sgd[run].step()
+        sgd[run].zero_grad()
+
+    training.Run.__hash__ = object.__hash__
+    training._descend = descend
+
+
+# What is taken away, by its name in the table, for both tasks.
+PARTS: dict[str, Callable[[], None]] = {
+    "augmentation of a batch at once": by_image,
+    "channels_last": plain_layout,
+    "ReLU in place": partial(setattr, network, "FRESH", ()),
+    "one kernel for all of SGD": torchs_sgd,
+}
+ON_CPU = {"freed memory is kept": partial(setattr, device, "_keep_memory", lambda: None)}
+ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "RECORD", False)}
+FOLDED, KEPT = "normalisation folded into the teacher", "the teacher's outputs kept"
+OF_TEACHERS = {
+    FOLDED: partial(setattr, teacher, "folded", lambda net: copy.deepcopy(net.eval())),
+    KEPT: partial(setattr, teacher, "CACHE_BYTES", 0),
+}
+BFLOAT16 = "bfloat16"  # GPUs' loops use it; on CPUs it is the other process that does
+FEW = "few views"  # so that a teacher's outputs are kept
+PLAIN = {"cpu": "float32", "cuda": "bfloat16"}
+OTHER = {"cpu": "bfloat16", "cuda": "float32"}
+
+
+def worker(pipe, name: str, where: str, *arguments) -> None:
+    """A process with the loop as `name` says."""
+    kind, _, views = name.partition("; ")
+    take_away = {**PARTS, **ON_CPU, **ON_GPU, **OF_TEACHERS}.get(kind)
+    if take_away:
+        take_away()
+    options = {"precision": (OTHER if kind == BFLOAT16 else PLAIN)[where]}
+    if views:
+        options |= {"crop": 1, "flip": False}
+    perform(pipe, engine, where, *arguments, **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", metavar="NAME", help="networks with this in the name")
+    options = parser.parse_args()
+    kind = "cpu" if options.device == "cpu" else "cuda"
+    facts = machine(options.device) | {"threads": str(options.threads)}
+    rows = []
+    for case_name, case in CASES[kind].items():
+        if options.only not in case_name:
+            continue
+        for task, distill in TASKS.items():
+            names = [ALL, *PARTS, *(ON_GPU if kind == "cuda" else ON_CPU)]
+            names += [BFLOAT16] if kind == "cuda" or has_bfloat16("cpu") else []
+            names += [FOLDED, f"{ALL}; {FEW}", f"{KEPT}; {FEW}"] if distill else []
+            found = race(
+                worker, names, options.rounds, options.device, options.threads, case, distill, None
+            )
+            for name, number, speed in found:
+                row = {"network": case_name, "task": task, "without": name, "round": number}
+                rows.append({**row, "images_per_s": round(speed, 1), **facts})
+            print(
+                gains(rows, kind).sort_index().xs((case_name, task)).to_markdown(floatfmt=".2f"),
+                flush=True,
+            )
+    path = write(f"tricks-{kind}", rows)
+    print(f"\n{gains(rows, kind).unstack(['network', 'task']).to_markdown(floatfmt='.2f')}\n{path}")
+
+
+def gains(rows: list[dict], kind: str) -> pd.Series:
+    """The median over rounds of the speed with a part / the speed without it."""
+    index = ["network", "task", "round"]
+    table = pd.DataFrame(rows).pivot(index=index, columns="without", values="images_per_s")
+    whole = {name: f"{ALL}; {FEW}" if name.endswith(FEW) else ALL for name in table}
+    ratios = pd.DataFrame({n: table[w] / table[n] for n, w in whole.items() if n != w})
+    if kind == "cpu" and BFLOAT16 in ratios:
+        ratios[BFLOAT16] = 1 / ratios[BFLOAT16]
+    return ratios.groupby(["network", "task"], sort=False).median().stack().dropna().rename("gain")
+
+
+if __name__ == "__main__":
+    main()
