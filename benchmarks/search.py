@@ -2,8 +2,8 @@
 
     python benchmarks/search.py [--device cpu]
 
-Supernets have random weights and BatchNorm scales; 10,000 training and test images are noise. Prints a table, and writes
-benchmarks/results/search-cpu.csv (or -cuda.csv).
+Supernets have random weights and BatchNorm scales; 10,000 training and as many test images are
+noise. Prints a table, and writes benchmarks/results/search-cpu.csv (or -cuda.csv).
 """
 
 import argparse
