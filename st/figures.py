@@ -117,15 +117,17 @@ def accuracy(job: Job, table: pd.DataFrame, dataset: str, architecture: str) -> 
 def side_by_side(cost: np.ndarray) -> np.ndarray:
     """Where to draw points on a log axis, so that error bars of nearly equal costs stay apart.
 
-    Their order is that of the costs.
+    Their order is that of the costs. Many points overlap rather than show another cost.
     """
     places = np.log(cost)
-    step = 0.021 * (np.ptp(places) or 1)
+    width = np.ptp(places) or 1
+    step = 0.021 * width
     order = np.argsort(places, kind="stable")
     for cluster in np.split(order, np.flatnonzero(np.diff(places[order]) > step) + 1):
         middle = (len(cluster) - 1) / 2
         if middle:
-            places[cluster] = places[cluster].mean() + step * (np.arange(len(cluster)) - middle)
+            apart = min(step, 0.12 * width / (len(cluster) - 1))
+            places[cluster] = places[cluster].mean() + apart * (np.arange(len(cluster)) - middle)
     return np.exp(places)
 
 

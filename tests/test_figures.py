@@ -23,6 +23,13 @@ def test_points_of_one_cost_are_drawn_apart():
     assert np.all(np.abs(drawn / cost - 1) < 0.1)
 
 
+def test_many_points_of_one_cost_stay_near_it():
+    cost = np.array([1000.0] + [100.0] * 30)
+    drawn = figures.side_by_side(cost)[1:]
+    assert np.all(np.diff(drawn) > 0)
+    assert np.all(np.abs(drawn / 100 - 1) < 0.2)
+
+
 def test_accuracy_figure(made):
     job, _, _, table = made
     figure = figures.accuracy(job, table, "toy", "net")
