@@ -44,9 +44,9 @@ class Training(Section):
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="What networks compute in; weights, losses and sums are float32. auto: "
-        "bfloat16 on GPUs, float32 on CPUs, of which some have units for bfloat16 (AVX512-BF16, "
-        "AMX) and others are slow with it.",
+        description="What networks compute in while they train; weights, losses and sums are "
+        "float32. auto: bfloat16 on GPUs, float32 on CPUs, of which some have units for bfloat16 "
+        "(AVX512-BF16, AMX) and others are slow with it.",
     )
     test_every: Annotated[Whole, Field(ge=0)] = Field(
         10,
