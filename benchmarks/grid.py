@@ -95,13 +95,16 @@ def make_up_results(folder: Path) -> int:
 
 
 def _write_outputs(folder: Path) -> int:
+    """All of the same date: no input is newer than what was made of it."""
     _, *rows = snakemake(folder, "--summary").splitlines()
+    now = time.time()
     for path in (folder / row.split("\t")[0] for row in rows):
         if path.suffix:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(path.name)
         else:
             path.mkdir(parents=True, exist_ok=True)
+        os.utime(path, (now, now))
     return len(rows)
 
 
