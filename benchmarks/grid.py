@@ -71,7 +71,7 @@ def make_up_results(folder: Path) -> int:
     """Write something to every output and have it recorded as made; how many outputs there are.
 
     `snakemake --touch` records the jobs of the first seed, of which those of the others are copies:
-    touching 5,000 experiments takes more than 20 minutes. It then touches the report, and nothing else.
+    touching 5,000 experiments takes over 20 minutes. It then touches the report only.
     """
     text = (folder / "params.yaml").read_text()
     params = yaml.safe_load(text)
