@@ -46,19 +46,19 @@ def plain_layout() -> None:
 
 
 def torchs_sgd() -> None:
-    sgd = {}
+    made = []  # when the one training of a process takes its first step
 
     def descend(run, rate) -> None:
-        if run not in sgd:
+        if not made:
             recipe = run.recipe
-            sgd[run] = torch.optim.SGD(
+            sgd = torch.optim.SGD(
                 run.weights, lr=recipe.lr, momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
             )  # fmt: skip
-        sgd[run].step()
-        sgd[run].zero_grad()
+            made.append(sgd)
+        made[0].step()
+        made[0].zero_grad()
 
-    training.Run.__hash__ = object.__hash__
     training._descend = descend
 
 
@@ -78,8 +78,6 @@ OF_TEACHERS = {
 }
 BFLOAT16 = "bfloat16"  # GPUs' loops use it; on CPUs it is the other process that does
 FEW = "few views"  # so that a teacher's outputs are kept
-PLAIN = {"cpu": "float32", "cuda": "bfloat16"}
-OTHER = {"cpu": "bfloat16", "cuda": "float32"}
 
 
 def worker(pipe, name: str, where: str, *arguments) -> None:
@@ -88,7 +86,8 @@ def worker(pipe, name: str, where: str, *arguments) -> None:
     take_away = {**PARTS, **ON_CPU, **ON_GPU, **OF_TEACHERS}.get(kind)
     if take_away:
         take_away()
-    options = {"precision": (OTHER if kind == BFLOAT16 else PLAIN)[where]}
+    half = (where == "cpu") == (kind == BFLOAT16)
+    options = {"precision": "bfloat16" if half else "float32"}
     if views:
         options |= {"crop": 1, "flip": False}
     perform(pipe, engine, where, *arguments, **options)
