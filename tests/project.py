@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +70,12 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def wait_for(condition: Callable, workflow: subprocess.Popen, output: Path):
+    """What `condition` returns as soon as it is true, while the workflow runs."""
+    deadline = time.monotonic() + 600
+    while not (result := condition()):
+        assert workflow.poll() is None and time.monotonic() < deadline, output.read_text()[-5000:]
+        time.sleep(0.2)
+    return result

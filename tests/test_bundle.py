@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, copy_project, jobs, run, snakemake
+from project import ROOT, copy_project, jobs, run, snakemake, wait_for
 
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -51,15 +51,32 @@ def new_clone(folder: Path) -> Path:
     return folder
 
 
-def call(python: Path, *arguments: str | Path, status: int | None = 0) -> str:
-    """Call airgap.py as on a machine with nothing else installed; what it printed."""
-    done = subprocess.run(
-        [str(part) for part in (python, *arguments)], cwd=python.parent.parent,
-        env={**os.environ, "PATH": os.defpath}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert done.returncode in ((status,) if status is not None else (0, airgap.TIME_IS_UP)), output
-    return output
+def start(python: Path, *arguments: str | Path, output: Path) -> subprocess.Popen:
+    """Start airgap.py as on a machine with nothing else installed."""
+    with open(output, "w") as file:
+        return subprocess.Popen(
+            [str(part) for part in (python, *arguments)], cwd=python.parent.parent,
+            env={**os.environ, "PATH": os.defpath}, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def call(python: Path, *arguments: str | Path, status: int = 0) -> str:
+    """Call airgap.py; what it printed."""
+    output = python.parent / "output"
+    assert start(python, *arguments, output=output).wait() == status, output.read_text()
+    return output.read_text()
+
+
+def stopped_while_it_trains(folder: Path, python: Path, *arguments: str | Path) -> str:
+    output = python.parent / "output"
+    process = start(python, *arguments, output=output)
+    logs = folder / "results/logs/train"
+    wait_for(
+        lambda: any(": epoch " in log.read_text() for log in logs.rglob("*.log")), process, output
+    )
+    process.terminate()
+    assert process.wait() == airgap.TIME_IS_UP, output.read_text()
+    return output.read_text()
 
 
 @pytest.mark.slow
@@ -74,24 +91,25 @@ def test_there_and_back(tmp_path):
     sizes = [path.stat().st_size for path in parts.glob("project.tar.gz.*")]
     assert len(sizes) > 1 and max(sizes) <= 15 * volumes.MB
 
-    # Calls of a limited time, the second on another machine. How much fits into one is up to this
-    # machine; twice the time is enough sooner or later.
-    there, seconds, said = tmp_path / "there0", 30, []
+    # On one machine a call of a limited time, which may end anywhere, and one that ends.
+    there = tmp_path / "there0"
     call(python, tool, "install", "--folder", there)
     assert (there / "data/some/cli.py").exists()
-    arguments = ("run", "--params", PARAMS, "--jobs", "2")
-    while not said or "airgap: stopped" in said[-1]:
-        if len(said) == 1:
-            call(python, tool, "pack", "--folder", there, "--state", PARAMS, tmp_path / "state")
-            there = tmp_path / "there1"
-            call(python, tool, "install", "--folder", there)
-            arguments += ("--state", tmp_path / "state")
-        said.append(
-            call(python, tool, *arguments, "--folder", there, "--time", str(seconds), status=None)
-        )
-        seconds *= 2
-    assert len(said) > 1
-    assert sum("goes on after epoch" in text for text in said) >= 1
+    arguments = ("run", "--params", PARAMS, "--jobs", "2", "--folder")
+    said = [
+        call(python, tool, *arguments, there, "--time", "12", status=airgap.TIME_IS_UP),
+        call(python, tool, *arguments, there, "phase_pretrain"),
+    ]
+    assert "airgap: stopped" in said[0]
+    call(python, tool, "pack", "--folder", there, "--state", PARAMS, tmp_path / "state")
+
+    # On another one a call that is stopped while it trains, and one that ends.
+    there = tmp_path / "there1"
+    arguments += (there, "--state", tmp_path / "state")
+    call(python, tool, "install", "--folder", there)
+    said.append(stopped_while_it_trains(there, python, tool, *arguments))
+    said.append(call(python, tool, *arguments))
+    assert "goes on after epoch" in said[-1]
     finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", "".join(said))
     assert finished.count("train") == 4 and finished.count("pretrain") == 2
 

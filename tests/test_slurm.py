@@ -4,13 +4,11 @@ import csv
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from project import BIN, copy_project, run
+from project import BIN, copy_project, run, wait_for
 from slurm import Cluster, missing
 
 pytestmark = [
@@ -70,15 +68,6 @@ def project(tmp_path, tiny) -> Path:
     (folder / "held.py").write_text(PLUGIN)
     (folder / "params.yaml").write_text(yaml.safe_dump(held_up(tiny)))
     return folder
-
-
-def wait_for(condition: Callable, workflow: subprocess.Popen, output: Path):
-    """What `condition` returns as soon as it is true, while the workflow runs."""
-    deadline = time.monotonic() + 600
-    while not (result := condition()):
-        assert workflow.poll() is None and time.monotonic() < deadline, output.read_text()[-5000:]
-        time.sleep(0.2)
-    return result
 
 
 def log_of(project: Path, method: str) -> str:
