@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from st.checkpoint import Checkpoint
 from st.graph import Node
+from st.norm import BatchNorm
 from st.structure import Structure
 
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
@@ -54,7 +55,7 @@ class Network(nn.Module):
         if node.op == "linear":
             return nn.Linear(channels_in, channels)
         if node.op == "bn":
-            return nn.BatchNorm2d(channels) if node.spatial else nn.BatchNorm1d(channels)
+            return BatchNorm(channels) if node.spatial else nn.BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
             return Selection(self.structure.keep[node.name])
         return None
@@ -97,7 +98,9 @@ class Selection(nn.Module):
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
+        # index_select's result, and its gradient, have their dimensions in the order in which they
+        # are named: only so both are channels_last.
+        return x.permute(0, 2, 3, 1).index_select(3, self.index).permute(0, 3, 1, 2)
 
 
 def apply(node: Node, values: list[Tensor]) -> Tensor:

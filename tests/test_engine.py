@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from st import device, network
 from st.augment import Augment
 from st.device import WARM_UP, Device, Recorded
+from st.norm import BatchNorm
 from st.training import Step
 
 
@@ -156,7 +157,7 @@ def test_who_computes_in_bfloat16():
     kinds = {type(m): m.weight.dtype for m in frozen.modules() if hasattr(m, "weight")}
     # a normalisation's running statistics need the digits
     assert kinds == {
-        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32
+        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, BatchNorm: torch.float32
     }  # fmt: skip
 
 
