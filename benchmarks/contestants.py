@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 import torch
-from common import OBJECTIVE, Case, network, transformed
+from common import OBJECTIVE, Case, network, plain_selections, transformed
 from torch import nn
 
 from st import norm
@@ -48,6 +48,7 @@ def engine(
 
 def usual(turn, case: Case, data: Data, distill: bool, device: str, threads: int, folder) -> None:
     """Data set, DataLoader with workers, transforms of each image, float32, torch.optim.SGD."""
+    plain_selections()
     torch.set_num_threads(threads)
     net = network(case, student=distill).to(device).train()
     teacher = network(case).to(device).eval() if distill else None
@@ -93,6 +94,7 @@ def torchdistill(
     """The same distillation step by torchdistill's box, on the usual loader."""
     from torchdistill.core.distillation import get_distillation_box
 
+    plain_selections()
     torch.set_num_threads(threads)
     ends = {"student_module_path": ".", "student_module_io": "output"}
     ends |= {"teacher_module_path": ".", "teacher_module_io": "output"}

@@ -14,7 +14,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from common import CASES, machine, write
+from common import CASES, machine, plain_selections, write
 from contestants import engine
 from torch import Tensor
 from train import TASKS, has_bfloat16
@@ -64,9 +64,7 @@ def torchs_sgd() -> None:
 
 # What is taken away, by its name in the table, for both tasks.
 PARTS: dict[str, Callable[[], None]] = {
-    "selections in channels_last": partial(
-        setattr, network.Selection, "forward", lambda self, x: x.index_select(1, self.index)
-    ),
+    "selections in channels_last": plain_selections,
     "augmentation of a batch at once": by_image,
     "channels_last": plain_layout,
     "ReLU in place": partial(setattr, network, "FRESH", ()),

@@ -196,7 +196,6 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
         gc.disable()  # it would look for garbage many times while torch is imported
         phase = importlib.import_module(f"st.phases.{options.command}")
-        gc.freeze()
         gc.enable()
         phase.run(job, **files)
     except StError:

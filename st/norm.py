@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 VECTOR = 16  # numbers that a register of a CPU holds at most
-FEW = 24, 48  # channels, for one thread and for more
+FEW = 24, 48  # channels, with one thread and with more
 MANY = 2**17  # numbers: with fewer the calls take longer than the work
 ROW = 256
 

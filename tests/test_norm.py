@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from conftest import SMALL, pruned, random_keep, random_tensors, small_structure
 from torch import nn
 
-from st import network
 from st.norm import BatchNorm
 
 CASES = [  # images, channels, height, width, threads: each taken several positions at a time
@@ -98,31 +96,3 @@ def test_evaluation_is_torchs_own():
     ours, torchs = BatchNorm(5).eval(), nn.BatchNorm2d(5).eval()
     assert torch.equal(ours(x), torchs(x))
     assert ours.num_batches_tracked == 0
-
-
-@pytest.mark.parametrize("name", [name for name in SMALL if "densenet" in name or "pre" in name])
-def test_layout_survives_selections(name):
-    """Forward and back: one value in another layout, and all after it are copied."""
-    import numpy as np
-
-    rng, structure = np.random.default_rng(5), small_structure(name)
-    structure = pruned(structure, random_keep(structure, rng))
-    net = network.build(structure, random_tensors(structure, rng)).train()
-    net = net.to(memory_format=torch.channels_last)
-    layouts = {}
-
-    def look(module: nn.Module, inputs, output: torch.Tensor) -> None:
-        layouts[module, "value"] = output.is_contiguous(memory_format=torch.channels_last)
-        output.register_hook(
-            lambda gradient: layouts.update(
-                {(module, "gradient"): gradient.is_contiguous(memory_format=torch.channels_last)}
-            )
-        )
-
-    chosen = [module for module in net.modules() if isinstance(module, network.Selection)]
-    for module in chosen:
-        module.register_forward_hook(look)
-    x = an_input(4, *structure.input_shape)
-    net(x).square().sum().backward()
-    assert len(layouts) == 2 * len(chosen) > 0
-    assert all(layouts.values())
