@@ -14,6 +14,7 @@ import numpy as np
 
 from st.check import load
 from st.data import Data
+from st.errors import StError
 from st.estimate import Rates, Training, shape_of, trainings
 from st.grid import Grid
 
@@ -23,9 +24,7 @@ SECONDS = 1.0  # at least, for each kind
 
 def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rates:
     """Measure, in `jobs` processes at once. They are new ones, as those of jobs are."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import st.phases.initialize, st.search"], check=True)
-    plain = time.perf_counter() - started
+    plain, torch = (_start(phase, jobs) for phase in ("initialize", "train"))
     totals, parts = {}, {}
     grid = Grid(load(params))
     for name, whole in data.items():
@@ -36,12 +35,25 @@ def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rat
         )
         parts[name] = _part(whole, STEPS * largest)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        now = time.time()
-        arguments = (params, parts, totals, device, now)
+        arguments = (params, parts, totals, device)
         measured = list(pool.map(_measure_all, [arguments] * jobs, chunksize=1))
-    image = {key: statistics.mean(m.image[key] for m in measured) for key in measured[0].image}
-    setup = {key: statistics.mean(m.setup[key] for m in measured) for key in measured[0].setup}
-    return Rates(statistics.mean(m.torch for m in measured), plain, image, setup)
+    image, setup = (
+        {key: statistics.mean(one[key] for one in kind) for key in kind[0]}
+        for kind in zip(*measured, strict=True)
+    )
+    return Rates(torch, plain, image, setup)
+
+
+def _start(phase: str, jobs: int) -> float:
+    """Seconds of a job that does nothing, from the start of its process to the end."""
+    command = [sys.executable, "-c", f"from st import cli; cli.load_phase('{phase}'); cli.leave(0)"]
+    for _ in range(2):  # the first time python may have to compile
+        started = time.perf_counter()
+        processes = [subprocess.Popen(command) for _ in range(jobs)]
+        if sum(process.wait() != 0 for process in processes):
+            raise StError(f"a process that only imports st.phases.{phase} failed, see above")
+        seconds = time.perf_counter() - started
+    return seconds
 
 
 def _part(data: Data, images: int) -> Data:
@@ -54,14 +66,14 @@ def _part(data: Data, images: int) -> Data:
     )  # fmt: skip
 
 
-def _measure_all(arguments: tuple) -> Rates:
-    """In a process of its own: every kind of training, on a part of the data."""
-    params, parts, totals, device, called = arguments
+def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
+    """In a process of its own: `image` and `setup` of every kind of training, on a part of the
+    data."""
+    params, parts, totals, device = arguments
     from st import teacher
     from st.device import choose
 
     where = choose(device, threads=1)
-    torch = time.time() - called
     cache = teacher.CACHE_BYTES
     image, setup = {}, {}
     grid = Grid(load(params))
@@ -74,7 +86,7 @@ def _measure_all(arguments: tuple) -> Rates:
         teacher.CACHE_BYTES = cache * size // totals[dataset]
         epoch, before = _measure(_run(spec, parts[dataset], where))
         image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
-    return Rates(torch, 0.0, image, setup)
+    return image, setup
 
 
 def _run(spec: Training, data: Data, where) -> Any:

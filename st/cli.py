@@ -3,12 +3,14 @@
 import argparse
 import atexit
 import gc
+import importlib
 import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 from st import __version__
 from st.errors import StError, explained, one_line
@@ -157,9 +159,14 @@ def _print_params(path: str) -> None:
     print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
 
 
-def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
-    import importlib
+def load_phase(name: str) -> ModuleType:
+    gc.disable()  # it would look for garbage many times while torch is imported
+    phase = importlib.import_module(f"st.phases.{name}")
+    gc.enable()
+    return phase
 
+
+def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     from st import progress, registry
 
     _, inputs, outputs, torch = PHASES[options.command]
@@ -194,10 +201,7 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.command in PARALLEL and options.processes > 1 and not member:
         return launch(arguments, options.processes, options.device, tell=_fail)
     try:
-        gc.disable()  # it would look for garbage many times while torch is imported
-        phase = importlib.import_module(f"st.phases.{options.command}")
-        gc.enable()
-        phase.run(job, **files)
+        load_phase(options.command).run(job, **files)
     except StError:
         raise
     except Exception as error:
@@ -247,12 +251,16 @@ def _label(options: argparse.Namespace, outputs: tuple[str, ...]) -> str:
     return "/".join(parts)
 
 
-def entry() -> None:
-    status = main()
+def leave(status: int) -> NoReturn:
+    """End the process, with torch in one piece: to take it apart object by object takes python half
+    a second of every job."""
     if "torch" in sys.modules:
-        # To take torch apart object by object takes python half a second of every job.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def entry() -> None:
+    leave(main())
