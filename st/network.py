@@ -18,7 +18,6 @@ from st.structure import Structure
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
 # overwrite it if nothing else reads it.
 FRESH = ("conv", "linear", "bn", "add")
-NARROW = 96  # channels
 
 
 class Network(nn.Module):
@@ -58,7 +57,7 @@ class Network(nn.Module):
         if node.op == "bn":
             return BatchNorm(channels) if node.spatial else nn.BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
-            return Selection(self.structure.keep[node.name], node.channels)
+            return Selection(self.structure.keep[node.name])
         return None
 
     def _attach(self, name: str, layer: nn.Module) -> None:
@@ -91,19 +90,14 @@ class Network(nn.Module):
 
 
 class Selection(nn.Module):
-    """Takes the given of so many channels. The indices are no parameters and are not in the state
-    dict: they belong to the structure."""
+    """Takes the given channels. The indices are no parameters and are not in the state dict: they
+    belong to the structure."""
 
-    def __init__(self, index: np.ndarray, channels: int):
+    def __init__(self, index: np.ndarray):
         super().__init__()
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
-        ones = F.one_hot(self.index, channels)[:, :, None, None].float()
-        self.register_buffer("ones", ones, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and x.shape[1] <= NARROW:
-            # exact, because everything else is multiplied by zero, and faster
-            return F.conv2d(x, self.ones.to(x.dtype))
         # index_select's result, and its gradient, have their dimensions in the order in which they
         # are named: only so both are channels_last.
         return x.permute(0, 2, 3, 1).index_select(3, self.index).permute(0, 3, 1, 2)
