@@ -11,7 +11,6 @@ import torch
 from common import OBJECTIVE, Case, network, plain_selections, transformed
 from torch import nn
 
-from st import norm
 from st.augment import Augment
 from st.data import Data
 from st.device import choose
@@ -194,7 +193,6 @@ def batched(
 ) -> None:
     """Several networks of one structure computed as one, by vmap, each on a batch of its own:
     forward and backward, and nothing else. A teacher is computed once for each."""
-    norm.MANY = float("inf")  # vmap knows torch's own normalisation
     where = choose(device, threads)
     nets = [where.place(network(case, student=distill)).train() for _ in range(models)]
     weights, buffers = torch.func.stack_module_state(nets)

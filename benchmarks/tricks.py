@@ -20,7 +20,7 @@ from torch import Tensor
 from train import TASKS, has_bfloat16
 from turns import perform, race
 
-from st import device, network, norm, teacher, training
+from st import device, network, teacher, training
 from st.augment import Augment
 from st.device import Device
 from st.images import Images
@@ -70,10 +70,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "ReLU in place": partial(setattr, network, "FRESH", ()),
     "one kernel for all of SGD": torchs_sgd,
 }
-ON_CPU = {
-    "freed memory is kept": partial(setattr, device, "_keep_memory", lambda: None),
-    "several positions normalised together": partial(setattr, norm, "MANY", float("inf")),
-}
+ON_CPU = {"freed memory is kept": partial(setattr, device, "_keep_memory", lambda: None)}
 ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "RECORD", False)}
 FOLDED, KEPT = "normalisation folded into the teacher", "the teacher's outputs kept"
 OF_TEACHERS = {

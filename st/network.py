@@ -12,7 +12,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from st.checkpoint import Checkpoint
 from st.graph import Node
-from st.norm import BatchNorm
 from st.structure import Structure
 
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
@@ -55,7 +54,7 @@ class Network(nn.Module):
         if node.op == "linear":
             return nn.Linear(channels_in, channels)
         if node.op == "bn":
-            return BatchNorm(channels) if node.spatial else nn.BatchNorm1d(channels)
+            return nn.BatchNorm2d(channels) if node.spatial else nn.BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
             return Selection(self.structure.keep[node.name])
         return None

@@ -6,6 +6,7 @@ import torch
 from conftest import full_cost, pruned, random_keep, small_structure
 from torch.utils.flop_counter import FlopCounterMode
 
+from st.device import Device
 from st.errors import StError
 from st.graph import draw
 from st.network import Network
@@ -76,6 +77,14 @@ def test_the_drawing_counts_as_torch_does(number):
         assert full.cost() == counted(full)
         assert part.cost() == counted(part)
         assert part.cost()[0] < full.cost()[0]
+
+
+def test_what_runs_on_a_device_counts_the_same(small):
+    """As evaluation counts it; how something is computed there must not show."""
+    part = pruned(small, random_keep(small, np.random.default_rng(7)))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        Device("cpu").place(Network(part)).eval()(torch.rand(1, *part.input_shape))
+    assert counter.get_total_flops() // 2 == part.cost()[1]
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 32])

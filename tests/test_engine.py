@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from st import device, network
 from st.augment import Augment
 from st.device import WARM_UP, Device, Recorded
-from st.norm import BatchNorm
 from st.training import Step
 
 
@@ -157,7 +156,7 @@ def test_who_computes_in_bfloat16():
     kinds = {type(m): m.weight.dtype for m in frozen.modules() if hasattr(m, "weight")}
     # a normalisation's running statistics need the digits
     assert kinds == {
-        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, BatchNorm: torch.float32
+        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32
     }  # fmt: skip
 
 
@@ -198,8 +197,6 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
 @pytest.mark.parametrize("name", ["densenet", "preresnet"])
 def test_layout_survives_selections(name):
     """Forward and back: one value in another layout, and all after it are copied."""
-    import numpy as np
-
     rng, structure = np.random.default_rng(5), small_structure(name)
     structure = pruned(structure, random_keep(structure, rng))
     net = network.build(structure, random_tensors(structure, rng)).train()
