@@ -28,17 +28,18 @@ import yaml
 from common import ROOT, machine, write
 from tabulate import tabulate
 
+from st.calibrate import idle_job
+
 PARTS = ("Snakefile", "workflow", "st", "profiles")
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
 STARTS = {
-    "Python": ["-c", "pass"],
-    "st --help": ["-m", "st", "--help"],
-    "st search, initialize: imports": ["-c", "import st.phases.search, st.phases.initialize"],
-    "st pretrain, train: imports": ["-c", "import st.cli, st.phases.train, st.training"],
-    "of these, torch": ["-c", "import torch"],
+    "Python": [sys.executable, "-c", "pass"],
+    "st --help": [sys.executable, "-m", "st", "--help"],
+    **{f"idle {phase}": idle_job(phase) for phase in ("search", "initialize", "train", "evaluate")},
+    "Python that imports torch": [sys.executable, "-c", "import torch"],
 }
 
 
@@ -153,8 +154,8 @@ def measure_grids(sizes: list[int], repeats: int, folder: Path) -> list[dict]:
 def measure_starts(repeats: int) -> list[dict]:
     clock = Clock()
     for _ in range(repeats):
-        for name, arguments in STARTS.items():
-            clock.measure(name, lambda a=arguments: run([sys.executable, *a], ROOT))
+        for name, command in STARTS.items():
+            clock.measure(name, lambda c=command: run(c, ROOT))
     return [
         {"start": name, **dict(zip(("processor", "clock"), clock.medians(name), strict=True))}
         for name in STARTS

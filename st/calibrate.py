@@ -44,13 +44,18 @@ def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rat
     return Rates(torch, plain, image, setup)
 
 
+def idle_job(phase: str) -> list[str]:
+    """The command of a job that starts and ends as those of the phase do, and does nothing."""
+    return [sys.executable, "-c", f"from st import cli; cli.load_phase('{phase}'); cli.leave(0)"]
+
+
 def _start(phase: str, jobs: int) -> float:
-    """Seconds of a job that does nothing, from the start of its process to the end."""
-    command = [sys.executable, "-c", f"from st import cli; cli.load_phase('{phase}'); cli.leave(0)"]
+    """Seconds of an idle job, from the start of its process to the end."""
     for _ in range(2):  # the first time python may have to compile
         started = time.perf_counter()
-        processes = [subprocess.Popen(command) for _ in range(jobs)]
-        if sum(process.wait() != 0 for process in processes):
+        processes = [subprocess.Popen(idle_job(phase)) for _ in range(jobs)]
+        statuses = [process.wait() for process in processes]
+        if any(statuses):
             raise StError(f"a process that only imports st.phases.{phase} failed, see above")
         seconds = time.perf_counter() - started
     return seconds
