@@ -160,10 +160,12 @@ def _print_params(path: str) -> None:
 
 
 def load_phase(name: str) -> ModuleType:
+    """The phase's module."""
     gc.disable()  # it would look for garbage many times while torch is imported
-    phase = importlib.import_module(f"st.phases.{name}")
-    gc.enable()
-    return phase
+    try:
+        return importlib.import_module(f"st.phases.{name}")
+    finally:
+        gc.enable()
 
 
 def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:

@@ -201,20 +201,17 @@ def test_layout_survives_selections(name):
     structure = pruned(structure, random_keep(structure, rng))
     net = network.build(structure, random_tensors(structure, rng)).train()
     net = net.to(memory_format=torch.channels_last)
-    layouts = {}
+    values, gradients = [], []
 
     def look(module: nn.Module, inputs, output: torch.Tensor) -> None:
-        layouts[module, "value"] = output.is_contiguous(memory_format=torch.channels_last)
-        output.register_hook(
-            lambda gradient: layouts.update(
-                {(module, "gradient"): gradient.is_contiguous(memory_format=torch.channels_last)}
-            )
-        )
+        values.append(output)
+        output.register_hook(gradients.append)
 
     chosen = [module for module in net.modules() if isinstance(module, network.Selection)]
     for module in chosen:
         module.register_forward_hook(look)
     x = images(structure).contiguous(memory_format=torch.channels_last)
     net(x).square().sum().backward()
-    assert len(layouts) == 2 * len(chosen) > 0
-    assert all(layouts.values())
+    assert len(values) == len(gradients) == len(chosen) > 0
+    for tensor in values + gradients:
+        assert tensor.is_contiguous(memory_format=torch.channels_last)

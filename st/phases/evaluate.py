@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-from st import __version__, environment
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from st import __version__, environment, network
 from st.checkpoint import load_model
 from st.data import load_data
+from st.device import choose
 from st.files import write_json
+from st.images import Images
 from st.job import Job
+from st.latency import seconds
+from st.training import accuracy
 
 
 def run(
@@ -17,15 +24,6 @@ def run(
     Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
     not by the formulas that the search uses. Latencies are measured side by side.
     """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from st import network
-    from st.device import choose
-    from st.images import Images
-    from st.latency import seconds
-    from st.training import accuracy
-
     where = choose(device, threads)
     images = Images(load_data(data)[0], where)
     checkpoints = [load_model(path) for path in models]
