@@ -56,7 +56,7 @@ class Network(nn.Module):
         if node.op == "bn":
             return nn.BatchNorm2d(channels) if node.spatial else nn.BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
-            return Selection(self.structure.keep[node.name])
+            return Selection(self.structure.keep[node.name], node.channels)
         return None
 
     def _attach(self, name: str, layer: nn.Module) -> None:
@@ -89,17 +89,51 @@ class Network(nn.Module):
 
 
 class Selection(nn.Module):
-    """Takes the given channels. The indices are no parameters and are not in the state dict: they
-    belong to the structure."""
+    """Takes the given channels of `width`. The indices are no parameters and are not in the state
+    dict: they belong to the structure."""
 
-    def __init__(self, index: np.ndarray):
+    def __init__(self, index: np.ndarray, width: int):
         super().__init__()
-        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        place = np.zeros(width, dtype=np.int64)
+        place[index] = np.arange(len(index))
+        taken = np.zeros(width, dtype=np.float32)
+        taken[index] = 1
+        for name, value in {"index": index, "place": place, "taken": taken}.items():
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # index_select's result, and its gradient, have their dimensions in the order in which they
-        # are named: only so both are channels_last.
-        return x.permute(0, 2, 3, 1).index_select(3, self.index).permute(0, 3, 1, 2)
+        return _Select.apply(x, self.index, self.place, self.taken)
+
+
+class _Select(torch.autograd.Function):
+    """Indexing whose gradient relies on no channel being taken twice. That of torch's own adds up,
+    for which a GPU that is to be deterministic sorts all elements first."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, place: Tensor, taken: Tensor) -> Tensor:
+        return _gather(x.permute(0, 2, 3, 1), index).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def setup_context(context, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        context.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        index, place, taken = context.saved_tensors
+        gradient = gradient.permute(0, 2, 3, 1)
+        if torch.are_deterministic_algorithms_enabled():  # on GPUs; scatter would sort, too
+            whole = _gather(gradient, place).mul_(taken)
+        else:
+            whole = gradient.new_zeros(*gradient.shape[:3], len(place))
+            whole.scatter_(3, index.expand_as(gradient), gradient)
+        return whole.permute(0, 3, 1, 2), None, None, None
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """The elements `index` of the last dimension. Not index_select: it is slower on CPUs."""
+    return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
 
 def apply(node: Node, values: list[Tensor]) -> Tensor:
@@ -121,7 +155,9 @@ def apply(node: Node, values: list[Tensor]) -> Tensor:
     if node.op == "concat":
         return torch.cat(values, 1)
     if node.op == "shortcut":
-        return resized(x[:, :, :: node.stride, :: node.stride], node.channels)
+        # Takes every stride-th pixel. Indexing's gradient would not be channels_last, nor would all
+        # that it is added to.
+        return resized(F.avg_pool2d(x, 1, node.stride), node.channels)
     raise ValueError(f"unknown operation '{node.op}'")
 
 

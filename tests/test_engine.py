@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from st import device, network
 from st.augment import Augment
 from st.device import WARM_UP, Device, Recorded
+from st.graph import Node
 from st.training import Step
 
 
@@ -215,3 +216,41 @@ def test_layout_survives_selections(name):
     assert len(values) == len(gradients) == len(chosen) > 0
     for tensor in values + gradients:
         assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_layout_survives_shortcuts():
+    x = torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    node = Node("shortcut", "shortcut", (0,), 4, 8, stride=2)
+    output = network.apply(node, [x])
+    output.backward(torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last))
+    for tensor in (output, x.grad):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(params=[False, True], ids=["as CPUs do", "as GPUs do"])
+def deterministic(request):
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_selections_have_the_gradient_of_indexing(deterministic, dtype):
+    x = torch.randn(3, 7, 4, 5, dtype=dtype).requires_grad_()
+    index, gradient = np.array([1, 2, 6]), torch.randn(3, 3, 4, 5, dtype=dtype)
+    output = network.Selection(index, 7)(x)
+    (got,) = torch.autograd.grad(output, x, gradient)
+    expected = x[:, index]
+    assert torch.equal(output, expected)
+    assert torch.equal(got, torch.autograd.grad(expected, x, gradient)[0]) and got.dtype == dtype
+
+
+def test_selections_of_several_networks_at_once(deterministic):
+    """What benchmarks/jobs.py measures."""
+    select = network.Selection(np.array([0, 3]), 4)
+    x, gradient = torch.randn(5, 3, 4, 2, 2), torch.randn(5, 3, 2, 2, 2)
+    output, back = torch.func.vjp(torch.vmap(select), x)
+    assert torch.equal(output, x[:, :, [0, 3]])
+    expected = torch.zeros_like(x)
+    expected[:, :, [0, 3]] = gradient
+    assert torch.equal(back(gradient)[0], expected)
