@@ -102,38 +102,36 @@ class Selection(nn.Module):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Select.apply(x, self.index, self.place, self.taken)
+        if torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled():
+            return _Select.apply(x, self.index, self.place, self.taken)
+        return _channels(x, self.index)
 
 
 class _Select(torch.autograd.Function):
-    """Indexing whose gradient relies on no channel being taken twice. That of torch's own adds up,
-    for which a GPU that is to be deterministic sorts all elements first."""
+    """A selection whose gradient relies on no channel being taken twice. That of torch's own adds
+    up, for which a GPU that is to be deterministic sorts all elements first."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, index: Tensor, place: Tensor, taken: Tensor) -> Tensor:
-        return _gather(x.permute(0, 2, 3, 1), index).permute(0, 3, 1, 2)
+        return _channels(x, index)
 
     @staticmethod
     def setup_context(context, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        context.save_for_backward(*inputs[1:])
+        context.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        index, place, taken = context.saved_tensors
-        gradient = gradient.permute(0, 2, 3, 1)
-        if torch.are_deterministic_algorithms_enabled():  # on GPUs; scatter would sort, too
-            whole = _gather(gradient, place).mul_(taken)
-        else:
-            whole = gradient.new_zeros(*gradient.shape[:3], len(place))
-            whole.scatter_(3, index.expand_as(gradient), gradient)
-        return whole.permute(0, 3, 1, 2), None, None, None
+        place, taken = context.saved_tensors
+        return _channels(gradient, place).mul_(taken[:, None, None]), None, None, None
 
 
-def _gather(x: Tensor, index: Tensor) -> Tensor:
-    """The elements `index` of the last dimension. Not index_select: it is slower on CPUs."""
-    return x.gather(-1, index.expand(*x.shape[:-1], -1))
+def _channels(x: Tensor, index: Tensor) -> Tensor:
+    """The channels `index` of `x` (n, c, h, w), in channels_last, as the gradient is. On CPUs
+    index_select is slower."""
+    last = x.permute(0, 2, 3, 1)
+    return last.gather(3, index.expand(*last.shape[:3], -1)).permute(0, 3, 1, 2)
 
 
 def apply(node: Node, values: list[Tensor]) -> Tensor:

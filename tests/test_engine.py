@@ -227,8 +227,9 @@ def test_layout_survives_shortcuts():
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.fixture(params=[False, True], ids=["as CPUs do", "as GPUs do"])
+@pytest.fixture(params=[False, True], ids=["CPU", "GPU"])
 def deterministic(request):
+    """As on a CPU, and as on a GPU."""
     torch.use_deterministic_algorithms(request.param)
     yield
     torch.use_deterministic_algorithms(False)
