@@ -84,6 +84,8 @@ def main() -> None:
             names = ["engine", "usual", "floor"]
             if distill and importlib.util.find_spec("torchdistill"):
                 names.insert(2, "torchdistill")
+            if distill:
+                names.insert(1, "engine, outputs kept")
             if has_bfloat16(options.device):
                 names.insert(1, "engine, bfloat16")
             found = race(

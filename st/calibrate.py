@@ -24,7 +24,7 @@ SECONDS = 1.0  # at least, for each kind
 
 def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rates:
     """Measure, in `jobs` processes at once. They are new ones, as those of jobs are."""
-    plain, torch = (_start(phase, jobs) for phase in ("initialize", "train"))
+    start = {phase: _start(phase, jobs) for phase in ("initialize", "train", "evaluate")}
     totals, parts = {}, {}
     grid = Grid(load(params))
     for name, whole in data.items():
@@ -41,7 +41,7 @@ def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rat
         {key: statistics.mean(one[key] for one in kind) for key in kind[0]}
         for kind in zip(*measured, strict=True)
     )
-    return Rates(torch, plain, image, setup)
+    return Rates(start, image, setup)
 
 
 def idle_job(phase: str) -> list[str]:

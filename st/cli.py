@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
                 "usual places under results/",
             )
         what.add_argument("--job", help="the job as JSON, as the workflow passes it")
-        command.add_argument("--params", default="params.yaml", help="default: %(default)s")
+        _add_params(command)
         command.add_argument("--plugin", action="append", default=[], help="a module to import")
         command.add_argument("--log", type=Path, help="also write all messages to this file")
         for option in inputs + outputs:
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--member", help=argparse.SUPPRESS)  # as st.launch says
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = commands.add_parser("estimate", help=text, description=text)
-    cost.add_argument("--params", default="params.yaml", help="default: %(default)s")
+    _add_params(cost)
     cost.add_argument("--jobs", type=_count, default=1, help="at a time (default: %(default)s)")
     cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
@@ -99,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("params", nargs="?", default="params.yaml")
     commands.add_parser("schema", help="print the JSON schema of params files")
     return root
+
+
+def _add_params(command: argparse.ArgumentParser) -> None:
+    text = "default: %(default)s; --configfile, as snakemake calls it, is the same"
+    command.add_argument(
+        "--params", "--configfile", default="params.yaml", metavar="FILE", help=text
+    )
 
 
 def _count(text: str) -> int:

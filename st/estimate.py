@@ -5,6 +5,7 @@ and as many at a time as jobs will be. Structures are not known before the searc
 layers all keep the same share of their channels, as much as the budget pays for, stands for each.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,11 +41,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured. Seconds: `torch` and `plain` of starting a process with and without torch,
-    `image` by training for an image in an epoch, `setup` by training and image before the first."""
+    """What was measured. Seconds: `start` by phase of a job that does nothing, `image` by training
+    for an image in an epoch, `setup` by training and image before the first."""
 
-    torch: float
-    plain: float
+    start: dict[str, float]
     image: dict[str, float]
     setup: dict[str, float]
 
@@ -130,14 +130,18 @@ def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, 
     chain = 0.0
     for dataset, whole in data.items():
         size = len(whole.train_labels)
-        read = 2 * rates.plain
+        test = len(whole.test_labels) / 3  # a forward pass is about a third of a training step
+        read = 2 * rates.start["initialize"]
         cost["prepare"].append((read, whole.train_images.nbytes + whole.test_images.nbytes))
         kinds = trainings(grid, {dataset: shape_of(whole)})
 
-        def seconds(key: str, kinds=kinds, size=size) -> float:
+        def seconds(key: str, kinds=kinds, size=size, test=test) -> float:
             if key not in rates.image:
                 raise StError(f"the rates do not say how long {key} takes; measure again")
-            return rates.torch + size * (rates.setup[key] + kinds[key].epochs * rates.image[key])
+            epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
+            tests = math.ceil(epochs / every) if every else 1
+            images = epochs * size + tests * test
+            return rates.start["train"] + size * rates.setup[key] + images * rates.image[key]
 
         for architecture in params.architectures:
             where = f"{dataset}/{architecture}"
@@ -153,21 +157,21 @@ def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, 
                 supernet = f"pretrain/{where}/{grid.teacher(name)}"
                 if spec.search not in searched:
                     epochs = search_epochs(grid, spec.search, kinds[supernet].epochs)
-                    took = rates.torch if grid.search_uses_torch(spec.search) else rates.plain
-                    searched[spec.search] = took + epochs * size * rates.image[supernet]
+                    like = "train" if grid.search_uses_torch(spec.search) else "initialize"
+                    searched[spec.search] = (
+                        rates.start[like] + epochs * size * rates.image[supernet]
+                    )
                     cost["search"].append((searched[spec.search], 0))
                 weights = 4 * _values(kinds[key])
-                cost["initialize"].append((rates.plain, weights))
+                cost["initialize"].append((rates.start["initialize"], weights))
                 cost["train"].append((seconds(key), weights))
                 chains.append(
-                    seconds(supernet) + searched[spec.search] + rates.plain + seconds(key)
-                )
+                    seconds(supernet) + searched[spec.search] + rates.start["initialize"]
+                    + seconds(key)
+                )  # fmt: skip
                 models += 1
-            # a forward pass is about a third of a training step
-            tests = len(whole.test_labels) / 3 * models
-            tested = rates.torch + tests * max(
-                (rates.image[key] for key in kinds if f"/{where}/" in key), default=0.0
-            )
+            slowest = max((rates.image[key] for key in kinds if f"/{where}/" in key), default=0.0)
+            tested = rates.start["evaluate"] + models * test * slowest
             cost["evaluate"].append((tested, 0))
             chain = max(chain, read + max(chains) + tested)
     seeds, phases = len(params.seeds), {}

@@ -32,7 +32,8 @@ def images(train: int = 1000, test: int = 100) -> Data:
 
 def known(grid: Grid) -> Rates:
     keys = trainings(grid, {"digits": DIGITS})
-    return Rates(3.0, 0.5, dict.fromkeys(keys, 1e-3), dict.fromkeys(keys, 0.0))
+    start = {"initialize": 0.5, "train": 3.0, "evaluate": 4.0}
+    return Rates(start, dict.fromkeys(keys, 1e-3), dict.fromkeys(keys, 0.0))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -54,13 +55,31 @@ def test_stand_ins_use_up_the_budget(name, bounds, criterion):
 def test_times_add_up(tiny):
     grid = Grid(parse({**tiny, "seeds": [0, 1, 2]}))
     phases, chain = predict(grid, {"digits": images()}, known(grid))
-    # two epochs of 1000 images at a millisecond each, after three seconds of starting
-    assert phases["pretrain"].jobs == 3 and phases["pretrain"].seconds == pytest.approx(15)
-    assert phases["train"].jobs == 6 and phases["train"].seconds == pytest.approx(30)
+    # after three seconds of starting two epochs of 1000 images, at a millisecond each; then a test
+    # of 100 images, at a third of that
+    test = 100 / 3 * 1e-3
+    training = 3 + 2 + test
+    assert phases["pretrain"].jobs == 3
+    assert phases["pretrain"].seconds == pytest.approx(3 * training)
+    assert phases["train"].jobs == 6 and phases["train"].seconds == pytest.approx(6 * training)
     assert phases["search"].seconds == pytest.approx(1.5)
     assert phases["prepare"].bytes == 1100 * 64
     # prepare, pretrain, search, initialize, train, and the test of three networks
-    assert chain == pytest.approx(1 + 5 + 0.5 + 0.5 + 5 + 3 + 3 * 100 / 3 * 1e-3)
+    assert chain == pytest.approx(1 + training + 0.5 + 0.5 + training + 4 + 3 * test)
+
+
+@pytest.mark.parametrize(("every", "tests"), [(0, 1), (1, 5), (2, 3), (5, 1), (9, 1)])
+def test_tests_within_a_training_count(tiny, every, tests):
+    tiny["training"] |= {"epochs": 5, "test_every": every}
+    grid = Grid(parse(tiny))
+    phases, _ = predict(grid, {"digits": images()}, known(grid))
+    assert phases["pretrain"].seconds == pytest.approx(3 + 5 + tests * 100 / 3 * 1e-3)
+
+
+def test_params_files_are_named_as_snakemake_names_them(tmp_path, capsys):
+    for option in ("--params", "--configfile"):
+        assert main(["estimate", option, str(tmp_path / "none.yaml")]) == 2
+        assert "none.yaml" in capsys.readouterr().err
 
 
 def test_epochs_follow_the_rule(tiny):

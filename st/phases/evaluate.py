@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the counter would, later and more slowly
 from torch.utils.flop_counter import FlopCounterMode
 
 from st import __version__, environment, network
