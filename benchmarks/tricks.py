@@ -45,6 +45,10 @@ def plain_layout() -> None:
     Images.normalise = lambda self, batch: normalise(self, batch).contiguous()
 
 
+def plain_shortcuts() -> None:
+    network.subsampled = lambda x, stride: x[:, :, ::stride, ::stride]
+
+
 def torchs_sgd() -> None:
     made = []  # when the one training of a process takes its first step
 
@@ -65,6 +69,7 @@ def torchs_sgd() -> None:
 # What is taken away, by its name in the table, for both tasks.
 PARTS: dict[str, Callable[[], None]] = {
     "selections in channels_last": plain_selections,
+    "shortcuts in channels_last": plain_shortcuts,
     "augmentation of a batch at once": by_image,
     "channels_last": plain_layout,
     "ReLU in place": partial(setattr, network, "FRESH", ()),

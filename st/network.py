@@ -153,10 +153,14 @@ def apply(node: Node, values: list[Tensor]) -> Tensor:
     if node.op == "concat":
         return torch.cat(values, 1)
     if node.op == "shortcut":
-        # Takes every stride-th pixel. Indexing's gradient would not be channels_last, nor would all
-        # that it is added to.
-        return resized(F.avg_pool2d(x, 1, node.stride), node.channels)
+        return resized(subsampled(x, node.stride), node.channels)
     raise ValueError(f"unknown operation '{node.op}'")
+
+
+def subsampled(x: Tensor, stride: int) -> Tensor:
+    """Every stride-th row and column of `x` (n, c, h, w)."""
+    # Indexing's gradient would not be channels_last, and so what it is added to would not be.
+    return F.avg_pool2d(x, 1, stride)
 
 
 def resized(x: Tensor, channels: int) -> Tensor:
