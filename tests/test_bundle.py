@@ -223,6 +223,15 @@ def test_unpack_leaves_what_is_there(tmp_path):
     assert data.read_bytes() == b"home" and data.stat().st_mtime > 0
 
 
+def test_pack_names_a_params_file_that_is_missing(tmp_path, capsys):
+    there = made(tmp_path / "there", **{MODEL.format("m"): bytes(9)})
+    command = ["pack", "--folder", str(there), "--state", "params/none.yaml", str(tmp_path / "to")]
+    assert airgap.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"airgap: error: params/none.yaml: is no file in {there}; name one there"
+    assert not (tmp_path / "to").exists()
+
+
 def test_packs_of_something_else_are_refused(tmp_path, capsys):
     home = made(tmp_path / "home")
     volumes.write_volumes(tmp_path / "to", "results", {"st/cli.py": Path(__file__)}, 1)

@@ -65,6 +65,8 @@ def _size(paths: list[Path]) -> int:
 def _needed(folder: Path, params: str) -> set[str]:
     """The networks that jobs which Snakemake would still run name in their commands. Not the data
     sets: `prepare` makes them anew in less time than they travel."""
+    if not (folder / params).is_file():
+        raise Problem(f"{params}: is no file in {folder}; name one there")
     options = ("--dry-run", "--printshellcmds", "--cores", "1")
     command = [*snakemake(folder, params), *options, "--", TABLE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
