@@ -1,5 +1,6 @@
 """The workflow on a machine without a network, and its results at home."""
 
+import argparse
 import os
 import re
 import shutil
@@ -223,8 +224,12 @@ def test_unpack_leaves_what_is_there(tmp_path):
     assert data.read_bytes() == b"home" and data.stat().st_mtime > 0
 
 
-def test_pack_names_a_params_file_that_is_missing(tmp_path, capsys):
+def test_a_params_file_that_is_missing_is_named(tmp_path, capsys):
     there = made(tmp_path / "there", **{MODEL.format("m"): bytes(9)})
+    (there / ".airgap").mkdir()  # as install leaves it
+    options = argparse.Namespace(folder=there, params="none.yaml", state=None, targets=[], jobs=1)
+    with pytest.raises(volumes.Problem, match=r"^none\.yaml: is no file in "):
+        airgap.run(options, None)
     command = ["pack", "--folder", str(there), "--state", "params/none.yaml", str(tmp_path / "to")]
     assert airgap.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()

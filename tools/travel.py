@@ -65,8 +65,6 @@ def _size(paths: list[Path]) -> int:
 def _needed(folder: Path, params: str) -> set[str]:
     """The networks that jobs which Snakemake would still run name in their commands. Not the data
     sets: `prepare` makes them anew in less time than they travel."""
-    if not (folder / params).is_file():
-        raise Problem(f"{params}: is no file in {folder}; name one there")
     options = ("--dry-run", "--printshellcmds", "--cores", "1")
     command = [*snakemake(folder, params), *options, "--", TABLE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -115,7 +113,10 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def snakemake(folder: Path, params: str) -> list[str]:
-    """The command, but for its targets; they stand behind '--'."""
+    """The command, but for its targets; they stand behind '--'. Raises Problem if there is no such
+    params file, of which Snakemake itself says a page."""
+    if not (folder / params).is_file():
+        raise Problem(f"{params}: is no file in {folder}; name one there")
     # --nolock: killed at the end of a lease it would leave a lock; `locked` is ours
     python = str(folder.absolute() / ".venv/bin/python")
     return [python, "-m", "snakemake", "--nolock", "--configfile", params]
