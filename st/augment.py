@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from st.seeds import torch_seed
+from st.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Augment:
 
     def draw(self, images: int, seed: int, epoch: int) -> Tensor:
         """The view number of each image, shape (images,), on the CPU."""
-        generator = torch.Generator().manual_seed(torch_seed(seed, "augment", epoch))
+        generator = torch.Generator().manual_seed(derive(seed, "augment", epoch))
         return torch.randint(self.views, (images,), generator=generator)
 
     def apply(self, images: Tensor, views: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
             "source": place(grid.init_source(name), supernet=supernet),
             "init": place(INIT, method=name),
         }
-        return grid.initialize(number, name), files, label
+        return grid.initialize(architecture, number, name), files, label
     patterns = {"init": INIT, "model": MODEL, "history": HISTORY}
     files = {key: place(p, method=name) for key, p in patterns.items()}
     files["teacher"] = place(SUPERNET, supernet=supernet) if grid.needs_teacher(name) else None

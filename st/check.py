@@ -164,6 +164,8 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
         except StError as error:
             problems.append(f"datasets.{key}: {error}")
     for key, architecture in params.architectures.items():
+        found = _problems(registry.inits.check, "random", architecture.init_options)
+        problems += [f"architectures.{key}.init_options: {p}" for p in found]
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
             arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
@@ -267,8 +269,15 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
                     yield f"budget: {architecture} on {dataset}: {message}"
     if search.rounds > 1 and not ranks:
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    options = registry.criteria.check(search.criterion, search.options)
+    comparable = getattr(criterion, "comparable", True)
+    comparable = comparable(**options) if callable(comparable) else comparable
+    if search.ranking == "global" and not comparable:
+        yield (
+            f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
+            "use ranking: local (the same fraction of every layer) or ranking: normalized"
+        )
     if hasattr(criterion, "suits"):
-        options = registry.criteria.check(search.criterion, search.options)
         for (_, architecture), supernet in searched.items():
             found = _problems(criterion.suits, supernet, budget, **options)
             yield from (f"criterion: {architecture}: {p}" for p in found)

@@ -74,6 +74,8 @@ def _recipes(params: Params) -> Iterator[str]:
         for key in ("milestones", "decay"):
             if _given_in_recipe(given, key) and all(r.schedule != "step" for r in found):
                 yield f"{section}.{key}: has no effect; it needs schedule: step"
+        if given.warmup and all(r.schedule == "onecycle" for r in found):
+            yield f"{section}.warmup: has no effect; schedule: onecycle has a rise of its own"
         if given.nesterov and all(r.momentum == 0 for r in found):
             yield f"{section}.nesterov: has no effect without momentum"
 

@@ -3,9 +3,11 @@
 Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
+from typing import Any
+
 from st import registry
 from st.job import Job, fingerprint
-from st.params import Params, objective, recipe
+from st.params import Architecture, Params, objective, recipe
 
 # A folder per phase, because phases are what DVC versions; below it one per experiment.
 _RUN = "{dataset}/{architecture}/seed{seed}"
@@ -61,11 +63,12 @@ class Grid:
 
     def pretrain(self, dataset: str, architecture: str, seed: int, supernet: str) -> Job:
         arch, part = self.params.architectures[architecture], self.params.supernets[supernet]
+        scale = part.bn_scale
         return {
             "seed": seed,
             "family": arch.family,
             "options": registry.architectures.check(arch.family, arch.options),
-            "bn_scale": part.bn_scale,
+            "init_options": self._fresh(arch, {} if scale is None else {"bn_scale": scale}),
             "rewind_epoch": part.rewind_epoch,
             "sparsity": arch.sparsity if part.sparse else 0.0,
             "augment": self.params.datasets[dataset].augment.model_dump(),
@@ -93,10 +96,17 @@ class Grid:
             "lottery": lottery,
         }
 
-    def initialize(self, seed: int, method: str) -> Job:
-        spec = self.params.methods[method]
-        options = registry.inits.check(spec.init, spec.init_options)
+    def initialize(self, architecture: str, seed: int, method: str) -> Job:
+        arch, spec = self.params.architectures[architecture], self.params.methods[method]
+        if spec.init == "random":
+            options = self._fresh(arch, spec.init_options)
+        else:
+            options = registry.inits.check(spec.init, spec.init_options)
         return {"seed": seed, "init": spec.init, "options": options}
+
+    def _fresh(self, architecture: Architecture, changes: dict[str, Any]) -> dict[str, Any]:
+        """Options of fresh weights: the architecture's, changed by a supernet or method."""
+        return registry.inits.check("random", {**architecture.init_options, **changes})
 
     def train(self, dataset: str, architecture: str, seed: int, method: str) -> Job:
         arch, spec = self.params.architectures[architecture], self.params.methods[method]

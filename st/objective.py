@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from st import registry
 from st.device import Device
 from st.losses import taps_of
-from st.seeds import torch_seed
+from st.seeds import derive
 
 Outputs = dict[str, Tensor]  # by tap
 
@@ -32,12 +32,13 @@ class Objective:
     """A weighted sum of registered losses.
 
     `spec`: as `st.params.objective` returns it. `available`: the taps of the network that is
-    trained; all networks have the default's.
+    trained, from its input to its output; all networks have the default's.
     """
 
     def __init__(
         self, spec: dict[str, dict[str, Any]], available: Iterable[str] = ("features", "logits")
     ):
+        available = tuple(available)
         self.terms: dict[str, Term] = {}
         for name, given in spec.items():
             options = {k: v for k, v in given.items() if k != "weight"}
@@ -45,6 +46,8 @@ class Objective:
             self.terms[name] = Term(registry.losses.get(name), given["weight"], options, taps)
         read = {tap for term in self.terms.values() for tap in term.taps}
         self.taps = tuple(sorted(read | {"logits"}))  # the training accuracy needs them
+        # the one through which the gradients of all terms go
+        self.first = min(self.taps, key=list(available).index)
         self.teacher = any(term.loss.teacher for term in self.terms.values())
         self.adaptive = any(hasattr(term.loss, "adapter") for term in self.terms.values())
         self.adapters = nn.ModuleDict()  # by loss
@@ -55,7 +58,7 @@ class Objective:
         for name, term in self.terms.items():
             if hasattr(term.loss, "adapter"):
                 with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(torch_seed(seed, "adapter", name))
+                    torch.default_generator.manual_seed(derive(seed, "adapter", name))
                     module = term.loss.adapter(
                         term.read(student), term.read(teacher), **term.options
                     )
@@ -69,5 +72,8 @@ class Objective:
             values[name] = term.loss(
                 term.read(student), term.read(teacher), labels, *adapter, **term.options
             )
-        weighted = [term.weight * values[name] for name, term in self.terms.items()]
-        return {"loss": sum(weighted), **values}
+        return {"loss": sum(self.weighted(values).values()), **values}
+
+    def weighted(self, values: Outputs) -> Outputs:
+        """The terms as they are in the sum."""
+        return {name: term.weight * values[name] for name, term in self.terms.items()}

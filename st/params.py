@@ -48,6 +48,11 @@ class Architecture(Section):
     sparsity: Annotated[Number, Field(ge=0, le=1)] = Field(
         1e-4, description="Weight of the L1 penalty on BatchNorm scales in sparse supernets."
     )
+    init_options: Options = Field(
+        {},
+        description="Options of the init `random` for all networks of this architecture that start "
+        "anew, supernets and subnets: {bn_scale: 0.5, linear: uniform}.",
+    )
     training: TrainingChange = Field(
         TrainingChange(), description="Changes to the recipe for this architecture."
     )
@@ -57,8 +62,9 @@ class Supernet(Section):
     """A way to train the supernet."""
 
     sparse: Flag = Field(False, description="Network slimming's L1 penalty while training.")
-    bn_scale: Annotated[Number, Field(gt=0, le=10)] = Field(
-        1.0, description="Initial BatchNorm scale (network slimming: 0.5)."
+    bn_scale: Annotated[Number, Field(gt=0, le=10)] | None = Field(
+        None,
+        description="Initial BatchNorm scale (network slimming: 0.5); default: the architecture's.",
     )
     rewind_epoch: Annotated[Whole, Field(ge=0)] = Field(
         0, description="The epoch whose weights are kept for the init `rewind`; 0: initial ones."
@@ -88,8 +94,11 @@ class Search(Section):
     supernet: str = Field("plain", description="The supernet to search, and the subnets' teacher.")
     criterion: str = Field(description="bn_scale, l1_norm, uniform, ... or a plugin's.")
     options: Options = Field({}, description="The criterion's options.")
-    ranking: Literal["global", "local"] = Field(
-        "global", description="Rank channels over all layers, or within each layer."
+    ranking: Literal["global", "normalized", "local"] = Field(
+        "global",
+        description="Rank channels over all layers; the same by score over the mean score of their "
+        "layer; or within each layer, so that all keep the same fraction. Criteria whose scores "
+        "grow with a layer's size refuse `global`.",
     )
     budget: BudgetSection = BudgetSection()
     min_channels: Annotated[Whole, Field(ge=1, le=65536)] = Field(
@@ -111,7 +120,9 @@ class Method(Section):
 
     search: str = Field(description="Where the structure comes from: a key of `searches`.")
     init: str = Field("random", description="random (re-initialise), inherit, rewind, ...")
-    init_options: Options = Field({}, description="The init's options.")
+    init_options: Options = Field(
+        {}, description="The init's options; for `random` they change the architecture's."
+    )
     objective: dict[str, Number | Options] = Field(
         {"ce": 1.0},
         description="Weighted sum of losses: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}.",

@@ -39,6 +39,12 @@ class Training(Section):
         [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
     )
     decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="The fraction of the training in which the learning rate rises from 0 to `lr`; "
+        "the schedule takes the rest. 0.0164 is 5 of 305 epochs. Not for onecycle, which rises by "
+        "itself.",
+    )
     momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
     nesterov: Flag = Field(False, description="Nesterov's momentum.")
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
@@ -71,6 +77,9 @@ TrainingChange = create_model(
 
 def learning_rate(recipe: Training, progress: float) -> float:
     """The learning rate when the fraction `progress` (0...1) of the training is done."""
+    if progress < recipe.warmup:
+        return recipe.lr * progress / recipe.warmup
+    progress = (progress - recipe.warmup) / (1 - recipe.warmup)
     if recipe.schedule == "step":
         passed = sum(progress >= milestone for milestone in recipe.milestones)
         return recipe.lr * recipe.decay**passed

@@ -26,12 +26,15 @@ class Budget:
     def limits(self, graph: Graph) -> tuple[float, float, float]:
         """Of what `usage` gives: parameters, MACs and channels."""
         full = usage(graph, graph.widths({}))
-        fractions = (self.params, self.macs, self.channels)
-        # rounded before the floor: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
-        return tuple(
-            np.inf if f is None else np.floor(round(f * n, 6))
-            for f, n in zip(fractions, full, strict=True)
+        # rounded first: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
+        params, macs, channels = (
+            np.inf if f is None else round(f * n, 6)
+            for f, n in zip((self.params, self.macs, self.channels), full, strict=True)
         )
+        if self.channels is not None and self.channels < 1:
+            # Network slimming keeps what is above the threshold, which is itself a channel's scale.
+            channels = np.ceil(channels) - 1
+        return np.floor(params), np.floor(macs), channels
 
 
 def usage(graph: Graph, widths: Mapping[str, int]) -> tuple[int, int, int]:
@@ -57,8 +60,10 @@ def check_reachable(graph: Graph, budget: Budget, min_channels: int = 1, round_t
         ):
             if bound is not None:
                 asked.append(f"{name}: {bound}")
-                # rounded up, so that the numbers of the message can be used as they are
-                tightest.append(f"{name}: {np.ceil(1e4 * a / b) / 1e4:.4f}")
+                # rounded up, so that the message's numbers can be used as they are; of channels
+                # fewer than the fraction are kept
+                steps = np.floor(1e4 * a / b) + 1 if name == "channels" else np.ceil(1e4 * a / b)
+                tightest.append(f"{name}: {min(steps / 1e4, 1):.4f}")
         raise StError(
             f"the budget ({', '.join(asked)}) cannot be met; with min_channels {min_channels} and "
             f"round_to {round_to} the tightest is {', '.join(tightest)}"
@@ -77,13 +82,14 @@ def select_channels(
 ) -> Keep:
     """The best-scored channels that the budget pays for.
 
-    Channels are ranked together by score (`global`, as network slimming's single threshold) or by
-    their place within their group (`local`: the same fraction of every layer, as Li et al.'s
-    pruning ratio). They are added from the top until one would exceed the budget; after it, each
-    further one that still fits is added too. So the budget is met from below and the result is
-    maximal: no channel can be added. Every group first gets its best `min_channels`, because a
-    layer without channels is no network. With `round_to` > 1 channels come in blocks of that many,
-    ranked by the block's mean. Equal scores are ordered by group, then by channel.
+    Channels are ranked together by score (`global`, as network slimming's single threshold), by
+    score over the mean score of their group (`normalized`: for scores that grow with a layer's
+    size), or by their place within their group (`local`: the same fraction of every layer, as Li
+    et al.'s pruning ratio). They are added from the top until one would exceed the budget; after
+    it, each further one that still fits is added too. So the budget is met from below and the
+    result is maximal: no channel can be added. Every group first gets its best `min_channels`,
+    because a layer without channels is no network. With `round_to` > 1 channels come in blocks of
+    that many, ranked by the block's mean. Equal scores are ordered by group, then by channel.
 
     With a budget of channels alone this is network slimming's threshold. A latency budget ends the
     list of added blocks early, where `latency(keep)`, a fraction of the supernet's, is measured to
@@ -101,6 +107,8 @@ def select_channels(
         if values.shape != channels.shape or not np.isfinite(values).all():
             raise StError(f"the criterion gave no finite score for each channel of '{name}'")
         best = np.argsort(-values, kind="stable")
+        if ranking == "normalized":
+            values = values / (np.abs(values).mean() or 1)
         order[name], ranked[name] = channels[best], values[best]
         least[name] = min(least[name], len(channels))
     blocks = _affordable(graph, _blocks(graph, ranked, least, ranking, round_to), least, budget)

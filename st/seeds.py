@@ -2,7 +2,8 @@
 
 A stream depends on the experiment's seed and its labels alone: not on what was drawn before it, the
 number of processes, or the machine. That is what makes resuming exact, and two methods that start
-from the same structure and seed start from the same weights.
+from the same structure and seed start from the same weights. Parts that must not share what they
+draw, as a subnet's fresh weights and its supernet's, have seeds of their own (`derive`).
 """
 
 import zlib
@@ -16,6 +17,7 @@ def stream(seed: int, *labels: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *words])
 
 
-def torch_seed(seed: int, *labels: str | int) -> int:
-    """A seed for torch.Generator, from the same streams."""
+def derive(seed: int, *labels: str | int) -> int:
+    """A seed that follows from `seed` and `labels`: for torch.Generator, or for a part of the
+    experiment whose streams must be others than those of its other parts."""
     return int(stream(seed, *labels).integers(2**63 - 1))

@@ -14,10 +14,11 @@ from st.augment import Augment
 from st.device import Device
 from st.errors import StError
 from st.images import Images
-from st.objective import Objective
+from st.losses import SHARE
+from st.objective import Objective, Outputs
 from st.parallel import Group
 from st.recipe import Training, learning_rate
-from st.seeds import torch_seed
+from st.seeds import derive
 from st.teacher import Teacher, as_float, observe
 
 
@@ -80,7 +81,7 @@ class Run:
         return self.group is None or self.group.rank == 0
 
     def generator(self, *labels: str | int) -> torch.Generator:
-        return torch.Generator().manual_seed(torch_seed(self.seed, *labels))
+        return torch.Generator().manual_seed(derive(self.seed, *labels))
 
 
 class Step:
@@ -123,10 +124,26 @@ class Step:
         return rates[-1]
 
     def __call__(self) -> None:
-        run, images, group = self.run, self.run.images, self.run.group
+        run, group = self.run, self.run.group
         for weight in run.weights:  # a recording that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
+        terms, outputs, _ = self._forward(index)
+        terms["loss"].backward()
+        if group:
+            group.add_gradients(run.weights, whole=run.objective.adapters.parameters())
+        if run.sparsity:
+            _add_sparsity(run)
+        _descend(run, self._rates.index_select(0, self._number))
+        labels = run.images.train_labels[index]
+        correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
+        self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
+        self._number += 1
+
+    def _forward(self, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
+        """The objective's terms for the images `index`, the student's outputs, and, of the part of
+        them that this process computes, the tap through which the gradients of all terms go."""
+        run, images, group = self.run, self.run.images, self.run.group
         views, labels = self._views[index], images.train_labels[index]
         if group:
             index, views = index[self._part], views[self._part]
@@ -134,20 +151,37 @@ class Step:
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
             outputs = run.network(batch, run.objective.taps)
+        first = outputs[run.objective.first]
         outputs = as_float(outputs)
         if group:
             outputs = group.gather(outputs, len(labels))
             supervision = supervision and group.gather(supervision, len(labels))
-        terms = run.objective(outputs, supervision, labels)
-        terms["loss"].backward()
-        if group:
-            group.add_gradients(run.weights, whole=run.objective.adapters.parameters())
-        if run.sparsity:
-            _add_sparsity(run)
-        _descend(run, self._rates.index_select(0, self._number))
-        correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
-        self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
-        self._number += 1
+        return run.objective(outputs, supervision, labels), outputs, first
+
+    def shares(self) -> dict[str, float]:
+        """What each term of an objective with several contributes to the gradient, in percent.
+
+        The norm of the weighted term's gradient with respect to the student's earliest tap that a
+        loss reads (the features, for kd and cc), as a part of the sum of all terms' norms: for the
+        epoch's last batch, with the weights that the epoch ends with. Changes nothing of the run.
+        """
+        run = self.run
+        if len(run.objective.terms) == 1:
+            return {}
+        buffers = [(b, b.clone()) for module in run.modules.values() for b in module.buffers()]
+        values, _, first = self._forward(self._order[-1])
+        squares = []
+        for term in run.objective.weighted(values).values():
+            (gradient,) = torch.autograd.grad(term, first, retain_graph=True, allow_unused=True)
+            squares.append(
+                (first.new_zeros(1) if gradient is None else gradient).float().square().sum()
+            )
+        for buffer, before in buffers:  # running statistics saw the batch once more
+            buffer.copy_(before)
+        squares = torch.stack(squares)
+        norms = (run.group.add(squares) if run.group else squares).sqrt()
+        shares = (100 * norms / norms.sum().clamp_min(1e-30)).tolist()
+        return {SHARE + name: part for name, part in zip(run.objective.terms, shares, strict=True)}
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's steps, of the loss, its terms and the accuracy in percent."""
@@ -179,7 +213,8 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         last = epoch + 1 == run.epochs
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
         train_accuracy = means.pop("train_accuracy")
-        row = {"epoch": epoch + 1, "lr": rate, **means, "train_accuracy": train_accuracy}
+        row = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
+        row["train_accuracy"] = train_accuracy
         measure = measure and run.leads
         row["test_accuracy"] = accuracy(run.network, run.images, run.device) if measure else None
         run.history.append(row)

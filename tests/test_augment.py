@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from st.augment import Augment
-from st.seeds import stream, torch_seed
+from st.seeds import derive, stream
 
 
 def all_views(image: np.ndarray, crop: int, flip: bool) -> list[np.ndarray]:
@@ -74,4 +74,4 @@ def test_streams_have_names():
     }
     assert len(set(drawn.values())) == len(drawn)
     assert all(stream(*labels).integers(2**62) == value for labels, value in drawn.items())
-    assert 0 <= torch_seed(0, "a") < 2**63 and torch_seed(0, "a") != torch_seed(0, "b")
+    assert 0 <= derive(0, "a") < 2**63 and derive(0, "a") != derive(0, "b")

@@ -26,7 +26,7 @@ from st.structure import Structure, load_structure
 RECIPE = Training(epochs=3, batch_size=8, lr=0.05, schedule="onecycle").model_dump()
 COMMON = {"seed": 0, "augment": {"crop": 1, "flip": False}, "training": RECIPE, "sparsity": 0.0}
 PRETRAIN = {
-    **{"family": "vgg", "options": {"layers": [9, "M", 12, 10]}, "bn_scale": 0.5},
+    **{"family": "vgg", "options": {"layers": [9, "M", 12, 10]}, "init_options": {"bn_scale": 0.5}},
     **{"rewind_epoch": 1, **COMMON},
 }
 SEARCH = {

@@ -30,7 +30,7 @@ JOB = {
     "seed": 0,
     "family": "vgg",
     "options": {"layers": [6, "M", 8]},
-    "bn_scale": 0.5,
+    "init_options": {"bn_scale": 0.5},
     "rewind_epoch": 2,
     "sparsity": 1e-3,
     "augment": {"crop": 1, "flip": True},
@@ -197,7 +197,10 @@ def test_damaged_and_foreign_states_are_ignored(folder, uninterrupted, epochs_ru
     assert epochs_run == list(range(1, EPOCHS + 1))
 
 
-CHANGES = [{"seed": 1}, {"sparsity": 0.0}, {"augment": {"crop": 0, "flip": True}}, {"bn_scale": 1}]
+CHANGES = [
+    {"seed": 1}, {"sparsity": 0.0}, {"augment": {"crop": 0, "flip": True}},
+    {"init_options": {"bn_scale": 1}},
+]  # fmt: skip
 CHANGES += [{"training": {**RECIPE, **change}} for change in ({"lr": 0.04}, {"epochs": 4})]
 
 
@@ -278,7 +281,8 @@ def test_a_subnet_under_supervision_resumes_too(folder, subnet, monkeypatch, epo
             subnet(folder / "subnet")
     assert subnet(folder / "subnet") == whole
     header, *rows = whole["history"].decode().splitlines()
-    assert header == "epoch,lr,loss,ce,kd,cc,train_accuracy,test_accuracy"
+    shares = "share_ce,share_kd,share_cc"
+    assert header == f"epoch,lr,loss,ce,kd,cc,{shares},train_accuracy,test_accuracy"
     assert [row.split(",")[0] for row in rows] == [str(n) for n in range(1, 13)]
 
 

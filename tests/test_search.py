@@ -31,7 +31,7 @@ def searches(draw_):
     }
     fractions = st_.none() | st_.floats(SMALLEST, 1)
     budget = Budget(draw_(fractions), draw_(fractions), channels=draw_(fractions))
-    ranking = draw_(st_.sampled_from(["global", "local"]))
+    ranking = draw_(st_.sampled_from(["global", "local", "normalized"]))
     return (
         graph,
         scores,
@@ -57,13 +57,15 @@ def fits(graph: Graph, widths: dict, budget: Budget) -> bool:
     def amounts(widths):
         return *graph.cost(widths), sum(widths.values())
 
-    bounds = (budget.params, budget.macs, budget.channels)
+    *costs, channels = amounts(widths)
+    *wholes, all_channels = amounts(graph.widths({}))
     # fractions such as 0.29 x 100 may lie a rounding error below the whole number they mean
+    if budget.channels not in (None, 1) and channels >= budget.channels * all_channels - 1e-6:
+        return False  # network slimming's threshold is itself a channel, which goes
+    bounds = (budget.params, budget.macs)
     return all(
         bound is None or cost <= bound * whole + 1e-6
-        for cost, bound, whole in zip(
-            amounts(widths), bounds, amounts(graph.widths({})), strict=True
-        )
+        for cost, bound, whole in zip(costs, bounds, wholes, strict=True)
     )
 
 
@@ -116,6 +118,8 @@ def test_as_a_plain_greedy_search(case):
     widths = least_widths(graph, least, multiple)
     for position, (name, group) in enumerate(graph.groups.items()):
         ranked, lowest = np.sort(scores[name])[::-1], np.inf
+        if ranking == "normalized":
+            ranked = ranked / (np.abs(ranked).mean() or 1)
         for start in range(widths[name], group.size, multiple):
             stop = min(start + multiple, group.size)
             worth = -stop / group.size if ranking == "local" else ranked[start:stop].mean()
@@ -276,6 +280,24 @@ PAPER = {
     "preresnet164": ("preresnet", {"depth": 164}),
     "densenet40": ("densenet", {"depth": 40}),
 }
+
+
+def test_normalized_ranking_takes_no_notice_of_a_layers_scale():
+    """L1 sums grow with fan-in: as they are, a wide layer's worst filters beat a narrow one's best.
+    Over their layer's mean, the filters that stand out in their layer remain."""
+    graph = chain(4, 8)
+    values = np.array([4.0, 1.0, 3.0, 2.0])
+    scores = {"conv1": values, "conv2": 100 * np.concatenate([values, values])}
+    budget = Budget(channels=0.55)  # six of twelve
+    raw = select_channels(graph, scores, budget, "global")
+    assert [len(kept) for kept in raw.values()] == [1, 5]
+    keep = select_channels(graph, scores, budget, "normalized")
+    assert [kept.tolist() for kept in keep.values()] == [[0, 2], [0, 2, 4, 6]]
+    other = {"conv1": 7 * scores["conv1"], "conv2": scores["conv2"] / 9}
+    again = select_channels(graph, other, budget, "normalized")
+    assert all(np.array_equal(keep[name], again[name]) for name in keep)
+    zeros = {"conv1": np.zeros(4), "conv2": scores["conv2"]}
+    assert len(select_channels(graph, zeros, budget, "normalized")["conv1"]) == 1
 
 
 @pytest.mark.parametrize("name", PAPER)

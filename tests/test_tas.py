@@ -15,9 +15,10 @@ from st.graph import draw
 from st.inits.random import random
 from st.network import Network, build
 from st.registry import architectures, criteria
+from st.seeds import derive
 from st.structure import Structure
 from st.tas import loop
-from st.tas.network import Supernet, interpolated, mixed, sample
+from st.tas.network import Choice, Supernet, interpolated, mixed, sample
 from st.tas.space import kept_blocks, likeliest, read, shaped
 
 WIDTHS = criteria.check("tas", {})["widths"]
@@ -111,27 +112,87 @@ def test_channel_wise_interpolation(few, many):
     torch.testing.assert_close(total, 0.25 * found + 0.75 * wide)
 
 
-def test_two_candidates_are_drawn_without_replacement():
+def test_two_widths_are_drawn_without_replacement():
     logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
     rows = logits.repeat(20_000, 1)
     p = logits.softmax(0).numpy()
-    index, weights = sample(rows, 0.05, generator())
+    index, weights, depths = sample(rows, len(rows), 0.05, generator())
+    assert depths.shape == (0, 4)
     assert (index[:, 0] != index[:, 1]).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(len(rows)))
     for i, j in itertools.permutations(range(4), 2):
         found = ((index[:, 0] == i) & (index[:, 1] == j)).float().mean().item()
         assert found == pytest.approx(p[i] * p[j] / (1 - p[i]), abs=0.012)
     # hot: all pairs alike, and both have the same weight
-    index, weights = sample(rows, 1e4, generator())
+    index, weights, _ = sample(rows, len(rows), 1e4, generator())
     for i, j in itertools.permutations(range(3), 2):
         found = ((index[:, 0] == i) & (index[:, 1] == j)).float().mean().item()
         assert found == pytest.approx(1 / 6, abs=0.012)
     assert (weights - 0.5).abs().max() < 0.01
     # cold, one of them has all of it, whichever of the candidates that exist
-    _, weights = sample(rows, 1e-3, generator())
+    _, weights, _ = sample(rows, len(rows), 1e-3, generator())
     assert (weights.max(1).values > 0.99).float().mean() > 0.98
-    index, weights = sample(torch.tensor([[0.3, -torch.inf]]), 1.0, generator())
+    index, weights, _ = sample(torch.tensor([[0.3, -torch.inf]]), 1, 1.0, generator())
     assert index.tolist() == [[0, 1]] and weights.tolist() == [[1, 0]]
+
+
+def test_all_depths_are_mixed_by_their_gumbel_softmax():
+    """As the authors' code mixes them: p = softmax((log softmax(a) + g) / T), of all that exist."""
+    rows = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]]).repeat(20_000, 1)
+    _, _, depths = sample(rows, 0, 1.0, generator())
+    assert depths.shape == rows.shape and (depths[:, :3] > 0).all() and (depths[:, 3] == 0).all()
+    torch.testing.assert_close(depths.sum(1), torch.ones(len(rows)))
+    # the largest is a draw from softmax(a), at any temperature
+    for temperature in (0.01, 1.0):
+        _, _, depths = sample(rows, 0, temperature, generator(1))
+        found = torch.bincount(depths.argmax(1), minlength=4) / len(rows)
+        np.testing.assert_allclose(found, rows[0].softmax(0), atol=0.012)
+    _, _, hot = sample(rows, 0, 1e4, generator())
+    assert (hot[:, :3] - 1 / 3).abs().max() < 0.01
+
+
+def test_a_stage_is_the_weighted_sum_of_its_depths():
+    """Against a plain computation: the blocks one after another, each depth's output weighted."""
+    full = supernet(("resnet", {"depth": 20, "width": 0.25}))
+    space = read(full, [1.0])
+    network = Supernet(full, space, seed=1).double()
+    layers, stages = len(space.layers), len(space.stages)
+    assert [stage.depths for stage in space.stages] == [(1, 2, 3)] * 3
+    depths = torch.rand(stages, 3, generator=generator(2), dtype=torch.float64).softmax(1)
+    pairs = torch.tensor([[0, 1]] * layers), torch.tensor([[1.0, 0.0]] * layers).double()
+    x = torch.rand(4, *full.input_shape, generator=generator(), dtype=torch.float64)
+    found = network(x, Choice(*pairs, depths))
+
+    filters = iter(zip(network.filters, network.norms, strict=True))
+
+    def conv(y, stride=1):
+        weight, norms = next(filters)
+        return norms[0](F.conv2d(y, weight, stride=stride, padding=1))
+
+    y = F.relu(conv(x))
+    for stage in range(3):
+        ends = []
+        for block in range(3):
+            stride = 2 if stage and not block else 1
+            z = conv(F.relu(conv(y, stride)))
+            shortcut = y[:, :, ::stride, ::stride]
+            missing = z.shape[1] - y.shape[1]
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, missing // 2, missing - missing // 2))
+            y = F.relu(z + shortcut)
+            ends.append(y)
+        y = sum(weight * end for weight, end in zip(depths[stage], ends, strict=True))
+    linear = network.others["classifier"]
+    torch.testing.assert_close(found, linear(y.mean((2, 3))))
+
+
+def test_the_temperature_falls_by_a_cosine():
+    options = criteria.check("tas", {"epochs": 8})
+    run = loop.Search.__new__(loop.Search)
+    run.options, run.epochs = options, 8
+    found = [run.temperature(epoch) for epoch in range(8)]
+    expected = [0.1 + 4.9 * (1 + np.cos(np.pi * epoch / 8)) / 2 for epoch in range(8)]
+    np.testing.assert_allclose(found, expected)
+    assert found[0] == 5
 
 
 def test_candidates():
@@ -229,22 +290,23 @@ def test_the_supernet_holds_its_narrow_networks(name):
     space = read(full, WIDTHS)
     network = Supernet(full, space, seed=1)
     layers = len(space.layers)
-    for wanted, other in ((1, 0), (5, 2)):
-        index = torch.tensor([[wanted, other]] * layers + [[0, 1]] * len(space.stages))
-        choice = index[:, 0].tolist()
-        if space.stages and name == "resnet-14" and wanted == 5:
-            index[layers:] = torch.tensor([1, 0])
-            choice = index[:, 0].tolist()
-        weights = torch.tensor([[1.0, 0.0]] * len(index))
+    for wanted, other, depth in ((1, 0, 0), (5, 2, -1)):
+        index = torch.tensor([[wanted, other]] * layers)
+        weights = torch.tensor([[1.0, 0.0]] * layers)
+        depths = torch.zeros(len(space.stages), len(WIDTHS))
+        choice = [wanted] * layers
+        for row, stage in zip(depths, space.stages, strict=True):
+            choice.append(len(stage.depths) - 1 if depth else 0)
+            row[choice[-1]] = 1
         found = shaped(full, space, choice)
-        initial, start = random(full, None, 1), random(found, None, 0)
+        initial, start = random(full, None, derive(1, "tas")), random(found, None, 0)
         for tensor, value in start.items():
             if tensor.endswith(".weight") and value.ndim > 1:
                 start[tensor] = initial[tensor][tuple(slice(n) for n in value.shape)]
         x = torch.rand(5, *full.input_shape, generator=generator())
-        torch.testing.assert_close(
-            network(x, index, weights), build(found, start).train()(x), rtol=1e-4, atol=1e-5
-        )
+        expected = build(found, start).train()(x)
+        mixture = network(x, Choice(index, weights, depths))
+        torch.testing.assert_close(mixture, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_adam_is_torchs():

@@ -5,6 +5,9 @@ more important; or, if it needs no ranking, the subnet's `Structure` itself. Eac
 one. What else the workflow must know are attributes of the function, all optional:
 
 - `ranks`: False if it returns a structure;
+- `comparable`: False if its scores cannot be compared between layers, because they grow with a
+  layer's size, so that no ranking may mix them as they are; or a function of its options that says
+  so;
 - `budget`: False if it follows none;
 - `inherits`: False if its structures are not made of the supernet's channels, so that the
   supernet's weights do not fit them;

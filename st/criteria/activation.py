@@ -43,6 +43,8 @@ def activation(
 
 
 activation.data = True
+# a fraction is one in every layer; mean values have each layer's own scale
+activation.comparable = lambda kind, **options: kind == "apoz"
 
 
 def rectifiers(graph: Graph) -> dict[str, int]:

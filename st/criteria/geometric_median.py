@@ -16,6 +16,9 @@ def geometric_median(subject: Subject) -> Scores:
     return per_channel(subject, distances)
 
 
+geometric_median.comparable = False
+
+
 def distances(rows: np.ndarray) -> np.ndarray:
     """Per row of (n, d), the sum of its distances to all rows, shape (n,)."""
     # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one matrix product instead of n x n x d differences.

@@ -10,3 +10,6 @@ from st.registry import criteria
 def l1_norm(subject: Subject) -> Scores:
     """Sum of the absolute weights of the channel's filter."""
     return per_channel(subject, lambda rows: np.abs(rows).sum(axis=1))
+
+
+l1_norm.comparable = False

@@ -10,3 +10,6 @@ from st.registry import criteria
 def l2_norm(subject: Subject) -> Scores:
     """Euclidean norm of the channel's filter."""
     return per_channel(subject, lambda rows: np.sqrt(np.square(rows).sum(axis=1)))
+
+
+l2_norm.comparable = False

@@ -5,6 +5,7 @@ from pathlib import Path
 from st import registry
 from st.checkpoint import load_model, save_model
 from st.job import Job
+from st.seeds import derive
 from st.structure import load_structure
 
 
@@ -12,5 +13,7 @@ def run(job: Job, structure: Path, source: Path | None, init: Path) -> None:
     """Write the subnet's initial weights to `init`. `source`: what the init starts from, if any."""
     target = load_structure(structure)
     start = load_model(source) if source else None
-    tensors = registry.inits.get(job["init"])(target, start, job["seed"], **job["options"])
+    # not the supernet's seed: layers that are not pruned would start from its initial weights
+    seed = derive(job["seed"], "subnet")
+    tensors = registry.inits.get(job["init"])(target, start, seed, **job["options"])
     save_model(init, target, tensors, job=job)

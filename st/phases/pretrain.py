@@ -24,7 +24,7 @@ def run(
     """Write the trained supernet to `model`, its weights at the rewind epoch to `rewind`."""
     images, digest = load_data(data)
     structure = Structure(job["family"], job["options"], images.input_shape, len(images.classes))
-    initial = registry.inits.get("random")(structure, None, job["seed"], bn_scale=job["bn_scale"])
+    initial = registry.inits.get("random")(structure, None, job["seed"], **job["init_options"])
     if job["rewind_epoch"] == 0 and not (member and member.rank):
         save_model(rewind, structure, initial, epochs=0)
     fit_and_save(

@@ -10,7 +10,8 @@ from st.errors import StError
 from st.files import write_csv
 from st.job import Job
 from st.launch import Member
-from st.progress import Progress
+from st.losses import inert
+from st.progress import Progress, say
 from st.recipe import Training
 from st.structure import Structure
 
@@ -119,6 +120,13 @@ def fit_and_save(
             return
         if rewind and rewind[1]:  # only now: the workflow deletes what an unfinished job wrote
             save_model(rewind[0], structure, training.early, epochs=rewind[1])
+        for name, share in inert(
+            {key: [row[key] for row in training.history] for key in training.history[0]}
+        ).items():
+            say(
+                f"the loss '{name}' did next to nothing: its share of the gradient was never above "
+                f"{share:.2g} %; raise its weight, or leave it out"
+            )
         write_csv(history, training.history)
         described = f"{group.size} x {where.describe()}" if group else where.describe()
         save_model(

@@ -1,5 +1,6 @@
 """TAS's loop: the weights and the probabilities of widths and depths are trained in turns."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,16 +21,16 @@ from st.images import Images
 from st.progress import Progress
 from st.recipe import Training, learning_rate
 from st.resume import Resume
-from st.seeds import stream, torch_seed
+from st.seeds import derive, stream
 from st.structure import Structure
-from st.tas.network import Supernet, sample
+from st.tas.network import Choice, Supernet, sample
 from st.tas.space import TOLERANCE, Space
 from st.training import _descend, check_finite
 
 
 def cost(expected: Tensor, current: float, target: float) -> Tensor:
-    """+log of the expected MACs if the likeliest network has more than the target, -log if more
-    than 5 % less, else 0. In units of the target, which changes no gradient."""
+    """+log of the expected MACs if the likeliest network has more than the target, -log if it has
+    less than 95 % of it, else 0. In units of the target, which changes no gradient."""
     if current > target:
         return torch.log(expected / target)
     if current < (1 - TOLERANCE) * target:
@@ -59,10 +60,15 @@ class Search:
         self.epochs = self.recipe.epochs
         self.modules = {"weight": self.network}
 
-    def outputs(self, batch: Tensor, choice: tuple[Tensor, Tensor]) -> Tensor:
+    def outputs(self, batch: Tensor, choice: Choice) -> Tensor:
         """The network's logits for uint8 images, under a choice."""
         with self.device.autocast():
-            return self.network(self.images.normalise(batch), *choice).float()
+            return self.network(self.images.normalise(batch), choice).float()
+
+    def temperature(self, epoch: int) -> float:
+        """Of the Gumbel-softmax: it falls by a cosine, as in the authors' code."""
+        hot, cold = self.options["temperature"]
+        return cold + (hot - cold) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
     def adam(self, gradient: Tensor, step: int) -> None:
         """One step of the architecture parameters, as torch.optim.Adam with betas (0.5, 0.999)."""
@@ -84,7 +90,6 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
     halves = np.array_split(stream(run.seed, "tas", "halves").permutation(total), 2)
     batch_size = min(run.recipe.batch_size, total // 2)
     steps = total // 2 // batch_size
-    hot, cold = options["temperature"]
     for epoch in range(len(run.history), run.epochs):
         network.train()
         started = time.perf_counter()
@@ -92,15 +97,15 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
         epoch_images = run.augment.apply(images.train_images, views)
         rng = stream(run.seed, "tas", "order", epoch)
         orders = [run.device.tensor(rng.permutation(half)) for half in halves]
-        noise = torch.Generator().manual_seed(torch_seed(run.seed, "tas", "noise", epoch))
-        temperature = hot + (cold - hot) * epoch / max(1, run.epochs - 1)
+        noise = torch.Generator().manual_seed(derive(run.seed, "tas", "noise", epoch))
+        draws = (len(network.space.layers), run.temperature(epoch), noise)
         sums = dict.fromkeys(("ce", "architecture_ce", "correct"), 0)
         for step in range(steps):
             weights_part, architecture_part = (
                 order[step * batch_size : (step + 1) * batch_size] for order in orders
             )
             labels = images.train_labels[weights_part]
-            choice = sample(network.logits().detach(), temperature, noise)
+            choice = sample(network.logits().detach(), *draws)
             outputs = run.outputs(epoch_images[weights_part], choice)
             ce = F.cross_entropy(outputs, labels)
             ce.backward()
@@ -108,7 +113,7 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
             sums["ce"] += ce.detach()
             sums["correct"] += (outputs.detach().argmax(1) == labels).sum()
 
-            choice = sample(network.logits(), temperature, noise)
+            choice = sample(network.logits(), *draws)
             outputs = run.outputs(epoch_images[architecture_part], choice)
             ce = F.cross_entropy(outputs, images.train_labels[architecture_part])
             macs = network.space.chosen_macs(network.likeliest())

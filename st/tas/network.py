@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from st.graph import Node
 from st.inits.random import random
 from st.network import apply, resized
-from st.seeds import stream
+from st.seeds import derive, stream
 from st.structure import Structure
 from st.tas.space import Space
 
@@ -43,17 +44,28 @@ def mixed(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return sum(weight * interpolated(x, channels) for x, weight in parts)
 
 
-def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two candidates of each row, drawn without replacement, and their renormalised probabilities.
+class Choice(NamedTuple):
+    """What one forward pass mixes. `index`, `weights`: for each layer two of its widths, (layers,
+    2) each; `depths`: a weight for every depth of each stage, (stages, candidates)."""
 
-    The probabilities are those of the Gumbel-softmax: p = softmax((log softmax(logits) + g) / T).
-    `logits`: (rows, candidates), -inf where a row has fewer. Returns indices and weights, (rows, 2)
-    each; in a row with one candidate the second is none, with weight 0.
+    index: Tensor
+    weights: Tensor
+    depths: Tensor
+
+
+def sample(logits: Tensor, layers: int, temperature: float, generator: torch.Generator) -> Choice:
+    """Draw from the Gumbel-softmax: p = softmax((log softmax(logits) + g) / T).
+
+    Of each layer's widths two are drawn from p without replacement, and their p renormalised; of
+    each stage's depths all are mixed, by p, as the authors' code does.
+
+    `logits`: (rows, candidates), the layers' before the stages'; -inf where a row has fewer. In a
+    row with one candidate the second is none, with weight 0.
     """
     noisy = (logits.log_softmax(1) + _gumbel(logits, generator)) / temperature
     # The two largest of log p with fresh noise are draws from p without replacement.
-    index = (noisy.detach() + _gumbel(logits, generator)).topk(2).indices
-    return index, noisy.gather(1, index).softmax(1)
+    index = (noisy.detach() + _gumbel(logits, generator))[:layers].topk(2).indices
+    return Choice(index, noisy[:layers].gather(1, index).softmax(1), noisy[layers:].softmax(1))
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,7 +73,7 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Supernet(nn.Module):
-    """A drawn network of which each forward pass uses two widths of every convolution and two
+    """A drawn network of which each forward pass uses two widths of every convolution and all
     depths of every stage.
 
     `architecture`: logits (layers + stages, candidates) of the candidates' probabilities. Narrow
@@ -72,7 +84,7 @@ class Supernet(nn.Module):
     def __init__(self, structure: Structure, space: Space, seed: int):
         super().__init__()
         self.graph, self.space = structure.graph, space
-        initial = random(structure, None, seed)
+        initial = random(structure, None, derive(seed, "tas"))
         nodes = self.graph.nodes
         self.filters = nn.ParameterList(
             torch.from_numpy(initial[f"{nodes[layer.node].name}.weight"]) for layer in space.layers
@@ -93,7 +105,7 @@ class Supernet(nn.Module):
         self._layer_of = {layer.node: number for number, layer in enumerate(space.layers)}
         self._ends = {
             node: (position, block, stage)
-            for position, stage in enumerate(space.stages, start=len(space.layers))
+            for position, stage in enumerate(space.stages)
             for block, (_, node) in enumerate(stage.blocks, start=1)
         }
         rows, most = len(space.candidates), max(2, *space.candidates)
@@ -125,27 +137,25 @@ class Supernet(nn.Module):
         ]
         return self.space.macs(widths, depths)
 
-    def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """Logits (n, classes) under a choice as `sample` returns it."""
-        weights = weights.to(x.device)
-        picks = [  # of each layer and stage: pairs of a candidate and its weight
+        weights, depths = choice.weights.to(x.device), choice.depths.to(x.device)
+        picks = [  # of each layer: pairs of a width and its weight
             [(i, w) for i, w in zip(row, pair, strict=True) if i < count]
-            for row, pair, count in zip(index.tolist(), weights, self.space.candidates, strict=True)
+            for row, pair, count in zip(
+                choice.index.tolist(), weights, self.space.candidates, strict=False
+            )
         ]
-        values, done, kept = {0: x}, 0, []
+        values, kept = {0: x}, []
         for number, node in enumerate(self.graph.nodes[1:], start=1):
-            if number <= done:  # in a block after the deepest picked one
-                continue
             inputs = [values[i] for i in node.inputs]
             values[number] = self._run(number, node, inputs, picks)
             if number in self._ends:
                 position, block, stage = self._ends[number]
-                picked = {stage.depths[i]: weight for i, weight in picks[position]}
-                if block in picked:
-                    kept.append((values[number], picked[block]))
-                if block == max(picked):
-                    done = stage.blocks[-1][1]
-                    values[done], kept = mixed(kept), []
+                if block in stage.depths:
+                    kept.append((values[number], depths[position, stage.depths.index(block)]))
+                if block == len(stage.blocks):
+                    values[number], kept = mixed(kept), []
         return values[self.graph.taps["logits"]]
 
     def _run(self, number: int, node: Node, inputs: list[Tensor], picks: list) -> Tensor:

@@ -21,7 +21,7 @@ rule initialize:
         mem_mb=4000,
         runtime=30,
     params:
-        job=job("initialize", "seed", "method"),
+        job=job("initialize", "architecture", "seed", "method"),
         source=lambda wildcards, input: option("source", input.source),
         plugins=PLUGINS,
     message:
