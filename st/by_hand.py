@@ -53,11 +53,12 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
         }
         return grid.search(dataset, architecture, number, name), files, label
     if phase == "evaluate":
-        models, metrics = grid.evaluated(architecture)
+        models, metrics, predictions = grid.evaluated(architecture)
         files = {
             "data": place(DATA),
             "models": [place(p) for p in models],
             "metrics": [place(p) for p in metrics],
+            "predictions": [place(p) for p in predictions],
         }
         return grid.evaluate(dataset, architecture, number), files, label
     _known(name, grid.methods(architecture), f"method for {architecture}")

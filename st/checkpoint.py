@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,16 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict
     with whole(path) as temporary:
         try:
             save_file(contiguous, temporary, {"st": json.dumps(header)})
+            temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
         except SafetensorError as error:  # a full disk, say
             raise StError(unwritable(path, str(error))) from error
+
+
+def _umask() -> int:
+    """The permissions that new files are not given; to read it, it must be set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:

@@ -41,13 +41,13 @@ PHASES = {
     "evaluate": (
         "measure accuracy, size and latency",
         ("data", "models"),
-        ("metrics",),
+        ("metrics", "predictions"),
         True,
     ),
     "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
 }
 PARALLEL = ("pretrain", "train")  # phases that several processes can compute
-LISTS = ("models", "metrics")  # options that take several files
+LISTS = ("models", "metrics", "predictions")  # options that take several files
 # inputs that not every job of the phase has
 ABSENT = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
 

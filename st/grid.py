@@ -20,6 +20,7 @@ INIT = f"results/initialize/{_RUN}/{{method}}/init.safetensors"
 MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
 HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
 METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
+PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
 
 
 class Grid:
@@ -175,13 +176,17 @@ class Grid:
 
     # What a job reads.
 
-    def evaluated(self, architecture: str) -> tuple[list[str], list[str]]:
-        """File patterns of the models that an evaluate job reads, and of the metrics it writes."""
+    def evaluated(self, architecture: str) -> tuple[list[str], list[str], list[str]]:
+        """File patterns of the models that an evaluate job reads, and of the metrics and
+        predictions that it writes."""
         supernets, methods = self.supernets(architecture), self.methods(architecture)
         models = [_fill(SUPERNET, supernet=name) for name in supernets]
         models += [_fill(MODEL, method=name) for name in methods]
         rows = [self.row(name) for name in supernets] + methods
-        return models, [_fill(METRICS, method=row) for row in rows]
+        metrics, predictions = (
+            [_fill(pattern, method=row) for row in rows] for pattern in (METRICS, PREDICTIONS)
+        )
+        return models, metrics, predictions
 
     def search_needs_rewind(self, search: str) -> bool:
         return self.params.searches[search].rounds > 1
@@ -215,8 +220,9 @@ class Grid:
     def trained(self, architecture: str) -> list[str]:
         return [_fill(p, method=m) for m in self.methods(architecture) for p in (MODEL, HISTORY)]
 
-    def metrics(self, architecture: str) -> list[str]:
-        return self.evaluated(architecture)[1]
+    def measured(self, architecture: str) -> list[str]:
+        _, metrics, predictions = self.evaluated(architecture)
+        return metrics + predictions
 
     def histories(self, architecture: str) -> list[str]:
         return [

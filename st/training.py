@@ -23,17 +23,19 @@ from st.teacher import Teacher, as_float, observe
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, images: Images, device: Device) -> float:
-    """Percentage of the test images whose class the network gives, in evaluation mode."""
+def predictions(network: nn.Module, images: Images, device: Device) -> Tensor:
+    """The class that the network gives each test image in evaluation mode, shape (n,), int64."""
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=images.test_labels.device)
-    for batch, labels in zip(
-        images.test_images.split(512), images.test_labels.split(512), strict=True
-    ):
+    found = []
+    for batch in images.test_images.split(512):
         with device.autocast():
-            logits = network(images.normalise(batch))
-        correct += (logits.argmax(1) == labels).sum()
-    return 100 * correct.item() / len(images.test_labels)
+            found.append(network(images.normalise(batch)).argmax(1))
+    return torch.cat(found)
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Percentage of the images whose class was predicted."""
+    return 100 * (predicted == labels).sum().item() / len(labels)
 
 
 @dataclass
@@ -216,7 +218,10 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         row = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
         row["train_accuracy"] = train_accuracy
         measure = measure and run.leads
-        row["test_accuracy"] = accuracy(run.network, run.images, run.device) if measure else None
+        row["test_accuracy"] = None
+        if measure:
+            predicted = predictions(run.network, run.images, run.device)
+            row["test_accuracy"] = accuracy(predicted, run.images.test_labels)
         run.history.append(row)
         after_epoch(run, speed)
 

@@ -15,7 +15,7 @@ from st.recipe import Training, learning_rate
 from st.registry import inits
 from st.structure import Structure
 from st.teacher import Teacher
-from st.training import Objective, Run, _add_sparsity, _descend, accuracy, fit
+from st.training import Objective, Run, _add_sparsity, _descend, accuracy, fit, predictions
 
 CE = {"ce": {"weight": 1.0}}
 ALL = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02}}
@@ -100,7 +100,9 @@ def test_a_whole_epoch_with_torchs_own_tools():
     assert row["train_accuracy"] == pytest.approx(100 * correct / 40)
     found = copy.eval()((run.images.test_images.double() - mean).div(deviation).float()).argmax(1)
     expected = 100 * (found == run.images.test_labels).double().mean().item()
-    assert row["test_accuracy"] == accuracy(run.network, run.images, run.device) == expected
+    predicted = predictions(run.network, run.images, run.device)
+    assert predicted.equal(found)
+    assert row["test_accuracy"] == accuracy(predicted, run.images.test_labels) == expected
 
 
 def test_sparsity_adds_the_sign_of_every_scale():

@@ -6,7 +6,7 @@ import torch
 import torch._dynamo  # the counter would, later and more slowly
 from torch.utils.flop_counter import FlopCounterMode
 
-from st import __version__, environment, network
+from st import __version__, environment, network, training
 from st.checkpoint import load_model
 from st.data import load_data
 from st.device import choose
@@ -14,13 +14,20 @@ from st.files import write_json
 from st.images import Images
 from st.job import Job
 from st.latency import seconds
-from st.training import accuracy
+from st.predictions import save_predictions
 
 
 def run(
-    job: Job, data: Path, models: list[Path], metrics: list[Path], device: str, threads: int
+    job: Job,
+    data: Path,
+    models: list[Path],
+    metrics: list[Path],
+    predictions: list[Path],
+    device: str,
+    threads: int,
 ) -> None:
-    """Write metrics.json for each of `models`; the first is the reference supernet.
+    """Write metrics.json, and the predicted classes of all test images, for each of `models`; the
+    first is the reference supernet.
 
     Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
     not by the formulas that the search uses. Latencies are measured side by side.
@@ -43,12 +50,13 @@ def run(
         zip(metrics, checkpoints, networks, strict=True)
     ):
         params, macs = sizes[number]
+        predicted = training.predictions(net, images, where)
         row = {
             "dataset": job["dataset"],
             "architecture": job["architecture"],
             "method": job["rows"][number]["method"],
             "seed": job["seed"],
-            "accuracy": accuracy(net, images, where),
+            "accuracy": training.accuracy(predicted, images.test_labels),
             "params": params,
             "params_kept": params / sizes[0][0],
             "macs": macs,
@@ -62,4 +70,7 @@ def run(
             "trained": checkpoint.facts.get("environment"),
             "evaluated": made,
         }
+        save_predictions(
+            predictions[number], predicted.cpu().numpy(), images.test_labels.cpu().numpy()
+        )
         write_json(path, row)

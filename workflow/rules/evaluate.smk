@@ -5,7 +5,8 @@ then measured side by side, and importing torch is paid once. A rule for each ar
 methods may apply to some only.
 
 REQUIRED INPUTS: the prepared data set, all trained networks
-OUTPUTS: results/evaluate/.../{method}/metrics.json, supernets by their row in the table
+OUTPUTS: results/evaluate/.../{method}/: metrics.json, predictions.safetensors (the class of every
+test image); supernets by their row in the table
 """
 
 for architecture in PARAMS.architectures:
@@ -25,6 +26,10 @@ for architecture in PARAMS.architectures:
                 path.replace("{architecture}", architecture)
                 for path in GRID.evaluated(architecture)[1]
             ],
+            predictions=[
+                path.replace("{architecture}", architecture)
+                for path in GRID.evaluated(architecture)[2]
+            ],
         log:
             f"results/logs/evaluate/{{dataset}}/{architecture}/seed{{seed}}.log",
         conda:
@@ -41,5 +46,5 @@ for architecture in PARAMS.architectures:
             f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"
         shell:
             "python -m st evaluate --job {params.job:q} {params.plugins} --data {input.data:q}"
-            " --models {input.models:q} --metrics {output.metrics:q} --threads {threads}"
-            " --log {log:q}"
+            " --models {input.models:q} --metrics {output.metrics:q}"
+            " --predictions {output.predictions:q} --threads {threads} --log {log:q}"

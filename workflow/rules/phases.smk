@@ -38,7 +38,7 @@ rule phase_train:
 
 rule phase_evaluate:
     input:
-        over_grid(GRID.metrics),
+        over_grid(GRID.measured),
 
 
 rule phase_report:

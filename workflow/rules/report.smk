@@ -11,7 +11,7 @@ rule report:
     input:
         # so that there is no table without the comparison that reads it
         comparison="results/comparison.html",
-        metrics=over_grid(GRID.metrics),
+        measured=over_grid(GRID.measured),
         histories=over_grid(GRID.histories),
         structures=over_grid(GRID.structures),
         code=code("report"),
@@ -48,7 +48,7 @@ rule report:
 rule notebook:
     input:
         notebook="workflow/notebooks/comparison.ipynb",
-        metrics=over_grid(GRID.metrics),
+        measured=over_grid(GRID.measured),
         histories=over_grid(GRID.histories),
         structures=over_grid(GRID.structures),
         code=code("report"),
