@@ -211,6 +211,13 @@ def _contradictions(
         for name in method.architectures or []:
             found = _reference(name, params.architectures, "architecture")
             yield from (f"{where}.architectures: {p}" for p in found)
+    rows = [params.row(name) for name in params.supernets] + list(params.methods)
+    for key, against in params.claims.items():
+        found = _reference(key, params.methods, "method")
+        yield from (f"claims.{key}: {p}" for p in found)
+        for name in against:
+            found = _reference(name, [row for row in rows if row != key], "row")
+            yield from (f"claims.{key}: {p}" for p in found)
     for key, supernet in params.supernets.items():
         for name, architecture in params.architectures.items():
             epochs = recipe(params, architecture, supernet).epochs

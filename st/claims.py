@@ -1,197 +1,244 @@
-"""What the runs say about the paper's claim, in generated sentences.
+"""What the runs say about the paper's claim: verdicts in generated sentences.
 
 The claim: a subnet with at most 1/10 of the parameters and 1/2 of the computation, trained anew
-under its supernet's supervision, is more accurate than that supernet.
+under its supernet's supervision, is more accurate than that supernet. It HELD where the subnet is
+surely more accurate than the supernet that its structure was found in, and than the reference
+supernet, and than any supernet of the run that was trained for longer.
+
+Each row that makes the claim is compared with these supernets in this order, and the next
+comparison is made only where the one before was decided in the subnet's favour. Several rows are
+several chances, so the rows of a report share the level of 5 % (Holm 1979): each has 5 % over the
+number of rows, and one whose comparisons are all decided leaves its level to the others (a fixed
+sequence within each row, after Bretz et al. 2009). So in at most 5 % of all reports any comparison
+is decided that should not be.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from st.controls import controls
 from st.job import Job
+from st.margins import CONFIDENCE, Margin, between
 
 PARAMS, MACS = 1 / 10, 1 / 2
-CONFIDENCE = 0.95
+
+Answers = dict[tuple[str, str, str], np.ndarray]  # (data set, architecture, row) -> correct
 
 
 @dataclass(frozen=True)
-class Margin:
-    """Accuracy of one method minus another's, in points, paired by seed.
+class Comparison:
+    """A subnet against one supernet (or whatever row `claims` in the params file names).
 
-    `low` and `high` bound the mean at 95 % confidence (Student's t over seeds). They are None where
-    the seeds have no spread to estimate it from: one seed, or the same margin in all of them.
+    `decided`: 1 more accurate, -1 less, 0 not decided, None not tested, because an earlier
+    comparison of the row was not decided in its favour. `confidence`: what the verdict used.
     """
 
-    mean: float
-    low: float | None
-    high: float | None
-    wins: int
-    ties: int
-    seeds: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval excludes zero, otherwise 0: the seeds do not decide."""
-        if self.low is None or self.low <= 0 <= self.high:
-            return 0
-        return 1 if self.mean > 0 else -1
+    opponent: str
+    role: str
+    margin: Margin
+    decided: int | None
+    confidence: float
 
     def __str__(self) -> str:
-        text = f"{signed(self.mean)} points"
-        if self.low is not None:
-            text += f", 95 % interval {signed(self.low)} to {signed(self.high)}"
-        text += f", better in {self.wins} of {self.seeds} seed{'s' * (self.seeds > 1)}"
-        return text + (f" and equal in {self.ties}" if self.ties else "")
-
-    def why_undecided(self) -> str:
-        if self.seeds == 1:
-            return "one seed has no spread to judge it by"
-        if self.low is None:
-            return "the same margin in all seeds gives no spread to judge it by"
-        return "the interval contains zero"
+        text = f"against {self.opponent}, {self.role}: {self.margin}"
+        corrected = self.margin.interval(self.confidence)
+        if corrected and self.confidence > CONFIDENCE + 1e-9:
+            text += f"; corrected for the number of verdicts {between(corrected)}"
+        return text
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The verdict on one method. `outcome`: held, did not hold, undecided or not tested."""
+    """The verdict on one row. `outcome`: held, did not hold, undecided or not tested."""
 
     dataset: str
     architecture: str
     method: str
     outcome: str
     sentence: str
+    comparisons: list[Comparison]
     controls: list[str] = field(default_factory=list)
 
-
-def signed(number: float) -> str:
-    """Two decimals, always with a sign; -0.00 is 0.00."""
-    text = f"{number:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def margin(one: pd.DataFrame, other: pd.DataFrame) -> Margin:
-    """`one` and `other`: runs of two methods (columns seed and accuracy) with the same seeds."""
-    accuracy = [runs.set_index("seed")["accuracy"] for runs in (one, other)]
-    # rounding keeps the errors of binary fractions from making ties look like wins
-    points = (accuracy[0] - accuracy[1]).round(9).to_numpy()
-    count, mean, low, high = len(points), float(points.mean()), None, None
-    if count > 1 and np.ptp(points) > 0:
-        from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-        half = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * points.std(ddof=1) / np.sqrt(count)
-        low, high = mean - float(half), mean + float(half)
-    return Margin(mean, low, high, int((points > 0).sum()), int((points == 0).sum()), count)
+    def to_json(self, seeds: list[int]) -> dict[str, Any]:
+        """For verdicts.json: all numbers, with McNemar's counts by seed."""
+        return {
+            "dataset": self.dataset,
+            "architecture": self.architecture,
+            "method": self.method,
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "comparisons": [_numbers(comparison, seeds) for comparison in self.comparisons],
+            "controls": self.controls,
+        }
 
 
-def claims(job: Job, runs: pd.DataFrame) -> list[Claim]:
-    """A verdict per data set, architecture and headline method (see `headline`)."""
+def _numbers(comparison: Comparison, seeds: list[int]) -> dict[str, Any]:
+    margin, confidence = comparison.margin, comparison.confidence
+    return {
+        "opponent": comparison.opponent,
+        "role": comparison.role,
+        "points": margin.mean,
+        "interval": margin.interval(),
+        "corrected_confidence": confidence,
+        "corrected_interval": margin.interval(confidence),
+        "p_value": margin.p_value() if margin.seeds > 1 else None,
+        "decided": comparison.decided,
+        "seeds_needed": None if margin.seeds < 2 else margin.seeds_needed(confidence),
+        "images": margin.images,
+        "only_one_correct": {
+            seed: {"subnet": a, "opponent": b}
+            for seed, (a, b) in zip(seeds, margin.mcnemar, strict=True)
+        },
+    }
+
+
+def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
+    """A verdict for every row that makes the claim (see `claimants`).
+
+    `runs`: as `st.tables.collect` returns them; `answers`: whether each row classified each test
+    image correctly, bool (seeds, images) in the job's order of seeds.
+    """
     found = []
     for (dataset, architecture), group in runs.groupby(["dataset", "architecture"], sort=False):
-        by_method = dict(iter(group.groupby("method", sort=False)))
         rows = job["rows"][architecture]
-        for row in headline(rows, by_method):
-            outcome, sentence = _verdict(rows, row, by_method)
-            controls = list(_controls(rows, row, by_method))
-            sentence = f"{architecture} on {dataset}: {sentence}"
-            found.append(Claim(dataset, architecture, row["method"], outcome, sentence, controls))
-    return found
+        measured = dict(iter(group.groupby("method", sort=False)))
+        correct = {row["method"]: answers[dataset, architecture, row["method"]] for row in rows}
+        for row in claimants(rows, job["claims"], measured):
+            against = opponents(rows, row, job["claims"], measured)
+            said = list(controls(rows, row, measured, correct))
+            name = row["method"]
+            margins = [Margin(correct[name], correct[other]) for other, _ in against]
+            found.append((dataset, architecture, measured[name], against, margins, said))
+    tested = [margins for _, _, subnet, _, margins, _ in found if _within(subnet)]
+    decisions = iter(decide(tested))
+    result = []
+    for dataset, architecture, subnet, against, margins, said in found:
+        within = _within(subnet)
+        signs, confidence = next(decisions) if within else ([], CONFIDENCE)
+        comparisons = [
+            Comparison(*other, margin, sign, confidence)
+            for other, margin, sign in zip_longest(against, margins, signs)
+        ]
+        name = subnet["method"].iloc[0]
+        outcome, sentence = _verdict(name, subnet, comparisons, within)
+        sentence = f"{architecture} on {dataset}: {sentence}"
+        result.append(Claim(dataset, architecture, name, outcome, sentence, comparisons, said))
+    return result
 
 
-def headline(rows: list[dict[str, Any]], runs: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """The rows that the claim is about: re-initialised and supervised by a teacher.
+def claimants(
+    rows: list[dict[str, Any]], pairs: dict[str, list[str]], runs: dict[str, pd.DataFrame]
+) -> list[dict[str, Any]]:
+    """The rows that the claim is about: all that are re-initialised and learn from their supernet,
+    whatever they are called, and those that `pairs` (params.yaml's `claims`) names."""
 
-    Those called st (st-..., st2, ...) if there are any, otherwise all.
+    def makes_it(row: dict[str, Any]) -> bool:
+        return bool(row.get("anew") and runs[row["method"]]["teacher"].notna().all())
+
+    return [row for row in rows if row["method"] in pairs or makes_it(row)]
+
+
+def opponents(
+    rows: list[dict[str, Any]],
+    row: dict[str, Any],
+    pairs: dict[str, list[str]],
+    runs: dict[str, pd.DataFrame],
+) -> list[tuple[str, str]]:
+    """(row, role) of all that a claimant must beat, in the order in which they are tested."""
+    if row["method"] in pairs:
+        here = {r["method"] for r in rows}
+        named = [name for name in pairs[row["method"]] if name in here]
+        return [(name, "as the params file names it") for name in named]
+    supernets = {r["supernet"]: r["method"] for r in rows if "search" not in r}
+    own, reference = supernets[row["supernet"]], rows[0]["method"]
+    found = {own: "the supernet its structure was found in"}
+    if reference != own:
+        found[reference] = "the reference supernet"
+    epochs = {name: runs[name]["epochs"].mean() for name in supernets.values()}
+    for name in sorted(epochs, key=epochs.get):
+        if epochs[name] > epochs[own] and name not in found:
+            found[name] = "a supernet that was trained for longer"
+    return list(found.items())
+
+
+def decide(
+    rows: Sequence[Sequence[Margin]], level: float = 1 - CONFIDENCE
+) -> list[tuple[list[int], float]]:
+    """For each row the signs of its comparisons, as far as they are tested, and the confidence.
+
+    Rows share `level`; within a row comparisons are tested in order, while they are positive.
     """
-    subnets = [r for r in rows if r.get("init") == "random" and _taught(runs[r["method"]])]
-    named = [r for r in subnets if re.match(r"st(?![a-z])", r["method"])]
-    return named or subnets
+    signs: list[list[int]] = [[] for _ in rows]
+    confidence = [1.0] * len(rows)
+    while True:
+        open_rows = [n for n, row in enumerate(rows) if _open(row, signs[n])]
+        tested = False
+        for number in open_rows:
+            confidence[number] = 1 - level / len(open_rows)
+            while _open(rows[number], signs[number]):
+                sign = rows[number][len(signs[number])].sign(confidence[number])
+                if not sign:
+                    break
+                signs[number].append(sign)
+                tested = True
+        if not tested:
+            break
+    for number, row in enumerate(rows):
+        if _open(row, signs[number]):
+            signs[number].append(0)
+    return list(zip(signs, confidence, strict=True))
 
 
-def _taught(runs: pd.DataFrame) -> bool:
-    return bool(runs["teacher"].notna().all())
+def _open(row: Sequence[Margin], signs: list[int]) -> bool:
+    return len(signs) < len(row) and -1 not in signs
 
 
-def _name_of_supernet(rows: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    return next(r["method"] for r in rows if "search" not in r and r["supernet"] == row["supernet"])
+def _within(subnet: pd.DataFrame) -> bool:
+    """Whether each seed keeps to the claim's budget."""
+    return subnet["params_kept"].max() <= PARAMS and subnet["macs_kept"].max() <= MACS
 
 
-def _verdict(rows, row, runs) -> tuple[str, str]:
+def _verdict(
+    name: str, subnet: pd.DataFrame, comparisons: list[Comparison], within: bool
+) -> tuple[str, str]:
     """(outcome, sentence)"""
-    subnet, name = runs[row["method"]], row["method"]
-    supernet = _name_of_supernet(rows, row)
-    # the largest over seeds: each of them must keep to the claim's budget
     params, macs = subnet["params_kept"].max(), subnet["macs_kept"].max()
     size = f"{100 * params:.2f} % of the parameters and {100 * macs:.2f} % of the MACs"
-    whose = f"{supernet}, the supernet its structure was found in"
-    found = margin(subnet, runs[supernet])
-    if params > PARAMS or macs > MACS:
+    each = "; ".join(map(str, comparisons))
+    if not within:
         return "not tested", (
             f"the claim is NOT TESTED in this run: {name} keeps {size}, more than the claim's "
-            f"10 % and 50 %. Its margin over {whose}: {found}."
+            f"10 % and 50 %. Its margins: {each}."
         )
-    size = f"with {'at most ' if found.seeds > 1 else ''}{size}"
-    if found.sign > 0:
+    size = f"{name}, with {'at most ' if len(subnet) > 1 else ''}{size},"
+    better = [c.opponent for c in comparisons if c.decided == 1]
+    if len(better) == len(comparisons):
+        strictest = comparisons[-1]
+        others = f", and against {_and(better[:-1])}" if better[:-1] else ""
         return "held", (
-            f"the claim HELD in this run: {name}, {size}, is more accurate than {whose} ({found})."
+            f"the claim HELD in this run against {strictest.opponent}, {strictest.role}{others}: "
+            f"{size} is more accurate ({each})."
         )
-    if found.sign < 0:
+    first = comparisons[len(better)]
+    beaten = f"{size} is more accurate than {_and(better)}, but" if better else ""
+    if first.decided == -1:
         return "did not hold", (
-            f"the claim DID NOT HOLD in this run: {name}, {size}, is less accurate than {whose} "
-            f"({found})."
+            f"the claim DID NOT HOLD in this run: {beaten or size} is less accurate than "
+            f"{first.opponent}, {first.role} ({each})."
         )
+    doubt = f"{beaten} whether it" if better else f"whether {size}"
     return "undecided", (
-        f"the claim IS UNDECIDED in this run: {name}, {size}, against {whose}: {found}; "
-        f"{found.why_undecided()}, so these seeds do not decide which is more accurate."
+        f"the claim IS UNDECIDED in this run: {doubt} is more accurate than {first.opponent}, "
+        f"{first.role}, is not decided ({each}); "
+        f"{first.margin.why_undecided(first.confidence)}."
     )
 
 
-def _controls(rows, row, runs) -> Iterator[str]:
-    """Sentences on what the result owes to the teacher, the re-initialisation and the search."""
-    subnet, name = runs[row["method"]], row["method"]
-    reference, supernet = rows[0]["method"], _name_of_supernet(rows, row)
-    if supernet != reference:
-        what = "Against the reference supernet, another training of the same network"
-        yield _compare(f"{what} ({reference})", name, subnet, runs[reference])
-    for other in rows:
-        if "search" not in other or other["method"] == name:
-            continue
-        control = runs[other["method"]]
-        same_structure, anew = other["search"] == row["search"], other["init"] == "random"
-        if same_structure and anew and not _taught(control):
-            what = "Against the same structure trained anew without a teacher"
-        elif same_structure and not anew:
-            what = f"Against the same structure with init {other['init']}"
-        elif not same_structure and anew and _taught(control):
-            what = f"Against the structure of search {other['search']}, trained anew with a teacher"
-        else:
-            continue
-        changes = _differences(row, other, subnet, control)
-        label = f"{other['method']}; also {changes}" if changes else other["method"]
-        yield _compare(f"{what} ({label})", name, subnet, control)
-
-
-def _differences(row, other, subnet, control) -> str:
-    """What else sets a control apart, so that nobody takes it for a clean one."""
-    taught = _taught(control)
-    found = []
-    if taught and other["supernet"] != row["supernet"]:
-        found.append("another teacher")
-    if taught and other["objective"] != row["objective"]:
-        found.append("other losses")
-    if not taught and other["init"] != "random":
-        found.append("no teacher")
-    epochs = [runs["epochs"].mean() for runs in (control, subnet)]
-    if epochs[0] != epochs[1]:
-        found.append(f"{epochs[0]:.0f} instead of {epochs[1]:.0f} epochs")
-    return ", ".join(found)
-
-
-def _compare(what: str, name: str, one: pd.DataFrame, other: pd.DataFrame) -> str:
-    found = margin(one, other)
-    verdict = {1: f"{name} is better", -1: f"{name} is worse", 0: "undecided"}[found.sign]
-    reason = f"; {found.why_undecided()}" if found.low is None else ""
-    return f"{what}: {verdict}, {found}{reason}."
+def _and(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -10,13 +10,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from st.errors import StError
 from st.files import read_json, whole
 from st.grid import STRUCTURE
 from st.job import Job
+from st.shares import SHARE
 from st.tables import history, place, short
 
 # Okabe & Ito's colours, which colour-blind people can tell apart. In greyscale, markers and dashes
@@ -35,6 +37,7 @@ RC = {
     "svg.hashsalt": "st", "figure.constrained_layout.use": True,
 }  # fmt: skip
 WIDTH = 7.0  # inches: a page's text
+SHARE_COLUMNS = 5  # panels side by side
 CAPTIONS = {
     "accuracy": "Accuracy against size and computation (log scales). Points are means over seeds, "
     "bars their sample standard deviations, stars supernets; the grey step line is the Pareto "
@@ -45,7 +48,9 @@ CAPTIONS = {
     "curves": "Training by epoch: means over seeds, bands of one sample standard deviation. The "
     "cross-entropy with the labels is shown for all methods, whatever else their objectives "
     "contain. Training values are those of the augmented batches while the network learns them. "
-    "The last panel's axis begins near the last values; earlier ones may lie below.",
+    "The last of the upper panels begins near the last values; earlier ones may lie below. Lower "
+    "panels, of rows with several losses: the share of each loss in the gradient, at the earliest "
+    "intermediate value that one of them reads; a loss whose area cannot be seen does nothing.",
 }
 
 
@@ -179,16 +184,29 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
 
 @mpl.rc_context(RC)
 def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Figure:
-    """Cross-entropy, training accuracy and test accuracy by epoch, from all history.csv."""
-    figure = Figure(figsize=(WIDTH, 2.7))
+    """Cross-entropy, training accuracy and test accuracy by epoch, from all history.csv; below,
+    what each loss contributes to the gradient, a panel a row that has several losses."""
+    names = {"dataset": dataset, "architecture": architecture}
+    read = {
+        row["method"]: [
+            history(place(row["history"], folder, **names, seed=seed)) for seed in job["seeds"]
+        ]
+        for row in job["rows"][architecture]
+    }
+    several = {name: found for name, found in read.items() if _losses(found)}
+    lines = -(-len(several) // SHARE_COLUMNS)
+    whole_figure = Figure(figsize=(WIDTH, 2.7 + 1.25 * lines))
+    if several:
+        legend = 0.15 * -(-len(read) // 5)
+        figure, below = whole_figure.subfigures(2, 1, height_ratios=[2.7 + legend, 1.25 * lines])
+        _shares(below, several, lines)
+    else:
+        figure = whole_figure
     panels = figure.subplots(1, 3, sharex=True)
-    figure.get_layout_engine().set(wspace=0.06)
+    whole_figure.get_layout_engine().set(wspace=0.06)
     styles, ends = style(job), []
-    for row in job["rows"][architecture]:
-        names = {"dataset": dataset, "architecture": architecture}
-        paths = [place(row["history"], folder, **names, seed=seed) for seed in job["seeds"]]
-        histories = [history(path) for path in paths]
-        look = styles[row["method"]]
+    for method, histories in read.items():
+        look = styles[method]
         for axes, column in zip(panels, ("ce", "train_accuracy", "test_accuracy"), strict=True):
             if not all(column in history for history in histories):
                 continue  # an objective without cross-entropy
@@ -199,7 +217,7 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
             axes.plot(
                 epochs, mean, color=look["color"], linestyle=look["linestyle"],
                 marker=look["marker"], markersize=6 if look["marker"] == "*" else 3.5,
-                markevery=1 if measured else (0.08, 0.17), label=row["method"],
+                markevery=1 if measured else (0.08, 0.17), label=method,
             )  # fmt: skip
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -215,8 +233,40 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    _legend(figure, panels[2])
-    return figure
+    handles, labels = panels[2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    whole_figure.set_figheight(whole_figure.get_figheight() + 0.15 * -(-len(labels) // 5))
+    return whole_figure
+
+
+def _losses(histories: list[pd.DataFrame]) -> list[str]:
+    """The losses whose shares of the gradient were recorded: none where there is only one loss."""
+    return [c.removeprefix(SHARE) for c in histories[0] if c.startswith(SHARE)]
+
+
+def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) -> None:
+    """Stacked shares of the gradient by epoch, means over seeds, a panel a row of the table."""
+    losses = list(dict.fromkeys(name for found in rows.values() for name in _losses(found)))
+    panels = figure.subplots(lines, SHARE_COLUMNS, sharey=True, squeeze=False).flat
+    for axes in panels[len(rows) :]:
+        axes.set_visible(False)
+    for number, (axes, (method, histories)) in enumerate(zip(panels, rows.items(), strict=False)):
+        base = 0.0
+        for loss in _losses(histories):
+            epochs, mean, _ = over_seeds([history[SHARE + loss] for history in histories])
+            colour = COLOURS[losses.index(loss) % len(COLOURS)]
+            axes.fill_between(epochs, base, base + mean, color=colour, lw=0, label=loss)
+            base = base + mean
+        axes.set_title(method, fontsize=7, pad=2)
+        axes.set_ylim(0, 100)
+        axes.margins(x=0)
+        axes.set_yticks([0, 50, 100])
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.grid(visible=False)
+        if number % SHARE_COLUMNS == 0:
+            axes.set_ylabel("Gradient (%)")
+    handles = [Patch(color=COLOURS[n % len(COLOURS)], label=loss) for n, loss in enumerate(losses)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=8)
 
 
 def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -38,10 +38,13 @@ class Grid:
         ]
 
     def supernets(self, architecture: str) -> list[str]:
-        """The supernets to evaluate: the reference, and those that the methods need."""
+        """The supernets to evaluate: the reference, those that the methods need, and those that
+        claims are about."""
         reference = next(iter(self.params.supernets))
-        used = {self.teacher(name) for name in self.methods(architecture)} | {reference}
-        return [name for name in self.params.supernets if name in used]
+        methods = self.methods(architecture)
+        used = {self.teacher(name) for name in methods} | {reference}
+        compared = {row for name in methods for row in self.params.claims.get(name, ())}
+        return [s for s in self.params.supernets if s in used or self.row(s) in compared]
 
     def teacher(self, method: str) -> str:
         """The supernet that a method prunes and learns from."""
@@ -49,8 +52,7 @@ class Grid:
 
     def row(self, supernet: str) -> str:
         """A supernet's name in the table."""
-        reference = next(iter(self.params.supernets))
-        return "supernet" if supernet == reference else f"supernet-{supernet}"
+        return self.params.row(supernet)
 
     # Jobs, phase by phase.
 
@@ -153,6 +155,7 @@ class Grid:
             "datasets": {name: d.holdout for name, d in self.params.datasets.items()},
             "seeds": self.params.seeds,
             "rows": rows,
+            "claims": self.params.claims,
             "latency_batch": self.params.evaluation.latency_batch,
             # what jobs may ask a cluster for changes no result
             "params": fingerprint(self.params.model_dump(exclude={"resources"})),
@@ -170,8 +173,12 @@ class Grid:
             "budget": search.budget.model_dump(exclude_none=True),
             "rounds": search.rounds,
             "init": method.init,
+            "anew": registry.inits.get(method.init).source is None,
             "epoch_rule": method.epoch_rule,
+            "max_epoch_factor": method.max_epoch_factor,
             "objective": objective(method),
+            # as it stands in the params file, to propose other methods like it
+            "spec": method.model_dump(mode="json", exclude_defaults=True),
         }
 
     # What a job reads.

@@ -195,8 +195,19 @@ class Params(Section):
     )
     searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
     methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
+    claims: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
+        {},
+        description="Verdicts for unusual grids: a method, and the rows of the table that it must "
+        "beat, in this order. Otherwise each method that starts anew and learns from its supernet "
+        "must beat that supernet, the reference and any that was trained for longer.",
+    )
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
+
+    def row(self, supernet: str) -> str:
+        """A supernet's name in the table."""
+        reference = next(iter(self.supernets))
+        return "supernet" if supernet == reference else f"supernet-{supernet}"
 
 
 def schema() -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What the report says in words, beside the claim (st/claims.py): captions and definitions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from st import tables
 from st.job import Job
 
 
@@ -33,8 +35,32 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         f"Latency: {'median over seeds, ' if seeds > 1 else ''}batches of {batch} "
         f"image{'s' * (batch > 1)} on {devices(runs)}; "
         "it compares networks on this machine and says little about others. "
-        "Epochs: of training the network itself, without its supernet's. "
+        f"Epochs: of training the network itself, without its supernet's{_capped(job, runs)}. "
         "Teacher: the network whose outputs supervised the training."
+    )
+
+
+def _capped(job: Job, runs: pd.DataFrame) -> str:
+    """Which rows of the epoch rule `computation` had less of it than their supernet, because of
+    their max_epoch_factor."""
+    shares: dict[str, list[float]] = {}
+    for architecture, rows in job["rows"].items():
+        for row in rows:
+            most = row.get("epoch_rule") == "computation" and row["max_epoch_factor"]
+            if not most:
+                continue
+            here = (runs["architecture"] == architecture) & (runs["method"] == row["method"])
+            shares.setdefault(row["method"], []).extend(most * runs.loc[here, "macs_kept"])
+    capped = {name: parts for name, parts in shares.items() if min(parts) < 1}
+    if not capped:
+        return ""
+    parts = [100 * min(1, part) for found in capped.values() for part in found]
+    low, high = round(min(parts)), round(max(parts))
+    much = f"{low} %" if low == high else f"{low} to {high} %"
+    return (
+        f"; those of {', '.join(capped)} are scaled by the computation that the network saves, "
+        f"but at most by max_epoch_factor, so these trainings had {much} of their supernet's "
+        "computation"
     )
 
 
@@ -140,13 +166,33 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def notes(job: Job, folder: str | Path) -> Iterator[str]:
+    """Sentences about losses that did next to nothing: their rows are not what they are called."""
+    for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
+        where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
+        yield (
+            f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
+            f"its share of the gradient was at most {share:.2g} % in any epoch."
+        )
+
+
 VERDICTS = [
     "The claim under test: a subnet with at most 10 % of the parameters and 50 % of the MACs, "
     "trained anew under its supernet's supervision, is more accurate than that supernet.",
-    "Margins are differences in accuracy points (percent of images), paired by seed and averaged.",
-    "Intervals are Student's t over seeds at 95 %. They cover the randomness of training, not the "
-    "choice of test images, and are not corrected for the number of comparisons.",
-    "Held or did not hold: the interval is wholly above or below zero. Undecided: it contains "
-    "zero, or the seeds have no spread to estimate it from; more seeds may decide. Not tested: the "
-    "subnet exceeds the claim's budget.",
+    "Every row that starts anew and learns from its supernet makes the claim. It must beat the "
+    "supernet that its structure was found in, the reference supernet, and any supernet of the run "
+    "that was trained for longer, in this order: the next comparison is made only where the one "
+    "before was decided in its favour.",
+    "Margins are differences in accuracy points (percent of images), paired by seed and image and "
+    "averaged.",
+    "95 % intervals hold both the spread over seeds (Student's t) and the sampling of the test "
+    "images (normal): the half-widths of the two are added in quadrature, after an analysis of "
+    "variance of seeds x images.",
+    "Held or did not hold is decided by an interval that is corrected for the number of verdicts "
+    "in this report (Holm): the rows share the level of 5 %. Where it differs from the 95 % "
+    "interval both are given. Undecided: the corrected interval contains zero, or one seed has no "
+    "spread to judge it by. Not tested: the subnet exceeds the claim's budget.",
+    "Comparisons with controls are single ones at 95 %, not corrected.",
+    "verdicts.json has all numbers, and by seed how many images only one of the two classified "
+    "correctly (McNemar's counts).",
 ]

@@ -7,12 +7,15 @@ from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from st.errors import StError, one_line
 from st.files import read_json
-from st.grid import METRICS
+from st.grid import METRICS, PREDICTIONS
 from st.job import Job
+from st.predictions import load_predictions
+from st.shares import inert
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
@@ -87,6 +90,43 @@ def collect(job: Job, folder: str | Path) -> pd.DataFrame:
     """
     runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder)]
     return pd.DataFrame(runs, columns=MEASURED)
+
+
+def answers(job: Job, folder: str | Path) -> dict[tuple[str, str, str], np.ndarray]:
+    """Whether each network classified each test image correctly, bool (seeds, images), by data set,
+    architecture and row; seeds in the job's order.
+
+    Raises StError that names the predictions which are missing, damaged, or not those of its
+    metrics.json and of the other networks' images.
+    """
+    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    images: dict[str, np.ndarray] = {}
+    for metrics in read_metrics(job, folder):
+        names = {key: metrics[key] for key in ("dataset", "architecture", "seed", "method")}
+        path = place(PREDICTIONS, folder, **names)
+        predicted, labels = load_predictions(path)
+        correct = predicted == labels
+        if not np.array_equal(images.setdefault(metrics["dataset"], labels), labels):
+            raise StError(f"{path}: is about other images than the rest; evaluate it again")
+        if abs(100 * correct.mean() - metrics["accuracy"]) > 1e-6:
+            raise StError(
+                f"{path}: does not belong to the metrics.json beside it; evaluate it again"
+            )
+        found.setdefault((names["dataset"], names["architecture"], names["method"]), []).append(
+            correct
+        )
+    return {key: np.stack(rows) for key, rows in found.items()}
+
+
+def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, int]]:
+    """Losses that did next to nothing (see `st.shares.inert`): (data set, architecture, row, loss,
+    largest share of the gradient in percent, number of seeds), in the grid's order."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    for names, row in _runs(job):
+        for loss, part in inert(history(place(row["history"], folder, **names))).items():
+            key = (names["dataset"], names["architecture"], names["method"], loss)
+            found.setdefault(key, []).append(part)
+    return [(*key, max(parts), len(parts)) for key, parts in found.items()]
 
 
 def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:

@@ -14,11 +14,11 @@ from st.augment import Augment
 from st.device import Device
 from st.errors import StError
 from st.images import Images
-from st.losses import SHARE
 from st.objective import Objective, Outputs
 from st.parallel import Group
 from st.recipe import Training, learning_rate
 from st.seeds import derive
+from st.shares import SHARE
 from st.teacher import Teacher, as_float, observe
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import ACCURACY, row
+from synthetic import ACCURACY, make_job, place, row, write_results
 
 from st import figures
 
@@ -71,6 +71,26 @@ def test_curves_figure(made):
     assert line.get_color() == figures.style(job)["st"]["color"]
 
 
+def test_shares_of_the_gradient_are_drawn(tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    for seed in job["seeds"]:
+        path = place(job["rows"]["net"][2]["history"], tmp_path, seed=seed)
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{row},{60 + seed},{40 - seed}" for row in rows]
+        path.write_text("\n".join([header + ",share_kd,share_cc", *lines]) + "\n")
+    figure = figures.curves(job, tmp_path, "toy", "net")
+    above, below = figure.subfigs
+    assert len(above.axes) == 3
+    (panel,) = [axes for axes in below.axes if axes.get_visible()]
+    assert panel.get_title() == "st" and panel.get_ylim() == (0, 100)
+    kd, cc = panel.collections
+    # means over seeds 0, 1, 2: 61 and 39 percent, stacked
+    assert kd.get_datalim(panel.transData).intervaly.tolist() == [0, 61]
+    assert cc.get_datalim(panel.transData).intervaly.tolist() == [61, 100]
+    assert [text.get_text() for text in below.legends[0].get_texts()] == ["kd", "cc"]
+
+
 def test_seeds_of_different_length():
     short = pd.Series([1.0, 2.0], index=[10, 16])
     long = pd.Series([3.0, 4.0, 6.0], index=[10, 20, 24])
@@ -81,7 +101,7 @@ def test_seeds_of_different_length():
 
 
 def test_styles_differ_in_greyscale():
-    rows = [row(f"m{n}", search="s") for n in range(20)]
+    rows = [row(f"m{n}", search="s", init="random") for n in range(20)]
     looks = figures.style({"rows": {"net": rows}}).values()
     assert len({(look["marker"], look["linestyle"]) for look in looks}) == 20
     assert len({(look["marker"], look["color"]) for look in looks}) == 20

@@ -8,13 +8,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import ACCURACY, make_job, place, write_results
+from synthetic import ACCURACY, IMAGES, make_job, place, write_results
 
 from st import figures, prose, tables
 from st.claims import claims
 from st.errors import StError
-from st.grid import METRICS
+from st.grid import METRICS, PREDICTIONS
 from st.phases import report
+from st.predictions import load_predictions, save_predictions
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
@@ -47,7 +48,7 @@ def test_one_seed_has_no_spread(tmp_path):
         "toy,net,st,1,91.0,,100,0.1,10000,0.25,0.5,4,supernet-sparse"
     )
     assert "one seed" in prose.caption(job, runs)
-    verdict = claims(job, runs)[0]
+    verdict = claims(job, runs, tables.answers(job, tmp_path))[0]
     assert verdict.outcome == "undecided"
     assert "one seed has no spread" in verdict.sentence
 
@@ -107,6 +108,76 @@ def test_histories_that_are_none(tmp_path, text):
     with pytest.raises(StError, match="is no history") as caught:
         report.run(job, tmp_path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_predictions_that_do_not_belong(tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    path = place(PREDICTIONS, tmp_path, seed=1, method="st")
+    good = path.read_bytes()
+    predicted, labels = load_predictions(path)
+    assert predicted.dtype == np.uint8 and len(predicted) == len(labels) == IMAGES
+    right = predicted == labels
+    found = tables.answers(job, tmp_path)["toy", "net", "st"]
+    assert found.shape == (3, IMAGES) and (found[1] == right).all()
+
+    save_predictions(path, np.where(right, predicted, labels), labels)
+    with pytest.raises(StError, match="does not belong to the metrics"):
+        report.run(job, tmp_path)
+    save_predictions(path, (predicted + 1) % 10, (labels + 1) % 10)
+    with pytest.raises(StError, match="is about other images"):
+        report.run(job, tmp_path)
+    save_predictions(path, predicted[:3], labels[:2])
+    with pytest.raises(StError, match="does not hold a class for each image"):
+        report.run(job, tmp_path)
+    path.write_bytes(good[:-1])
+    with pytest.raises(StError) as caught:
+        report.run(job, tmp_path)
+    assert str(path) in str(caught.value) and not (tmp_path / "table.csv").exists()
+    path.unlink()
+    with pytest.raises(StError, match="is missing"):
+        report.run(job, tmp_path)
+
+
+@pytest.mark.parametrize("classes, kind", [(10, np.uint8), (256, np.uint8), (1000, np.uint16)])
+def test_predictions_are_compact(tmp_path, classes, kind):
+    labels = np.arange(classes)
+    save_predictions(tmp_path / "p", labels[::-1].copy(), labels)
+    predicted, again = load_predictions(tmp_path / "p")
+    assert predicted.dtype == again.dtype == kind
+    assert (predicted == labels[::-1]).all() and (again == labels).all()
+
+
+def test_losses_without_effect_are_named(tmp_path, caplog):
+    job = make_job()
+    write_results(tmp_path, job)
+    path = place(job["rows"]["net"][2]["history"], tmp_path, seed=1)
+    header, *rows = path.read_text().splitlines()
+    shares = [(99.2, 0.8), (99.6, 0.4), (99.5, 0.5), (99.9, 0.1)]
+    lines = [f"{row},{kd},{cc}" for row, (kd, cc) in zip(rows, shares, strict=True)]
+    path.write_text("\n".join([header + ",share_kd,share_cc", *lines]) + "\n")
+    (note,) = prose.notes(job, tmp_path)
+    assert note == (
+        "st of net on toy: the loss cc did next to nothing in 1 of 3 seeds; its share of the "
+        "gradient was at most 0.8 % in any epoch."
+    )
+    with caplog.at_level("INFO", "st"):
+        report.run(job, tmp_path)
+    assert note in caplog.text
+    path.write_text(path.read_text().replace(",99.2,0.8", ",98.9,1.1"))
+    assert not list(prose.notes(job, tmp_path))
+
+
+def test_capped_trainings_are_named(made):
+    job, _, runs, _ = made
+    assert "max_epoch_factor" not in prose.caption(job, runs)
+    row = {**job["rows"]["net"][3], "epoch_rule": "computation", "max_epoch_factor": 2.0}
+    capped = {**job, "rows": {"net": [*job["rows"]["net"][:3], row]}}
+    # a quarter of the MACs, at most twice the epochs
+    assert "those of scratch-b are scaled" in prose.caption(capped, runs)
+    assert "had 50 % of their supernet's computation" in prose.caption(capped, runs)
+    row["max_epoch_factor"] = 4.0
+    assert "max_epoch_factor" not in prose.caption(capped, runs)
 
 
 def test_environments_are_counted(made):
@@ -196,7 +267,7 @@ def test_report_writes_the_same_bytes_again(made, tmp_path):
     drawn = {f"toy-net-{name}.{kind}" for name in figures.CAPTIONS for kind in ("png", "pdf")}
     assert {path.name for path in contents[0]} == drawn | {
         "runs.csv", "curves.csv", "metrics.json", "environment.json", "table.csv", "table.md",
-        "table.tex",
+        "table.tex", "verdicts.json",
     }  # fmt: skip
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 15
     assert list(pd.read_csv(tmp_path / "table.csv").columns) == COLUMNS
@@ -245,7 +316,7 @@ def test_notebook_runs(made, tmp_path):
         for cell in done.cells if cell.cell_type == "code"
         for output in cell.outputs if "text/html" in output.get("data", {})
     )  # fmt: skip
-    assert claims(job, runs)[0].sentence in text
+    assert claims(job, runs, tables.answers(job, folder))[0].sentence in text
     assert "<b>91.7 ± 0.8</b>" in text
     assert text.count("<svg") == 3
 

@@ -21,22 +21,6 @@ from st import registry
 from st.errors import StError
 from st.registry import closest
 
-SHARE = "share_"  # a column of history.csv: what a term contributes to the gradient, in percent
-LEAST_SHARE = 1.0  # a term that never has more does next to nothing
-
-
-def inert(history: Mapping[str, Iterable[float]]) -> dict[str, float]:
-    """The terms whose share of the gradient stayed below LEAST_SHARE, and the largest of each.
-
-    `history`: the columns of a training's history.
-    """
-    largest = {
-        column.removeprefix(SHARE): max(history[column])
-        for column in history
-        if column.startswith(SHARE)
-    }
-    return {name: share for name, share in largest.items() if share < LEAST_SHARE}
-
 
 def taps_of(name: str, options: Mapping[str, Any], available: Iterable[str]) -> tuple[str, ...]:
     """What the loss `name` reads of a network that has the taps in `available`.

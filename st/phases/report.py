@@ -26,13 +26,18 @@ def run(job: Job, folder: Path) -> None:
             path = Path(folder, "figures", f"{dataset}-{architecture}-{name}")
             for kind in ("png", "pdf"):
                 figures.save(figure, path.with_name(f"{path.name}.{kind}"))
+    verdicts = claims(job, runs, tables.answers(job, folder))
     # the tables last: where they are, the figures are too
     write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
     write_json(Path(folder, "metrics.json"), tables.to_metrics(table))
     write_json(Path(folder, "environment.json"), tables.environment(job, folder))
+    found = [claim.to_json(job["seeds"]) for claim in verdicts]
+    write_json(Path(folder, "verdicts.json"), found)
     write_text(Path(folder, "curves.csv"), tables.curves(job, folder).to_csv(index=False))
     write_text(Path(folder, "table.md"), tables.to_markdown(table, caption))
     write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))
     write_text(Path(folder, "table.csv"), tables.to_csv(table))
-    for claim in claims(job, runs):
+    for claim in verdicts:
         say(claim.sentence)
+    for note in prose.notes(job, folder):
+        say(note)

@@ -10,9 +10,9 @@ from st.errors import StError
 from st.files import write_csv
 from st.job import Job
 from st.launch import Member
-from st.losses import inert
 from st.progress import Progress, say
 from st.recipe import Training
+from st.shares import inert
 from st.structure import Structure
 
 

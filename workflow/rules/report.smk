@@ -2,7 +2,7 @@
 
 REQUIRED INPUTS: metrics, histories and structures of the whole grid
 OUTPUTS: results/table.csv, .md, .tex, results/runs.csv, results/figures/, results/comparison.ipynb
-and .html; metrics.json and curves.csv, the same numbers for `dvc metrics` and `dvc plots`;
+and .html; verdicts.json, what is decided, with all numbers behind it; metrics.json and curves.csv, the same numbers for `dvc metrics` and `dvc plots`;
 environment.json, the versions and machines that made them
 """
 
@@ -22,6 +22,7 @@ rule report:
         runs="results/runs.csv",
         metrics="results/metrics.json",
         curves="results/curves.csv",
+        verdicts="results/verdicts.json",
         environment="results/environment.json",
         figures=report(
             directory("results/figures"),
