@@ -117,8 +117,9 @@ def test_all_phases_by_hand(project, capsys):
             for name in ("model.safetensors", "history.csv")
         ),
         *(
-            f"results/evaluate/{EXPERIMENT}/{row}/metrics.json"
+            f"results/evaluate/{EXPERIMENT}/{row}/{name}"
             for row in ("supernet", "st", "lottery")
+            for name in ("metrics.json", "predictions.safetensors")
         ),
     }
     supernet = load_model(results / f"pretrain/{EXPERIMENT}/sparse/model.safetensors")
