@@ -51,7 +51,7 @@ def supernet(case, path: Path) -> None:
 def search(criterion: str) -> dict:
     return {
         "seed": 0, "criterion": criterion, "options": criteria.check(criterion, {}),
-        "ranking": "global", "budget": {"params": 0.1, "macs": 0.5}, "min_channels": 1,
+        "ranking": "normalized", "budget": {"params": 0.1, "macs": 0.5}, "min_channels": 1,
         "round_to": 1, "latency": None, "lottery": None,
     }  # fmt: skip
 
