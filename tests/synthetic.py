@@ -2,8 +2,8 @@
 
 import json
 
-from st import tables
-from st.grid import HISTORY, METRICS, STRUCTURE, SUPERNET_HISTORY
+from st.config.grid import HISTORY, METRICS, STRUCTURE, SUPERNET_HISTORY
+from st.report import tables
 
 # row -> accuracy per seed
 ACCURACY = {

@@ -3,8 +3,8 @@
 import pytest
 from synthetic import ACCURACY, make_job, write_results
 
-from st import tables
-from st.claims import claims
+from st.report import tables
+from st.report.verdicts import claims
 
 
 def verdict(tmp_path, accuracy, **sizes):

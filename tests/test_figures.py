@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, row
 
-from st import figures
+from st.report import figures
 
 
 def test_pareto_front():

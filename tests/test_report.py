@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, make_job, place, write_results
 
-from st import figures, prose, tables
-from st.claims import claims
-from st.errors import StError
-from st.grid import METRICS
+from st.config.grid import METRICS
+from st.core.errors import StError
 from st.phases import report
+from st.report import captions as prose
+from st.report import figures, tables
+from st.report.verdicts import claims
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",

@@ -6,15 +6,17 @@ import torch
 import torch._dynamo  # the counter would, later and more slowly
 from torch.utils.flop_counter import FlopCounterMode
 
-from st import __version__, environment, network
-from st.checkpoint import load_model
-from st.data import load_data
-from st.device import choose
-from st.files import write_json
-from st.images import Images
-from st.job import Job
-from st.latency import seconds
-from st.training import accuracy
+from st import __version__
+from st.core import provenance as environment
+from st.core.device import choose
+from st.core.files import write_json
+from st.core.job import Job
+from st.data.dataset import load_data
+from st.data.images import Images
+from st.networks import network
+from st.networks.checkpoint import load_model
+from st.pruning.latency import seconds
+from st.training.accuracy import accuracy
 
 
 def run(
