@@ -15,15 +15,15 @@ import torch
 from common import machine, write
 from scipy import stats
 
-from st import network
-from st.augment import Augment
-from st.device import choose
-from st.images import Images
-from st.objective import Objective
-from st.recipe import Training, learning_rate
-from st.registry import datasets, inits
-from st.structure import Structure
-from st.training import Run, fit
+from st.core.device import choose
+from st.core.registry import datasets, inits
+from st.data.augment import Augment
+from st.data.images import Images
+from st.networks import network
+from st.networks.structure import Structure
+from st.training.loop import Run, fit
+from st.training.objective import Objective
+from st.training.recipe import Training, learning_rate
 
 STRUCTURE = Structure("vgg", {"layers": [16, 16, "M", 32, 32, "M", 64, 64]}, (1, 8, 8), 10)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from st import network as networks
-from st.data import Data
-from st.environment import processor
-from st.registry import architectures, inits
-from st.structure import Structure
+from st.core.provenance import processor
+from st.core.registry import architectures, inits
+from st.data.dataset import Data
+from st.networks import network as networks
+from st.networks.structure import Structure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -78,7 +78,7 @@ def random_data(images: int, shape: tuple[int, int, int] = (3, 32, 32), classes:
 
 def folder_data(folder: Path, images: int) -> Data:
     """So many images of a folder of class folders, as 32x32 pixels."""
-    from st.registry import datasets
+    from st.core.registry import datasets
 
     source = datasets.get("imagefolder")
     part = {} if (folder / "train").is_dir() else {"test_fraction": 0.1}

@@ -11,14 +11,14 @@ import torch
 from common import OBJECTIVE, Case, network, plain_selections, transformed
 from torch import nn
 
-from st.augment import Augment
-from st.data import Data
-from st.device import choose
-from st.images import Images
-from st.network import folded
-from st.objective import Objective
-from st.recipe import Training
-from st.training import Run, fit
+from st.core.device import choose
+from st.data.augment import Augment
+from st.data.dataset import Data
+from st.data.images import Images
+from st.networks.network import folded
+from st.training.loop import Run, fit
+from st.training.objective import Objective
+from st.training.recipe import Training
 
 EPOCHS = 150  # more than any benchmark runs, fewer than views: the teacher's outputs aren't cached
 RATE = 0.01

@@ -17,10 +17,11 @@ from pathlib import Path
 from common import ROOT, machine, write
 from overhead import jobs
 
-from st.calibrate import calibrate
-from st.check import load
-from st.estimate import Phase, datasets, predict
-from st.grid import Grid
+from st.config.check import load
+from st.config.grid import Grid
+from st.estimate.calibrate import calibrate
+from st.estimate.predict import Phase, predict
+from st.estimate.trainings import datasets
 
 sys.path.insert(0, str(ROOT / "tests"))
 

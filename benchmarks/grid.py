@@ -28,7 +28,7 @@ import yaml
 from common import ROOT, machine, write
 from tabulate import tabulate
 
-from st.calibrate import idle_job
+from st.estimate.calibrate import idle_job
 
 PARTS = ("Snakefile", "workflow", "st", "profiles")
 ENVIRONMENT = {

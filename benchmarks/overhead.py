@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from st.data import load_data
+from st.data.dataset import load_data
 
 EPOCH = re.compile(r": epoch \d+/\d+ .* ([\d,]+) images/s")
 TRAINING = ("pretrain", "train")

@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 from common import CASES, ROOT, machine, random_data, structure, write
 
-from st.checkpoint import save_model
-from st.data import save_data
-from st.registry import criteria, inits
-from st.structure import load_structure
+from st.core.registry import criteria, inits
+from st.data.dataset import save_data
+from st.networks.checkpoint import save_model
+from st.networks.structure import load_structure
 
 CRITERIA = ("bn_scale", "l1_norm", "geometric_median", "uniform", "taylor")
 

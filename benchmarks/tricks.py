@@ -20,10 +20,12 @@ from torch import Tensor
 from train import TASKS, has_bfloat16
 from turns import perform, race
 
-from st import device, network, teacher, training
-from st.augment import Augment
-from st.device import Device
-from st.images import Images
+from st.core import device
+from st.core.device import Device
+from st.data.augment import Augment
+from st.data.images import Images
+from st.networks import network
+from st.training import loop, teacher
 
 ALL = "all"
 
@@ -52,18 +54,17 @@ def plain_shortcuts() -> None:
 def torchs_sgd() -> None:
     made = []  # when the one training of a process takes its first step
 
-    def descend(run, rate) -> None:
+    def descend(weights, momentum, recipe, rate) -> None:
         if not made:
-            recipe = run.recipe
             sgd = torch.optim.SGD(
-                run.weights, lr=recipe.lr, momentum=recipe.momentum,
+                weights, lr=recipe.lr, momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
             )  # fmt: skip
             made.append(sgd)
         made[0].step()
         made[0].zero_grad()
 
-    training._descend = descend
+    loop.descend = descend
 
 
 # What is taken away, by its name in the table, for both tasks.

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from st import __version__
-from st.errors import StError, explained, one_line
-from st.launch import ABANDONED, Abandoned, Member, launch
+from st.core.errors import StError, explained, one_line
+from st.training.launch import ABANDONED, Abandoned, Member, launch
 
 # phase -> (help, input options, output options, whether it computes with torch)
 PHASES = {
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="compute it with N processes, each on a GPU of its own (default: 1)",
             )
-            command.add_argument("--member", help=argparse.SUPPRESS)  # as st.launch says
+            command.add_argument("--member", help=argparse.SUPPRESS)  # as st.training.launch says
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = commands.add_parser("estimate", help=text, description=text)
     _add_params(cost)
@@ -127,13 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "params":
             _print_params(options.params)
         elif options.command == "estimate":
-            from st import estimate
+            from st.estimate.predict import run
 
-            estimate.run(
-                options.params, max(1, options.jobs), options.device, options.rates, options.save
-            )
+            run(options.params, max(1, options.jobs), options.device, options.rates, options.save)
         elif options.command == "schema":
-            from st.params import schema
+            from st.config.params import schema
 
             print(json.dumps(schema(), indent=2))
         else:
@@ -161,7 +159,7 @@ def _fail(message: str) -> None:
 def _print_params(path: str) -> None:
     import yaml
 
-    from st.check import load
+    from st.config.check import load
 
     print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
 
@@ -176,13 +174,13 @@ def load_phase(name: str) -> ModuleType:
 
 
 def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
-    from st import progress, registry
+    from st.core import progress, registry
 
     _, inputs, outputs, torch = PHASES[options.command]
     if options.job is None:
-        from st.by_hand import by_hand
-        from st.check import load
-        from st.grid import Grid
+        from st.config.by_hand import by_hand
+        from st.config.check import load
+        from st.config.grid import Grid
 
         job, files, label = by_hand(
             Grid(load(options.params)), options.command, getattr(options, "experiment", None)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from st import progress
-from st.data import Data
-from st.graph import draw
-from st.structure import Structure
+from st.core import progress
+from st.data.dataset import Data
+from st.networks.graph import draw
+from st.networks.structure import Structure
 
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
@@ -78,7 +78,7 @@ def made(tmp_path_factory):
     """(job, folder, runs, table) of a synthetic results tree."""
     from synthetic import make_job, write_results
 
-    from st import tables  # with pandas, which few tests need
+    from st.report import tables  # with pandas, which few tests need
 
     folder, job = tmp_path_factory.mktemp("results"), make_job()
     write_results(folder, job)

@@ -5,9 +5,9 @@ import zlib
 
 import numpy as np
 
-from st import tables
-from st.grid import HISTORY, METRICS, PREDICTIONS, STRUCTURE, SUPERNET_HISTORY
-from st.predictions import save_predictions
+from st.config.grid import HISTORY, METRICS, PREDICTIONS, STRUCTURE, SUPERNET_HISTORY
+from st.report import tables
+from st.report.predictions import save_predictions
 
 # row -> accuracy per seed
 ACCURACY = {

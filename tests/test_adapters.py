@@ -10,19 +10,21 @@ from test_resume import RECIPE, epochs_run, interrupt_after  # noqa: F401 (a fix
 from test_training import STRUCTURE, a_run, a_teacher, trained
 from torch import nn
 
-from st import check, network
-from st.augment import Augment
-from st.checkpoint import load_model, read_tensors, save_model, write_tensors
-from st.data import save_data
-from st.device import choose
-from st.errors import StError
-from st.grid import Grid
+from st.config import check
+from st.config.grid import Grid
+from st.core.device import choose
+from st.core.errors import StError
+from st.core.registry import inits, losses
+from st.core.tensors import read_tensors, write_tensors
+from st.data.augment import Augment
+from st.data.dataset import save_data
+from st.networks import network
+from st.networks.checkpoint import load_model, save_model
+from st.networks.structure import Structure
 from st.phases import prepare, train
-from st.registry import inits, losses
-from st.resume import FORMAT, Interrupted
-from st.structure import Structure
-from st.teacher import Teacher
-from st.training import Objective
+from st.training.objective import Objective
+from st.training.resume import FORMAT, Interrupted
+from st.training.teacher import Teacher
 
 TAPS = STRUCTURE.graph.taps
 HINTS = {"ce": {"weight": 1.0}, "fitnet": {"weight": 1.0, "stage": None}}
@@ -206,7 +208,7 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     run = a_run(objective=None, teacher=a_teacher())
     floats = 9 * 64 + 12 * 16 + 3  # stage1, stage2, logits
     augment = Augment(crop=1)
-    monkeypatch.setattr("st.teacher.CACHE_BYTES", share * 4 * floats * 40 * augment.views)
+    monkeypatch.setattr("st.training.teacher.CACHE_BYTES", share * 4 * floats * 40 * augment.views)
     teacher = Teacher(run.teacher, objective.taps, run.images, augment, 99, run.device)
     assert (teacher._cache is not None) == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)

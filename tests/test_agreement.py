@@ -9,26 +9,28 @@ import torch
 from conftest import random_keep, random_tensors, stripes
 from torch.nn import functional as F
 
-from st import network
-from st.augment import Augment
-from st.check import load, parse
-from st.checkpoint import load_model, save_model
-from st.criteria import Subject
-from st.data import save_data
-from st.device import choose
-from st.errors import StError
-from st.grid import Grid
-from st.images import Images
+from st.config.check import load, parse
+from st.config.grid import Grid
+from st.core.device import choose
+from st.core.errors import StError
+from st.core.registry import architectures, criteria, inits
+from st.core.seeds import derive
+from st.core.shares import inert
+from st.data.augment import Augment
+from st.data.dataset import save_data
+from st.data.images import Images
+from st.networks import network
+from st.networks.checkpoint import load_model, save_model
+from st.networks.structure import Structure, save_structure
 from st.phases import initialize, pretrain, train
-from st.recipe import Training, learning_rate
-from st.registry import architectures, criteria, inits
-from st.search import Budget
-from st.seeds import derive
-from st.shares import inert
-from st.structure import Structure, save_structure
-from st.tas.network import Supernet
-from st.tas.space import read, shaped
-from st.training import Objective, Run, Step, fit
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget
+from st.pruning.tas.network import Supernet
+from st.pruning.tas.space import read, shaped
+from st.training.epochs import scaled_epochs
+from st.training.loop import Run, Step, fit
+from st.training.objective import Objective
+from st.training.recipe import Training, learning_rate
 
 # Fresh weights
 
@@ -212,10 +214,10 @@ def test_scratch_b_has_the_supernets_computation():
     full = full_network("vgg", FAMILIES["vgg"])
     part = replace(full, keep={g.name: np.arange(g.size // 4) for g in full.graph.groups.values()})
     job = {"training": {"epochs": 160}, "epoch_rule": "computation", "max_epoch_factor": None}
-    epochs = train.scaled_epochs(job, part)
+    epochs = scaled_epochs(job, part)
     assert epochs == int(160 * full.cost()[1] / part.cost()[1])
     assert epochs * part.cost()[1] > 0.99 * 160 * full.cost()[1]
-    assert train.scaled_epochs({**job, "max_epoch_factor": 2.0}, part) == 320
+    assert scaled_epochs({**job, "max_epoch_factor": 2.0}, part) == 320
 
 
 # Rankings

@@ -6,11 +6,11 @@ import torch
 from conftest import full_cost, pruned, random_keep, small_structure
 from torch.utils.flop_counter import FlopCounterMode
 
-from st.device import Device
-from st.errors import StError
-from st.graph import draw
-from st.network import Network
-from st.structure import Structure
+from st.core.device import Device
+from st.core.errors import StError
+from st.networks.graph import draw
+from st.networks.network import Network
+from st.networks.structure import Structure
 
 # Millions of parameters and MACs, to the digits given: Liu et al. 2017, Liu et al. 2019
 PUBLISHED = {
@@ -114,7 +114,7 @@ def test_taps(small):
 def test_shortcuts_subsample_and_pad_on_both_sides():
     graph = draw("resnet", {"depth": 8}, (3, 8, 8), 10)
     node = next(n for n in graph.nodes if n.op == "shortcut")
-    from st.network import apply
+    from st.networks.network import apply
 
     x = torch.rand(1, 16, 7, 8)
     y = apply(node, [x])

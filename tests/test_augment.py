@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from st.augment import Augment
-from st.seeds import derive, stream
+from st.core.seeds import derive, stream
+from st.data.augment import Augment
 
 
 def all_views(image: np.ndarray, crop: int, flip: bool) -> list[np.ndarray]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from test_model_files import mutate
 
-from st.check import load, parse
-from st.errors import StError
-from st.registry import losses
+from st.config.check import load, parse
+from st.core.errors import StError
+from st.core.registry import losses
 
 
 class DROP:
@@ -299,7 +299,7 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             ("1 / 0", "ZeroDivisionError"),
             ("raise ValueError('two\\nlines')", "two lines"),
             ("def f(", "SyntaxError"),
-            ("from st.registry import losses\n@losses.register\ndef kd(): pass", "already"),
+            ("from st.core.registry import losses\n@losses.register\ndef kd(): pass", "already"),
         ]
     ):
         (tmp_path / f"plugin{number}.py").write_text(text)

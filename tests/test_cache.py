@@ -154,8 +154,10 @@ EDITS = {
     "the recipe": ("params.yaml", "lr: 0.05", "lr: 0.06", ALL),
     "a seed": ("params.yaml", "[0]", "[1]", {job.replace("seed0", "seed1") for job in ALL}),
     "a method": ("params.yaml", "kd: 0.9", "kd: 0.8", {"train/photos/vgg/seed0/st"}),
-    "code of a loss": ("st/losses/kd.py", '"""', '"""New: ', {"train/photos/vgg/seed0/st"}),
-    "code of a criterion": ("st/criteria/bn_scale.py", '"""', '"""New: ', SLIMMED),
+    "code of a loss": (
+        "st/training/losses/kd.py", '"""', '"""New: ', {"train/photos/vgg/seed0/st"},
+    ),
+    "code of a criterion": ("st/pruning/criteria/bn_scale.py", '"""', '"""New: ', SLIMMED),
 }  # fmt: skip
 
 

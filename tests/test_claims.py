@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, make_job, row, write_results
 
-from st import tables
-from st.claims import claims, decide
-from st.margins import Margin
-from st.params import Params
+from st.config.params import Params
+from st.report import tables
+from st.report.margins import Margin
+from st.report.verdicts import claims, decide
 
 BEST = {**ACCURACY, "st": [94.0, 94.2, 94.4]}
 
@@ -168,8 +168,8 @@ def test_clean_controls_leave_nothing_missing(tmp_path):
 
 
 def test_what_claims_may_name():
-    from st.check import parse
-    from st.errors import StError
+    from st.config.check import parse
+    from st.core.errors import StError
 
     data = {
         "seeds": [0],
@@ -182,7 +182,7 @@ def test_what_claims_may_name():
     }
     params = parse(data)
     # a supernet that no method needs is trained, because a claim is about it
-    from st.grid import Grid
+    from st.config.grid import Grid
 
     assert Grid(params).supernets("vgg") == ["plain", "longer"]
     assert Grid(Params(**{**data, "claims": {}})).supernets("vgg") == ["plain"]

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from st import cli
-from st.checkpoint import load_model
-from st.progress import logger
-from st.structure import load_structure
+from st.core.progress import logger
+from st.networks.checkpoint import load_model
+from st.networks.structure import load_structure
 
 EXPERIMENT = "digits/vgg/seed0"
 ON_CPU = ("--device", "cpu", "--threads", "1")
@@ -51,8 +51,8 @@ def test_help_is_light_and_fast():
 def test_the_workflow_needs_no_torch():
     params = str(Path(__file__).parent.parent / "params.yaml")
     code = (
-        "import st.grid, st.params, st.check\n"
-        f"grid = st.grid.Grid(st.check.load({params!r}))\n"
+        "import st.config.grid, st.config.params, st.config.check\n"
+        f"grid = st.config.grid.Grid(st.config.check.load({params!r}))\n"
         "grid.report()\n"
         "[grid.train('digits', 'vgg', 0, m) for m in grid.methods('vgg')]\n"
         "[grid.init_source(m) for m in grid.methods('vgg')]"
@@ -266,7 +266,7 @@ def test_as_a_program(project):
 def test_a_diverging_training_leaves_no_files(project, monkeypatch, capsys):
     assert st("prepare", "digits") == 0
     before = files(project)
-    monkeypatch.setattr("st.training.learning_rate", lambda *arguments: 1e30)
+    monkeypatch.setattr("st.training.loop.learning_rate", lambda *arguments: 1e30)
     capsys.readouterr()
     assert st("pretrain", f"{EXPERIMENT}/sparse", *ON_CPU) == 2
     told = capsys.readouterr().err

@@ -8,16 +8,16 @@ import torch
 from conftest import pruned, random_keep, random_tensors, small_structure
 from torch.nn import functional as F
 
-from st import network
-from st.checkpoint import Checkpoint
-from st.criteria import Subject
-from st.data import Data, save_data
-from st.errors import StError
-from st.registry import architectures, criteria, inits
-from st.search import Budget
-from st.seeds import stream
-from st.sources import sources
-from st.structure import Structure
+from st.config.sources import sources
+from st.core.errors import StError
+from st.core.registry import architectures, criteria, inits
+from st.core.seeds import stream
+from st.data.dataset import Data, save_data
+from st.networks import network
+from st.networks.checkpoint import Checkpoint
+from st.networks.structure import Structure
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget
 
 IMAGES = 30
 
@@ -84,7 +84,7 @@ def test_geometric_median_is_the_distance_to_all_others(subject):
 
 def test_geometric_median_keeps_its_digits():
     """Filters that are nearly the same, and far from zero; and two that are the same."""
-    from st.criteria.geometric_median import distances
+    from st.pruning.criteria.geometric_median import distances
 
     rng = np.random.default_rng(0)
     rows = 1e3 + 1e-3 * rng.standard_normal((20, 50))
@@ -180,7 +180,7 @@ def test_only_what_trains_depends_on_the_training_code():
     for name in criteria.names():
         files = {path.name for path in sources("st.phases.search", criteria.module(name))}
         assert ("images.py" in files) == getattr(criteria.get(name), "data", False), name
-        assert ("training.py" in files) == (name == "tas"), name
+        assert ("optimiser.py" in files) == (name == "tas"), name
 
 
 def test_random_depends_on_the_seed_and_the_group(subject):

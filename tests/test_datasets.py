@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import stripes
 
-from st.data import Data, load_data, save_data
-from st.errors import StError
+from st.core.errors import StError
+from st.core.registry import datasets
+from st.data.dataset import Data, load_data, save_data
 from st.phases import prepare
-from st.registry import datasets
 
 
 def test_digits():
@@ -95,7 +95,7 @@ def test_data_files_that_are_something_else(tmp_path):
         with pytest.raises(StError, match=words) as caught:
             load_data(path)
         assert str(caught.value).startswith(str(path))
-    from st.checkpoint import VERSION, write_tensors
+    from st.core.tensors import VERSION, write_tensors
 
     header = {"format": "search-and-train data", "version": VERSION, "classes": [], "sha256": ""}
     write_tensors(path, {"train.images": np.zeros(1)}, header)

@@ -7,10 +7,11 @@ import torch
 from conftest import pruned, random_tensors, small_structure
 from test_losses import NAMES
 
-from st import network, prose
-from st.errors import StError
-from st.losses import taps_of
-from st.registry import losses
+from st.core.errors import StError
+from st.core.registry import losses
+from st.networks import network
+from st.report import captions as prose
+from st.training.losses import taps_of
 
 OTHERS = ["at", "dkd", "fitnet", "pkt", "rkd", "sp"]
 STAGES = {"at": ["stage1", "stage2"], "sp": ["stage2"], "fitnet": ["stage1"]}

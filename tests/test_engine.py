@@ -10,11 +10,12 @@ from test_training import ALL, a_run, a_teacher, trained
 from torch import nn
 from torch.nn import functional as F
 
-from st import device, network
-from st.augment import Augment
-from st.device import WARM_UP, Device, Recorded
-from st.graph import Node
-from st.training import Step
+from st.core import device
+from st.core.device import WARM_UP, Device, Recorded
+from st.data.augment import Augment
+from st.networks import network
+from st.networks.graph import Node
+from st.training.loop import Step
 
 
 def images(structure, count=4):

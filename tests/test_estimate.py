@@ -9,14 +9,15 @@ import yaml
 from conftest import SMALL, small_structure
 from project import copy_project, jobs, snakemake
 
-from st import estimate, registry
-from st.check import load, parse
 from st.cli import main
-from st.data import Data
-from st.errors import StError
-from st.estimate import Rates, predict, trainings
-from st.files import read_json
-from st.grid import Grid
+from st.config.check import load, parse
+from st.config.grid import Grid
+from st.core import registry
+from st.core.errors import StError
+from st.core.files import read_json
+from st.data.dataset import Data
+from st.estimate.predict import predict
+from st.estimate.trainings import Rates, stand_in, trainings
 
 DIGITS = ((1, 8, 8), 10)
 
@@ -46,7 +47,7 @@ def test_stand_ins_use_up_the_budget(name, bounds, criterion):
         "criterion": criterion, "seed": 0, "min_channels": 1, "round_to": 1,
         "budget": {"params": None, "macs": None, "latency": None, **bounds},
     }  # fmt: skip
-    part = estimate.stand_in(full, search)
+    part = stand_in(full, search)
     kept = [a / b for a, b in zip(part.cost(), part.full.cost(), strict=True)]
     assert 0.15 < kept["params" not in bounds] <= 0.4
     assert part.full.cost() == full.cost()
@@ -99,8 +100,8 @@ def test_searches_that_train_cost_that(tiny):
 
 def test_disk(tiny, tmp_path):
     """The bytes of weights are those of the files."""
-    from st.checkpoint import save_model
-    from st.registry import inits
+    from st.core.registry import inits
+    from st.networks.checkpoint import save_model
 
     grid = Grid(parse(tiny))
     kind = trainings(grid, {"digits": DIGITS})["train/digits/vgg/st"]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, make_job, place, row, write_results
 
-from st import figures
+from st.report import figures
 
 
 def test_pareto_front():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from st.errors import StError
-from st.files import read_json, whole, write_csv, write_json, write_text
+from st.core.errors import StError
+from st.core.files import read_json, whole, write_csv, write_json, write_text
 
 
 def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):

@@ -14,13 +14,13 @@ from conftest import pruned, random_keep, random_tensors, small_structure, strip
 from synthetic import make_job, place, write_results
 from test_model_files import mutate
 
-from st import tables
-from st.checkpoint import load_model, save_model
-from st.data import load_data, save_data
-from st.errors import StError
-from st.grid import METRICS
-from st.registry import inits
-from st.structure import load_structure, save_structure
+from st.config.grid import METRICS
+from st.core.errors import StError
+from st.core.registry import inits
+from st.data.dataset import load_data, save_data
+from st.networks.checkpoint import load_model, save_model
+from st.networks.structure import load_structure, save_structure
+from st.report import tables
 
 NUMBERS = [0, 1, 127, 128, 255]
 MEMORY = 200_000  # kB that reading a damaged file of some kB may take at most

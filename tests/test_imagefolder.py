@@ -5,10 +5,10 @@ import pytest
 from conftest import stripes
 from PIL import Image
 
-from st.data import save_data
-from st.errors import StError
+from st.core.errors import StError
+from st.core.registry import datasets
+from st.data.dataset import save_data
 from st.phases import train
-from st.registry import datasets
 
 
 def picture(path, width=10, height=8, value=None, mode="RGB") -> np.ndarray:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from st import cli, files, resume
-from st.checkpoint import load_model
-from st.files import alone
-from st.progress import logger
+from st import cli
+from st.core import files
+from st.core.files import alone
+from st.core.progress import logger
+from st.networks.checkpoint import load_model
+from st.training import resume
 
 PARAMS = """
 seeds: [0]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from conftest import random_tensors, small_structure
 
-from st import latency
-from st.checkpoint import save_model
-from st.criteria import Subject
-from st.device import Device
-from st.errors import StError
-from st.network import Network
+from st.core.device import Device
+from st.core.errors import StError
+from st.core.registry import criteria
+from st.networks.checkpoint import save_model
+from st.networks.network import Network
+from st.networks.structure import Structure, load_structure
 from st.phases import search
-from st.registry import criteria
-from st.search import Budget, most_within, select_channels
-from st.structure import Structure, load_structure
+from st.pruning import latency
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget, most_within, select_channels
 
 GRAPH = small_structure("preresnet").graph
 FULL = GRAPH.widths({})

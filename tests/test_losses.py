@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from st.errors import StError
-from st.registry import losses
-from st.training import Objective
+from st.core.errors import StError
+from st.core.registry import losses
+from st.training.objective import Objective
 
 NAMES = ["ce", "kd", "cc"]  # the others: test_distillation.py
 SHAPES = [(2, 2), (5, 10), (17, 100)]  # batch, classes

@@ -7,21 +7,21 @@ import pytest
 from conftest import random_keep, small_structure, stripes
 from test_resume import epochs_run, interrupt_after  # noqa: F401
 
-from st import lottery
-from st.by_hand import by_hand
-from st.check import parse
-from st.checkpoint import load_model
-from st.criteria import Subject
-from st.data import save_data
-from st.errors import StError
-from st.grid import Grid
+from st.config.by_hand import by_hand
+from st.config.check import parse
+from st.config.grid import Grid
+from st.config.sources import sources
+from st.core.errors import StError
+from st.core.registry import criteria
+from st.data.dataset import save_data
+from st.networks.checkpoint import load_model
+from st.networks.structure import Structure, load_structure
 from st.phases import initialize, pretrain, search, train
-from st.recipe import Training
-from st.registry import criteria
-from st.resume import Interrupted
-from st.search import Budget, select_channels
-from st.sources import sources
-from st.structure import Structure, load_structure
+from st.pruning import lottery
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget, select_channels
+from st.training.recipe import Training
+from st.training.resume import Interrupted
 
 RECIPE = Training(epochs=3, batch_size=8, lr=0.05, schedule="onecycle").model_dump()
 COMMON = {"seed": 0, "augment": {"crop": 1, "flip": False}, "training": RECIPE, "sparsity": 0.0}
@@ -227,9 +227,9 @@ def test_params_to_job(tiny):
 
 
 def test_plain_searches_do_not_depend_on_training():
-    files = {path.name for path in sources("st.phases.search", "st.criteria.bn_scale")}
-    assert not files & {"lottery.py", "latency.py", "training.py", "train.py"}
-    assert {"training.py", "train.py"} <= {path.name for path in sources("st.lottery")}
+    files = {path.name for path in sources("st.phases.search", "st.pruning.criteria.bn_scale")}
+    assert not files & {"lottery.py", "latency.py", "loop.py", "trainer.py"}
+    assert {"loop.py", "trainer.py"} <= {path.name for path in sources("st.pruning.lottery")}
 
 
 def test_budgets_on_the_way():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from st.margins import Margin
+from st.report.margins import Margin
 
 
 def pair(seeds=4, images=50, seed=0, one=0.8, other=0.7) -> Margin:

@@ -5,8 +5,8 @@ import copy
 import pytest
 from test_bad_params import changed
 
-from st.check import load, parse, read
-from st.errors import StError
+from st.config.check import load, parse, read
+from st.core.errors import StError
 
 UNIFORM = {"searches.slimming.criterion": "uniform", "methods.lottery.init": "random"}
 # what has no effect beside other keys: (changes, the key that is named, words)

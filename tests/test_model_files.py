@@ -9,18 +9,12 @@ from conftest import SMALL, pruned, random_keep, random_tensors, small_structure
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from st import network
-from st.checkpoint import (
-    VERSION,
-    Checkpoint,
-    load_model,
-    read_tensors,
-    save_model,
-    write_tensors,
-)
-from st.errors import StError
-from st.job import fingerprint
-from st.structure import load_structure
+from st.core.errors import StError
+from st.core.job import fingerprint
+from st.core.tensors import VERSION, read_tensors, write_tensors
+from st.networks import network
+from st.networks.checkpoint import Checkpoint, load_model, save_model
+from st.networks.structure import load_structure
 
 
 @pytest.fixture

@@ -8,16 +8,17 @@ import pytest
 import torch
 from conftest import random_tensors, small_structure, stripes
 
-from st import network, registry
-from st.augment import Augment
-from st.device import choose
-from st.errors import StError
-from st.images import Images
-from st.launch import Member
-from st.objective import Objective
-from st.parallel import Group
-from st.recipe import Training
-from st.training import Run, fit
+from st.core import registry
+from st.core.device import choose
+from st.core.errors import StError
+from st.data.augment import Augment
+from st.data.images import Images
+from st.networks import network
+from st.training.launch import Member
+from st.training.loop import Run, fit
+from st.training.objective import Objective
+from st.training.parallel import Group
+from st.training.recipe import Training
 
 fork = multiprocessing.get_context("fork")
 BATCH = 8  # for three processes: 3, 3 and 2 images

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from st.check import load, parse
-from st.params import objective, recipe, schema
+from st.config.check import load, parse
+from st.config.params import objective, recipe, schema
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "params").glob("*.yaml"))]

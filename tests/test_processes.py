@@ -15,7 +15,7 @@ from project import copy_project, run, trainings
 from test_slots import fake_driver
 
 from st import cli
-from st.checkpoint import load_model
+from st.networks.checkpoint import load_model
 
 PARAMS = """
 seeds: [0]

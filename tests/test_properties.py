@@ -12,13 +12,14 @@ from hypothesis import strategies as st_
 from synthetic import make_job, place, write_results
 from test_structure import logits, masked
 
-from st import network, tables
-from st.checkpoint import Checkpoint
-from st.errors import StError
-from st.grid import METRICS
-from st.objective import Objective
-from st.registry import inits, losses
-from st.structure import Structure
+from st.config.grid import METRICS
+from st.core.errors import StError
+from st.core.registry import inits, losses
+from st.networks import network
+from st.networks.checkpoint import Checkpoint
+from st.networks.structure import Structure
+from st.report import tables
+from st.training.objective import Objective
 
 seeds = st_.integers(0, 2**32 - 1)
 names = st_.sampled_from(sorted(SMALL))
@@ -70,7 +71,7 @@ def value(name: str, student: dict, teacher: dict, labels: torch.Tensor) -> floa
     taps = dict.fromkeys(student)
     objective = Objective({name: {"weight": 1.0, **losses.check(name, {})}}, taps)
     if objective.adaptive:
-        from st.device import Device
+        from st.core.device import Device
 
         objective.adapt(student, teacher, 0, Device("cpu"))
         objective.adapters.double()

@@ -5,14 +5,14 @@ import pytest
 from conftest import random_tensors
 from test_architectures import in_millions
 
-from st.check import parse
-from st.criteria import Subject
-from st.criteria.published import PUBLISHED
-from st.errors import StError
-from st.phases.train import scaled_epochs
-from st.registry import criteria
-from st.search import Budget, select_channels
-from st.structure import Structure
+from st.config.check import parse
+from st.core.errors import StError
+from st.core.registry import criteria
+from st.networks.structure import Structure
+from st.pruning.criteria import Subject
+from st.pruning.criteria.published import PUBLISHED
+from st.pruning.selection import Budget, select_channels
+from st.training.epochs import scaled_epochs
 
 # millions of parameters and MACs, percent of them removed, epochs of Scratch-B instead of 160
 SIZES = {

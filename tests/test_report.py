@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, IMAGES, make_job, place, write_results
 
-from st import figures, prose, tables
-from st.claims import claims
-from st.errors import StError
-from st.grid import METRICS, PREDICTIONS
+from st.config.grid import METRICS, PREDICTIONS
+from st.core.errors import StError
 from st.phases import report
-from st.predictions import load_predictions, save_predictions
+from st.report import captions as prose
+from st.report import figures, tables
+from st.report.predictions import load_predictions, save_predictions
+from st.report.verdicts import claims
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",

@@ -12,15 +12,15 @@ import pytest
 from conftest import stripes
 from safetensors.numpy import save_file
 
-from st import resume
-from st.augment import Augment
-from st.checkpoint import load_model, save_model
-from st.data import save_data
+from st.core.progress import Progress
+from st.data.augment import Augment
+from st.data.dataset import save_data
+from st.networks.checkpoint import load_model, save_model
+from st.networks.structure import Structure, save_structure
 from st.phases import initialize, pretrain, train
-from st.progress import Progress
-from st.recipe import Training
-from st.resume import Interrupted
-from st.structure import Structure, save_structure
+from st.training import resume
+from st.training.recipe import Training
+from st.training.resume import Interrupted
 
 EPOCHS = 5
 RECIPE = Training(
@@ -117,8 +117,9 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_resume
-from st import files, resume
-from st.progress import Progress
+from st.core import files
+from st.training import resume
+from st.core.progress import Progress
 
 resume.INTERVAL = 0.0
 at, told = sys.argv[3], Progress.epoch

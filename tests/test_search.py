@@ -9,9 +9,9 @@ from conftest import SMALL, small_structure
 from hypothesis import given, settings
 from hypothesis import strategies as st_
 
-from st.errors import StError
-from st.graph import Graph, draw
-from st.search import Budget, check_reachable, least_widths, select_channels, usage
+from st.core.errors import StError
+from st.networks.graph import Graph, draw
+from st.pruning.selection import Budget, check_reachable, least_widths, select_channels, usage
 
 GRAPHS = {name: small_structure(name).graph for name in SMALL}
 SMALLEST = 0.02  # below it hardly any budget of these networks can be met

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from project import copy_project, run
 
-from st import slots
+from st.core import slots
 
 # Takes a slot, notes that in a file that all share, works for a while, and notes the end.
 JOB = """
 import os, sys, time
-from st import progress, slots
+from st.core import progress, slots
 progress.start("job", None)
 count = int(os.environ.get("WANTED", 1))
 slots.take(count)

@@ -27,7 +27,7 @@ COMMAND = (
 # A loss of no weight, which holds its training up as long as there is a file of a given name.
 PLUGIN = """
 import os, time
-from st.registry import losses
+from st.core.registry import losses
 
 @losses.register
 def held(student, teacher, labels, *, by: str):

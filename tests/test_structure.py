@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import pruned, random_keep, random_tensors
 
-from st import network
-from st.checkpoint import Checkpoint
-from st.registry import inits
-from st.structure import Structure, load_structure, save_structure
+from st.core.registry import inits
+from st.networks import network
+from st.networks.checkpoint import Checkpoint
+from st.networks.structure import Structure, load_structure, save_structure
 
 
 def masked(structure: Structure, tensors: dict) -> dict:

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 
-from st import cli, files
-from st.errors import explained
-from st.progress import Progress, logger
+from st import cli
+from st.core import files
+from st.core.errors import explained
+from st.core.progress import Progress, logger
 
 RUN = "digits/vgg/seed0"
 ARGUMENTS = ["pretrain", f"{RUN}/sparse", "--device", "cpu", "--threads", "1"]
@@ -97,14 +98,14 @@ ERRORS = [
 @pytest.mark.parametrize("error, words", ERRORS, ids=lambda x: type(x).__name__)
 def test_what_libraries_raise(stopped, monkeypatch, capsys, error, words):
     with monkeypatch.context() as patch:
-        patch.setattr("st.training.learning_rate", lambda *_: (_ for _ in ()).throw(error))
+        patch.setattr("st.training.loop.learning_rate", lambda *_: (_ for _ in ()).throw(error))
         fails(capsys, words, "are kept", "run it again")
     goes_on(stopped)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shape"), OSError(5, "I/O")])
 def test_bugs_keep_their_traceback(project, monkeypatch, error):
-    monkeypatch.setattr("st.training.learning_rate", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("st.training.loop.learning_rate", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)) as caught:
         st(*ARGUMENTS)
     assert caught.value is error and explained(error, "") is None
@@ -116,7 +117,7 @@ def test_a_full_disk(stopped, monkeypatch, capsys):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
     try:
         fails(capsys, "cannot be written", "File too large", "make room", "finished files are kept")
-        monkeypatch.setattr("st.resume.INTERVAL", 0.0)
+        monkeypatch.setattr("st.training.resume.INTERVAL", 0.0)
         fails(capsys, f"{STATE}: cannot be written")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -169,7 +170,7 @@ def test_a_full_disk_does_not_stop_for_the_log(project, capsys):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_losses_that_are_not_finite(stopped, monkeypatch, capsys, value):
-    from st.losses import ce
+    from st.training.losses import ce
 
     with monkeypatch.context() as patch:
         patch.setitem(
@@ -187,15 +188,15 @@ def _with(known, function):
 
 def test_weights_that_the_last_step_ruins(stopped, monkeypatch, capsys):
     """The loss of the last epoch is finite, the weights after it are not."""
-    from st import training
+    from st.training import loop
 
     def rate(recipe, progress):
         last = progress > 1 - 1 / (4 * (897 // 64)) - 1e-9
         return 1e300 if last else training_rate(recipe, progress)
 
-    training_rate = training.learning_rate
+    training_rate = loop.learning_rate
     with monkeypatch.context() as patch:
-        patch.setattr("st.training.learning_rate", rate)
+        patch.setattr("st.training.loop.learning_rate", rate)
         fails(capsys, "the weights are no longer finite in epoch 4", "lower training.lr")
     goes_on(stopped)
 
@@ -238,8 +239,8 @@ def test_files_and_folders_reach_the_disk(tmp_path, monkeypatch):
 
 def test_jobs_that_lack_keys(project, tiny, capsys):
     """Whatever key is taken out of a job: it is named."""
-    from st.check import parse
-    from st.grid import Grid
+    from st.config.check import parse
+    from st.config.grid import Grid
 
     grid = Grid(parse(tiny))
     capsys.readouterr()
@@ -274,8 +275,8 @@ def test_jobs_that_lack_keys(project, tiny, capsys):
     ids=str,
 )  # fmt: skip
 def test_jobs_with_wrong_values(project, tiny, capsys, change):
-    from st.check import parse
-    from st.grid import Grid
+    from st.config.check import parse
+    from st.config.grid import Grid
 
     job = Grid(parse(tiny)).pretrain("digits", "vgg", 0, "sparse") | change
     arguments = ["--data", "results/prepare/digits/data.safetensors", "--device", "cpu"]

@@ -10,16 +10,16 @@ from conftest import full_cost
 from test_architectures import counted
 from torch.nn import functional as F
 
-from st.errors import StError
-from st.graph import draw
-from st.inits.random import random
-from st.network import Network, build
-from st.registry import architectures, criteria
-from st.seeds import derive
-from st.structure import Structure
-from st.tas import loop
-from st.tas.network import Choice, Supernet, interpolated, mixed, sample
-from st.tas.space import kept_blocks, likeliest, read, shaped
+from st.core.errors import StError
+from st.core.registry import architectures, criteria
+from st.core.seeds import derive
+from st.networks.graph import draw
+from st.networks.inits.random import random
+from st.networks.network import Network, build
+from st.networks.structure import Structure
+from st.pruning.tas import loop
+from st.pruning.tas.network import Choice, Supernet, interpolated, mixed, sample
+from st.pruning.tas.space import kept_blocks, likeliest, read, shaped
 
 WIDTHS = criteria.check("tas", {})["widths"]
 NETWORKS = {

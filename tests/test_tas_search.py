@@ -11,19 +11,19 @@ from test_architectures import counted
 from test_tas import NETWORKS, WIDTHS, generator, supernet
 
 from st import cli
-from st.check import parse
-from st.checkpoint import load_model
-from st.criteria import Subject
-from st.data import save_data
-from st.errors import StError
-from st.registry import criteria
-from st.resume import Interrupted, Resume
-from st.search import Budget
-from st.sources import sources
-from st.structure import Structure, load_structure
-from st.tas import loop
-from st.tas.network import Supernet, sample
-from st.tas.space import read
+from st.config.check import parse
+from st.config.sources import sources
+from st.core.errors import StError
+from st.core.registry import criteria
+from st.data.dataset import save_data
+from st.networks.checkpoint import load_model
+from st.networks.structure import Structure, load_structure
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget
+from st.pruning.tas import loop
+from st.pruning.tas.network import Supernet, sample
+from st.pruning.tas.space import read
+from st.training.resume import Interrupted, Resume
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_an_interrupted_search_goes_on_exactly(data, tmp_path):
 
 
 def test_no_state_remains(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("st.resume.INTERVAL", 0)
+    monkeypatch.setattr("st.training.resume.INTERVAL", 0)
     searched("vgg", data, state=tmp_path / "resume.safetensors", epochs=2)
     assert list(tmp_path.iterdir()) == [data]
 
@@ -200,9 +200,13 @@ def test_architectures_that_no_method_searches_may_be_of_any_family():
 
 def test_only_tas_depends_on_its_code_and_on_training():
     def files(criterion):
-        return {str(path) for path in sources("st.phases.search", f"st.criteria.{criterion}")}
+        modules = ("st.phases.search", f"st.pruning.criteria.{criterion}")
+        return {str(path) for path in sources(*modules)}
 
-    own = {"tas/loop.py", "tas/network.py", "tas/space.py", "training.py", "resume.py"}
+    own = {
+        *("pruning/tas/loop.py", "pruning/tas/network.py", "pruning/tas/space.py"),
+        *("training/loop.py", "training/resume.py"),
+    }
     for name in own:
         assert any(path.endswith(f"st/{name}") for path in files("tas"))
         assert not any(path.endswith(f"st/{name}") for path in files("bn_scale"))

@@ -6,16 +6,19 @@ import torch
 from conftest import random_tensors, stripes
 from torch import nn
 
-from st import network
-from st.augment import Augment
-from st.device import choose
-from st.errors import StError
-from st.images import Images
-from st.recipe import Training, learning_rate
-from st.registry import inits
-from st.structure import Structure
-from st.teacher import Teacher
-from st.training import Objective, Run, _add_sparsity, _descend, accuracy, fit, predictions
+from st.core.device import choose
+from st.core.errors import StError
+from st.core.registry import inits
+from st.data.augment import Augment
+from st.data.images import Images
+from st.networks import network
+from st.networks.structure import Structure
+from st.training.accuracy import accuracy, predictions
+from st.training.loop import Run, _add_sparsity, fit
+from st.training.objective import Objective
+from st.training.optimiser import descend
+from st.training.recipe import Training, learning_rate
+from st.training.teacher import Teacher
 
 CE = {"ce": {"weight": 1.0}}
 ALL = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02}}
@@ -67,7 +70,7 @@ def test_sgd_is_torchs(momentum, nesterov, weight_decay):
         for group in other.param_groups:
             group["lr"] = rate
         other.step()
-        _descend(run, rate)
+        descend(run.weights, run.momentum, run.recipe, rate)
         for weight, copy in zip(run.weights, copies, strict=True):
             torch.testing.assert_close(weight.detach(), copy.detach(), rtol=1e-6, atol=1e-7)
             assert weight.grad is None

@@ -110,7 +110,7 @@ def st_on(seeds) -> set[str]:
 
 EDITS = {
     "hyper-parameter of a method": ("params.yaml", "cc: 0.02", "cc: 0.05", st_on((0, 1))),
-    "code of a loss": ("st/losses/cc.py", ".square()", ".abs()", st_on((0, 1))),
+    "code of a loss": ("st/training/losses/cc.py", ".square()", ".abs()", st_on((0, 1))),
     "a new seed": (
         "params.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]",
         {f"train digits/vgg/seed2/{m}" for m in ("st", "slimming-finetune", "scratch-b")}
@@ -122,7 +122,7 @@ EDITS = {
         {f"train digits/vgg/seed{seed}/scratch-e" for seed in (0, 1)},
     ),
     "a comment in code that no job uses": (
-        "st/datasets/mnist.py", '"""MNIST', '"""The MNIST data', set(),
+        "st/data/datasets/mnist.py", '"""MNIST', '"""The MNIST data', set(),
     ),
 }  # fmt: skip
 

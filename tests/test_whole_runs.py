@@ -173,8 +173,8 @@ def test_values_do_not_reach_the_shell(tmp_path):
     ["x;touch ran1", "$(touch ran1)", "-x", "a b", "a'b", "../a", "a/b", ".", "", "é;", "a."],
 )
 def test_plugin_names_are_names_of_modules(tmp_path, tiny, name):
-    from st.check import parse
-    from st.errors import StError
+    from st.config.check import parse
+    from st.core.errors import StError
 
     with pytest.raises(StError, match=r"plugins\.0"):
         parse({**tiny, "plugins": [name]})

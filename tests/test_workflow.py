@@ -101,20 +101,24 @@ def test_a_new_seed_leaves_the_others_alone(project):
 
 
 def test_code_of_a_loss(project):
-    edit(project / "st/losses/cc.py", "difference.square().mean()", "difference.abs().mean()")
+    edit(
+        project / "st/training/losses/cc.py",
+        "difference.square().mean()",
+        "difference.abs().mean()",
+    )
     assert trainings(plan(project)) == {
         f"train digits/{a}/seed{s}/st" for a in ("vgg", "densenet") for s in (0, 1)
     }
 
 
 def test_code_of_an_architecture(project):
-    edit(project / "st/architectures/densenet.py", "rate = scaled(", "rate = 1 * scaled(")
+    edit(project / "st/networks/architectures/densenet.py", "rate = scaled(", "rate = 1 * scaled(")
     assert {job.split("/")[1] for job in planned(project) if "/" in job} == {"densenet"}
 
 
 def test_unrelated_code(project):
     edit(project / "st/cli.py", '"""The command line:', '"""The command line interface:')
-    edit(project / "st/datasets/mnist.py", "MNIST, through", "The MNIST data, through")
+    edit(project / "st/data/datasets/mnist.py", "MNIST, through", "The MNIST data, through")
     assert planned(project) == set()
 
 

@@ -1,5 +1,5 @@
-"""The phases of the pipeline.
+"""The phases of the pipeline: one thin module for each command. May import all rooms below.
 
 Each has a function `run(job, files...)` that reads its input files and writes its output files; the
-job (see st/grid.py) says all else.
+job (see st/config/grid.py) says all else.
 """

@@ -6,15 +6,18 @@ import torch
 import torch._dynamo  # the counter would, later and more slowly
 from torch.utils.flop_counter import FlopCounterMode
 
-from st import __version__, environment, network, training
-from st.checkpoint import load_model
-from st.data import load_data
-from st.device import choose
-from st.files import write_json
-from st.images import Images
-from st.job import Job
-from st.latency import seconds
-from st.predictions import save_predictions
+from st import __version__
+from st.core import provenance as environment
+from st.core.device import choose
+from st.core.files import write_json
+from st.core.job import Job
+from st.data.dataset import load_data
+from st.data.images import Images
+from st.networks import network
+from st.networks.checkpoint import load_model
+from st.pruning.latency import seconds
+from st.report.predictions import save_predictions
+from st.training import accuracy
 
 
 def run(
@@ -50,13 +53,13 @@ def run(
         zip(metrics, checkpoints, networks, strict=True)
     ):
         params, macs = sizes[number]
-        predicted = training.predictions(net, images, where)
+        predicted = accuracy.predictions(net, images, where)
         row = {
             "dataset": job["dataset"],
             "architecture": job["architecture"],
             "method": job["rows"][number]["method"],
             "seed": job["seed"],
-            "accuracy": training.accuracy(predicted, images.test_labels),
+            "accuracy": accuracy.accuracy(predicted, images.test_labels),
             "params": params,
             "params_kept": params / sizes[0][0],
             "macs": macs,

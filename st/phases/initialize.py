@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from st import registry
-from st.checkpoint import load_model, save_model
-from st.job import Job
-from st.seeds import derive
-from st.structure import load_structure
+from st.core import registry
+from st.core.job import Job
+from st.core.seeds import derive
+from st.networks.checkpoint import load_model, save_model
+from st.networks.structure import load_structure
 
 
 def run(job: Job, structure: Path, source: Path | None, init: Path) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from st import registry
-from st.data import save_data
-from st.job import Job
-from st.progress import say
+from st.core import registry
+from st.core.job import Job
+from st.core.progress import say
+from st.data.dataset import save_data
 
 
 def run(job: Job, data: Path) -> None:

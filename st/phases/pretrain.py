@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from st import registry
-from st.checkpoint import save_model
-from st.data import load_data
-from st.job import Job
-from st.launch import Member
-from st.phases.train import fit_and_save
-from st.structure import Structure
+from st.core import registry
+from st.core.job import Job
+from st.data.dataset import load_data
+from st.networks.checkpoint import save_model
+from st.networks.structure import Structure
+from st.training.launch import Member
+from st.training.trainer import fit_and_save
 
 
 def run(

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from st import figures, prose, tables
-from st.claims import claims
-from st.files import write_json, write_text
-from st.job import Job
-from st.progress import say
+from st.core.files import write_json, write_text
+from st.core.job import Job
+from st.core.progress import say
+from st.report import captions as prose
+from st.report import figures, tables
+from st.report.verdicts import claims
 
 
 def run(job: Job, folder: Path) -> None:

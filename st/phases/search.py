@@ -3,15 +3,14 @@
 import importlib
 from pathlib import Path
 
-from st import registry
-from st.checkpoint import load_model
-from st.criteria import Subject
-from st.errors import StError
-from st.graph import Keep
-from st.job import Job
-from st.progress import say
-from st.search import Budget, select_channels
-from st.structure import Structure, save_structure
+from st.core.errors import StError
+from st.core.job import Job
+from st.core.progress import say
+from st.networks.checkpoint import load_model
+from st.networks.structure import save_structure
+from st.pruning.criteria import Subject
+from st.pruning.search import searched
+from st.pruning.selection import Budget
 
 
 def run(
@@ -30,14 +29,14 @@ def run(
     """
     source = load_model(supernet)
     full = source.structure
-    # By name, because st/sources.py must not take them for parts of every search.
+    # By name, because st/config/sources.py must not take them for parts of every search.
     latency = lottery = None
     if job["latency"]:
-        latency = importlib.import_module("st.latency").Stopwatch(
+        latency = importlib.import_module("st.pruning.latency").Stopwatch(
             full, **job["latency"], device=device, threads=threads
         )
     if job["lottery"]:
-        lottery = importlib.import_module("st.lottery")
+        lottery = importlib.import_module("st.pruning.lottery")
     budget = Budget(**job["budget"])
     subject = Subject(
         full, source.tensors, budget, job["seed"], data, device, threads, latency,
@@ -63,26 +62,3 @@ def run(
         f"{macs:,} of {full_macs:,} MACs ({macs / full_macs:.1%})"
         + (f", {measured['latency_kept']:.1%} of the latency" if latency else "")
     )
-
-
-def searched(job: Job, subject: Subject) -> Structure:
-    """What the criterion finds, or the best-scored channels that the budget pays for."""
-    criterion = registry.criteria.get(job["criterion"])
-    if getattr(criterion, "data", False) and subject.data is None:
-        raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
-    found = criterion(subject, **job["options"])
-    if isinstance(found, Structure):
-        return found
-    whole = subject.structure
-
-    def part(keep: Keep) -> Structure:
-        return Structure(whole.family, whole.options, whole.input_shape, whole.classes, keep)
-
-    return part(
-        select_channels(
-            whole.graph, found, subject.budget,
-            job["ranking"], job["min_channels"], job["round_to"],
-            latency=subject.latency and (lambda keep: subject.latency(part(keep))),
-            available=whole.keep,
-        )
-    )  # fmt: skip

@@ -16,10 +16,11 @@ sys.path.insert(0, str(workflow.basedir))
 from snakemake import caching
 from snakemake.exceptions import WorkflowError
 
-from st import check, grid, registry, slots
-from st.errors import StError
-from st.grid import Grid
-from st.sources import sources
+from st.config import check, grid
+from st.config.grid import Grid
+from st.config.sources import sources
+from st.core import registry, slots
+from st.core.errors import StError
 
 PARAMS_FILES = workflow.overwrite_configfiles or ["params.yaml"]
 
@@ -50,7 +51,7 @@ ASKED = {
 GPU = ASKED.get("gpu", 1 if GPUS and "gres" not in ASKED else 0)
 GRES = ASKED.get("gres")
 
-# On this machine jobs take GPUs by slots (st/slots.py): one a GPU, unless --resources gpu=N says how
+# On this machine jobs take GPUs by slots (st/core/slots.py): one a GPU, unless --resources gpu=N says how
 # many jobs may use GPUs at once (0: none). Elsewhere it is the cluster that gives them.
 if GPUS and workflow.nodes is None:
     if "gpu" not in workflow.global_resources:
@@ -140,15 +141,16 @@ def prepare_code(wildcards):
 
 
 def pretrain_code(wildcards):
-    return code("pretrain", family(wildcards.architecture), "st.inits.random", "st.losses.ce")
+    modules = ["st.networks.inits.random", "st.training.losses.ce"]
+    return code("pretrain", family(wildcards.architecture), *modules)
 
 
 def search_code(wildcards):
     search = PARAMS.searches[wildcards.search]
     modules = [family(wildcards.architecture), registry.criteria.module(search.criterion)]
     # what the phase imports only for such searches
-    modules += ["st.latency"] if search.budget.latency is not None else []
-    modules += ["st.lottery", "st.losses.ce"] if search.rounds > 1 else []
+    modules += ["st.pruning.latency"] if search.budget.latency is not None else []
+    modules += ["st.pruning.lottery", "st.training.losses.ce"] if search.rounds > 1 else []
     return code("search", *modules)
 
 

@@ -1,0 +1,290 @@
+"""Reading params.yaml: everything that can be wrong with it is said before any job runs."""
+
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from st.config.combinations import without_effect
+from st.config.params import (
+    Architecture,
+    DataSet,
+    Method,
+    Params,
+    Search,
+    Supernet,
+    objective,
+    recipe,
+)
+from st.core import registry
+from st.core.errors import StError, one_line
+from st.core.registry import closest
+from st.networks.graph import draw
+from st.networks.structure import Structure
+from st.pruning.selection import Budget, check_reachable
+from st.training.losses import taps_of
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML's readers silently take the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def read(path: str | Path) -> Any:
+    """A params file's YAML, unchecked but for keys that are there twice."""
+    try:
+        # SafeLoader: only plain data, nothing that a file could run
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+    # others: an impossible date, a list as a key
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise StError(f"{path}: is not YAML: {one_line(error)}") from error
+
+
+def load(path: str | Path) -> Params:
+    """Read and check a params file; raises StError with one line per problem."""
+    return parse(read(path), str(path))
+
+
+def parse(data: Any, source: str = "params.yaml") -> Params:
+    """Check params that were read already. `source` names them in messages."""
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        raise _refusal(source, [_explain(e) for e in error.errors()]) from None
+    try:
+        registry.load_plugins(params.plugins)
+    except StError as error:
+        raise _refusal(source, [str(error)]) from error
+    found, supernets, taps = _networks(params)
+    problems = [*_repeated_seeds(params), *found, *_contradictions(params, supernets, taps)]
+    problems = problems or list(without_effect(params, supernets))
+    if problems:
+        raise _refusal(source, problems)
+    return params
+
+
+def _refusal(source: str, problems: list[str]) -> StError:
+    """One line per problem, whatever line breaks the names in it have."""
+    return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
+
+
+def _explain(error: Any) -> str:
+    """One of pydantic's errors in one line that begins with the key."""
+    location = [part for part in error["loc"] if part != "[key]"]
+    if location[2:3] == ["objective"] and len(location) > 4:  # one error per type it may have
+        location, error = location[:4], {**error, "type": "weight"}
+    key = ".".join(str(part) for part in location) or "the file"
+    kind, given = error["type"], reprlib.repr(error["input"])
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key; {closest(str(location[-1]), _known_keys(location[:-1]))}"
+    if kind == "missing":
+        return f"{key}: is missing; add it"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: must be a mapping of keys to values, not {given}"
+    if kind == "weight":
+        return f"{key}: must be a weight or {{weight: ..., OPTION: ...}}, not {given}"
+    if kind == "too_short":
+        return f"{key}: must not be empty"
+    if "[key]" in error["loc"]:
+        if kind == "string_type":
+            return f"{key}: is no text ({type(error['input']).__name__}); write it in quotes"
+        return (
+            f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
+        )
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{key}: {message}, not {given}"
+
+
+def _known_keys(location: list) -> list[str]:
+    """The keys that a section at `location` may have."""
+    sections = {
+        "datasets": DataSet,
+        "architectures": Architecture,
+        "supernets": Supernet,
+        "searches": Search,
+        "methods": Method,
+    }
+    model: Any = Params
+    if location and location[0] in sections:
+        model, location = sections[location[0]], location[2:]
+    elif location:
+        model, location = Params.model_fields[location[0]].annotation, location[1:]
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _problems(function, *arguments, **options) -> list[str]:
+    """What the function complains about, if it does."""
+    try:
+        function(*arguments, **options)
+    except StError as error:
+        return [str(error)]
+    return []
+
+
+def _reference(name: str, known, what: str) -> list[str]:
+    return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
+
+
+def _repeated_seeds(params: Params) -> list[str]:
+    repeated = sorted({s for s in params.seeds if params.seeds.count(s) > 1})
+    return [f"seeds: {seed} is there twice" for seed in repeated]
+
+
+Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
+
+
+def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, int]]]:
+    """What is wrong with data sets and architectures; the supernets, where a data set tells its
+    shape; and the taps of each architecture."""
+    problems: list[str] = []
+    supernets: Supernets = {}
+    shapes, taps = [], {}
+    for key, data in params.datasets.items():
+        try:
+            options = registry.datasets.check(data.source, data.options)
+            shapes.append((key, registry.datasets.get(data.source).shape(**options)))
+        except StError as error:
+            problems.append(f"datasets.{key}: {error}")
+    for key, architecture in params.architectures.items():
+        found = _problems(registry.inits.check, "random", architecture.init_options)
+        problems += [f"architectures.{key}.init_options: {p}" for p in found]
+        for dataset, shape in shapes:
+            # where only preparing the data tells their shape, any will do to check the options
+            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
+            found = _problems(draw, *arguments)
+            problems += [f"architectures.{key}: {p}" for p in found]
+            if found:
+                break
+            taps[key] = draw(*arguments).taps
+            options = registry.architectures.check(architecture.family, architecture.options)
+            if shape:
+                supernets[dataset, key] = Structure(architecture.family, options, *shape)
+    return problems, supernets, taps
+
+
+def _contradictions(
+    params: Params, supernets: Supernets, taps: dict[str, dict[str, int]]
+) -> Iterator[str]:
+    """What the types can't see: names that don't exist, options, budgets. One line each."""
+    for key, search in params.searches.items():
+        found = _search(params, key, search, supernets)
+        yield from (f"searches.{key}.{p}" for p in dict.fromkeys(found))
+    for key, method in params.methods.items():
+        where = f"methods.{key}"
+        if key.startswith("supernet"):
+            yield f"{where}: names that begin with 'supernet' are the supernets' own"
+        found = _reference(method.search, params.searches, "search")
+        yield from (f"{where}.search: {p}" for p in found)
+        found = _problems(registry.inits.check, method.init, method.init_options)
+        found = found or _problems(_weights_fit, params, method)
+        yield from (f"{where}.init: {p}" for p in found)
+        found = _problems(objective, method)
+        yield from (f"{where}.objective: {p}" for p in found)
+        for name, options in ({} if found else objective(method)).items():
+            del options["weight"]
+            for architecture, available in taps.items():
+                if architecture in (method.architectures or taps):
+                    found = _problems(taps_of, name, options, available)
+                    yield from (f"{where}.objective: {architecture}: {p}" for p in found)
+        if not method.objective:
+            yield f"{where}.objective: needs a loss"
+        elif not found and not any(spec["weight"] for spec in objective(method).values()):
+            yield f"{where}.objective: needs a loss whose weight is above 0"
+        for name in method.architectures or []:
+            found = _reference(name, params.architectures, "architecture")
+            yield from (f"{where}.architectures: {p}" for p in found)
+    rows = [params.row(name) for name in params.supernets] + list(params.methods)
+    for key, against in params.claims.items():
+        found = _reference(key, params.methods, "method")
+        yield from (f"claims.{key}: {p}" for p in found)
+        for name in against:
+            found = _reference(name, [row for row in rows if row != key], "row")
+            yield from (f"claims.{key}: {p}" for p in found)
+    for key, supernet in params.supernets.items():
+        for name, architecture in params.architectures.items():
+            epochs = recipe(params, architecture, supernet).epochs
+            if supernet.rewind_epoch > epochs:
+                yield (
+                    f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
+                    f"epoch, {epochs}, of {name}"
+                )
+
+
+def _weights_fit(params: Params, method: Method) -> None:
+    """Raise StError if the init wants the supernet's weights for a structure that has no use for
+    them."""
+    search = params.searches.get(method.search)
+    if registry.inits.get(method.init).source is None or search is None:
+        return
+    name = search.criterion
+    known = name in registry.criteria.names()
+    if known and not getattr(registry.criteria.get(name), "inherits", True):
+        raise StError(
+            f"'{method.init}' takes the supernet's weights, which fit no network that criterion "
+            f"'{name}' finds; use 'random'"
+        )
+
+
+def _search(params: Params, key: str, search: Search, supernets: Supernets) -> Iterator[str]:
+    """What is wrong with a search. `supernets`: by data set and architecture."""
+    found = _reference(search.supernet, params.supernets, "supernet")
+    yield from (f"supernet: {p}" for p in found)
+    found = _problems(registry.criteria.check, search.criterion, search.options)
+    yield from (f"criterion: {p}" for p in found)
+    if found:
+        return
+    # a search may be meant for some architectures only: those of its methods
+    methods = [m for m in params.methods.values() if m.search == key]
+    searched = {
+        (dataset, name): supernet
+        for (dataset, name), supernet in supernets.items()
+        if any(m.architectures is None or name in m.architectures for m in methods)
+    }
+    criterion = registry.criteria.get(search.criterion)
+    ranks = getattr(criterion, "ranks", True)
+    budget = Budget(**search.budget.model_dump())
+    given = any(bound is not None for bound in search.budget.model_dump().values())
+    if given and not getattr(criterion, "budget", True):
+        yield f"budget: criterion '{search.criterion}' takes none; leave it out"
+    elif not given and getattr(criterion, "budget", True):
+        yield "budget: is missing; give params, macs, latency or several"
+    elif ranks:
+        told = set()
+        for (dataset, architecture), supernet in searched.items():
+            arguments = (supernet.graph, budget, search.min_channels, search.round_to)
+            for message in _problems(check_reachable, *arguments):
+                if architecture not in told:
+                    told.add(architecture)
+                    yield f"budget: {architecture} on {dataset}: {message}"
+    if search.rounds > 1 and not ranks:
+        yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    options = registry.criteria.check(search.criterion, search.options)
+    comparable = getattr(criterion, "comparable", True)
+    comparable = comparable(**options) if callable(comparable) else comparable
+    if search.ranking == "global" and not comparable:
+        yield (
+            f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
+            "use ranking: local (the same fraction of every layer) or ranking: normalized"
+        )
+    if hasattr(criterion, "suits"):
+        for (_, architecture), supernet in searched.items():
+            found = _problems(criterion.suits, supernet, budget, **options)
+            yield from (f"criterion: {architecture}: {p}" for p in found)

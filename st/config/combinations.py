@@ -1,0 +1,85 @@
+"""Keys of params.yaml that have no effect beside others. Each is refused: who wrote it expects one.
+
+Values that are the default's pass, so that a completed file (`st params`) is a good one.
+"""
+
+from collections.abc import Iterator
+
+from st.config.params import Params, recipe
+from st.core import registry
+from st.core.types import Section
+from st.networks.structure import Structure
+from st.training.recipe import Training
+
+
+def without_effect(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
+    """One line per problem. `supernets`: by data set and architecture, where their shape is known.
+
+    All names in `params` must be known ones.
+    """
+    yield from _augmentations(params, supernets)
+    yield from _recipes(params)
+    if not any(supernet.sparse for supernet in params.supernets.values()):
+        for key, architecture in params.architectures.items():
+            if _given(architecture, "sparsity"):
+                yield f"architectures.{key}.sparsity: has no effect, because no supernet is sparse"
+    for key, search in params.searches.items():
+        criterion = registry.criteria.get(search.criterion)
+        if not getattr(criterion, "ranks", True):
+            for name in ("ranking", "min_channels", "round_to"):
+                if _given(search, name):
+                    yield (
+                        f"searches.{key}.{name}: has no effect, because criterion "
+                        f"'{search.criterion}' ranks no channels; leave it out"
+                    )
+    for key, method in params.methods.items():
+        if _given(method, "max_epoch_factor") and method.epoch_rule != "computation":
+            yield (
+                f"methods.{key}.max_epoch_factor: has no effect; it needs epoch_rule: computation"
+            )
+
+
+def _given(section: Section, name: str) -> bool:
+    """Whether a key has another value than its default."""
+    return getattr(section, name) != type(section).model_fields[name].default
+
+
+def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
+    """Crops that may show nothing of an image."""
+    for (dataset, _), supernet in supernets.items():
+        side = min(supernet.input_shape[1:])
+        crops = {f"datasets.{dataset}.augment.crop": params.datasets[dataset].augment.crop}
+        for key, search in params.searches.items():
+            options = registry.criteria.check(search.criterion, search.options)
+            crops[f"searches.{key}.options.crop"] = options.get("crop", 0)
+        for key, crop in crops.items():
+            if crop >= side:
+                yield f"{key}: {crop} is as large as the images of {dataset}, {side} pixels"
+
+
+def _recipes(params: Params) -> Iterator[str]:
+    """Keys of recipes which no training that they concern looks at."""
+    trainings: dict[str, list[Training]] = {}
+    for name, architecture in params.architectures.items():
+        parts = {f"supernets.{key}": part for key, part in params.supernets.items()}
+        for key, method in params.methods.items():
+            if method.architectures is None or name in method.architectures:
+                parts[f"methods.{key}"] = method
+        for key, part in parts.items():
+            found = recipe(params, architecture, part)
+            for section in ("training", f"architectures.{name}.training", f"{key}.training"):
+                trainings.setdefault(section, []).append(found)
+    for section, found in trainings.items():
+        kind, _, name = section.removesuffix("training").rstrip(".").partition(".")
+        given = getattr(params, kind)[name].training if kind else params.training
+        for key in ("milestones", "decay"):
+            if _given_in_recipe(given, key) and all(r.schedule != "step" for r in found):
+                yield f"{section}.{key}: has no effect; it needs schedule: step"
+        if given.warmup and all(r.schedule == "onecycle" for r in found):
+            yield f"{section}.warmup: has no effect; schedule: onecycle has a rise of its own"
+        if given.nesterov and all(r.momentum == 0 for r in found):
+            yield f"{section}.nesterov: has no effect without momentum"
+
+
+def _given_in_recipe(section: Section, key: str) -> bool:
+    return getattr(section, key) not in (None, Training.model_fields[key].default)

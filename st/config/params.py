@@ -1,0 +1,245 @@
+"""The types of params.yaml: its keys, bounds, defaults and descriptions.
+
+workflow/schemas/params.schema.json is generated from these classes (`st schema`);
+st/config/check.py reads params files.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from st.core import registry
+from st.core.errors import StError
+from st.core.types import Flag, Fraction, Number, Section, Whole
+from st.training.recipe import Training, TrainingChange
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Options = dict[str, Any]
+_weight = TypeAdapter(Annotated[Number, Field(ge=0)])
+
+
+class Augment(Section):
+    """Random changes of the training images."""
+
+    crop: Annotated[Whole, Field(ge=0, le=64)] = Field(
+        0, description="Pad by so many pixels and crop back at random."
+    )
+    flip: Flag = Field(False, description="Mirror half of the images left to right.")
+
+
+class DataSet(Section):
+    """A data set of the table."""
+
+    source: str = Field(description="digits, cifar10, imagefolder, ... or a plugin's.")
+    options: Options = Field({}, description="The source's options, such as root or size.")
+    augment: Augment = Augment()
+    holdout: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Above 0: leave the test images alone and evaluate on this fraction of the "
+        "training images instead. For choosing settings.",
+    )
+
+
+class Architecture(Section):
+    """A supernet's architecture."""
+
+    family: str = Field(description="vgg, resnet, preresnet, densenet, or a plugin's.")
+    options: Options = Field({}, description="The family's options, such as depth and width.")
+    sparsity: Annotated[Number, Field(ge=0, le=1)] = Field(
+        1e-4, description="Weight of the L1 penalty on BatchNorm scales in sparse supernets."
+    )
+    init_options: Options = Field(
+        {},
+        description="Options of the init `random` for all networks of this architecture that start "
+        "anew, supernets and subnets: {bn_scale: 0.5, linear: uniform}.",
+    )
+    training: TrainingChange = Field(
+        TrainingChange(), description="Changes to the recipe for this architecture."
+    )
+
+
+class Supernet(Section):
+    """A way to train the supernet."""
+
+    sparse: Flag = Field(False, description="Network slimming's L1 penalty while training.")
+    bn_scale: Annotated[Number, Field(gt=0, le=10)] | None = Field(
+        None,
+        description="Initial BatchNorm scale (network slimming: 0.5); default: the architecture's.",
+    )
+    rewind_epoch: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="The epoch whose weights are kept for the init `rewind`; 0: initial ones."
+    )
+    training: TrainingChange = Field(TrainingChange(), description="Changes to the recipe.")
+
+
+class BudgetSection(Section):
+    """Upper bounds on the subnet, as fractions of the supernet; all that are given hold."""
+
+    params: Fraction | None = Field(None, description="Parameters.")
+    macs: Fraction | None = Field(None, description="Multiply-accumulates.")
+    channels: Fraction | None = Field(
+        None,
+        description="Prunable channels, of all layers together: 0.3 is network slimming at 70 %.",
+    )
+    latency: Fraction | None = Field(
+        None,
+        description="Time of a call, measured while searching as `evaluation` says. The structure "
+        "then depends on the machine and on what else it does.",
+    )
+
+
+class Search(Section):
+    """A way to find the subnet's structure in a supernet."""
+
+    supernet: str = Field("plain", description="The supernet to search, and the subnets' teacher.")
+    criterion: str = Field(description="bn_scale, l1_norm, uniform, ... or a plugin's.")
+    options: Options = Field({}, description="The criterion's options.")
+    ranking: Literal["global", "normalized", "local"] = Field(
+        "global",
+        description="Rank channels over all layers; the same by score over the mean score of their "
+        "layer; or within each layer, so that all keep the same fraction. Criteria whose scores "
+        "grow with a layer's size refuse `global`.",
+    )
+    budget: BudgetSection = BudgetSection()
+    min_channels: Annotated[Whole, Field(ge=1, le=65536)] = Field(
+        1, description="What every layer keeps at least."
+    )
+    round_to: Annotated[Whole, Field(ge=1, le=1024)] = Field(
+        1, description="Keep multiples of so many channels (8 suits tensor cores)."
+    )
+    rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        1,
+        description="Above 1: prune in so many steps, by the same fraction each; between them the "
+        "rest restarts from the supernet's weights at `rewind_epoch` and trains with its recipe. "
+        "With the init `rewind` these are iterative lottery tickets.",
+    )
+
+
+class Method(Section):
+    """A row of the table: a search, an init, an objective and a training rule."""
+
+    search: str = Field(description="Where the structure comes from: a key of `searches`.")
+    init: str = Field("random", description="random (re-initialise), inherit, rewind, ...")
+    init_options: Options = Field(
+        {}, description="The init's options; for `random` they change the architecture's."
+    )
+    objective: dict[str, Number | Options] = Field(
+        {"ce": 1.0},
+        description="Weighted sum of losses: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}.",
+    )
+    training: TrainingChange = Field(TrainingChange(), description="Changes to the recipe.")
+    epoch_rule: Literal["same", "computation"] = Field(
+        "same",
+        description="same: the recipe's epochs. computation: so many more as the subnet needs "
+        "fewer MACs than its supernet (Scratch-B).",
+    )
+    max_epoch_factor: Annotated[Number, Field(ge=1)] | None = Field(
+        None, description="computation: at most this factor (Liu et al. 2019 stop at 2)."
+    )
+    architectures: list[str] | None = Field(
+        None, description="Only for these architectures; default: all."
+    )
+
+
+class Evaluation(Section):
+    """How latency is measured."""
+
+    latency_batch: Annotated[Whole, Field(ge=1, le=65536)] = Field(1, description="Images a call.")
+    latency_rounds: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+        30, description="Calls per network; the median counts. Networks take turns."
+    )
+
+
+Minutes = Annotated[Whole, Field(ge=1, description="Minutes.")]
+Megabytes = Annotated[Whole, Field(ge=1, description="Megabytes.")]
+
+
+class Runtime(Section):
+    """How long a job of each phase may take; a cluster stops it then."""
+
+    prepare: Minutes = 30
+    pretrain: Minutes = 720
+    search: Minutes = Field(30, description="Minutes; a search that trains gets pretrain's too.")
+    train: Minutes = 720
+    evaluate: Minutes = 60
+
+
+class Memory(Section):
+    """How much memory a job of each phase may use."""
+
+    prepare: Megabytes = 4000
+    pretrain: Megabytes = 8000
+    search: Megabytes = 8000
+    train: Megabytes = 8000
+    evaluate: Megabytes = 8000
+
+
+class Resources(Section):
+    """What jobs ask a cluster for. Nothing runs again because of it."""
+
+    runtime: Runtime = Runtime()
+    mem_mb: Memory = Memory()
+
+
+class Params(Section):
+    """A grid of experiments: data sets x architectures x seeds x methods."""
+
+    plugins: list[Module] = Field([], description="One's own modules, imported first.")
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+    datasets: Annotated[dict[Name, DataSet], Field(min_length=1)]
+    architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
+    training: Training = Training()
+    supernets: Annotated[dict[Name, Supernet], Field(min_length=1)] = Field(
+        {"plain": Supernet()},
+        description="The first is the table's reference row, `supernet`.",
+    )
+    searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
+    methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
+    claims: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
+        {},
+        description="Verdicts for unusual grids: a method, and the rows of the table that it must "
+        "beat, in this order. Otherwise each method that starts anew and learns from its supernet "
+        "must beat that supernet, the reference and any that was trained for longer.",
+    )
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+
+    def row(self, supernet: str) -> str:
+        """A supernet's name in the table."""
+        reference = next(iter(self.supernets))
+        return "supernet" if supernet == reference else f"supernet-{supernet}"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Params.model_json_schema(),
+    }
+
+
+def objective(method: Method) -> dict[str, dict[str, Any]]:
+    """The method's losses, each with its weight and all options."""
+    result = {}
+    for name, value in method.objective.items():
+        given = {"weight": value} if not isinstance(value, dict) else dict(value)
+        if "weight" not in given:
+            raise StError(f"loss '{name}': option 'weight' is missing")
+        weight = given.pop("weight")
+        try:
+            number = _weight.validate_python(weight)
+        except ValidationError:
+            raise StError(
+                f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}"
+            ) from None
+        result[name] = {"weight": number, **registry.losses.check(name, given)}
+    return result
+
+
+def recipe(params: Params, architecture: Architecture, part: Supernet | Method) -> Training:
+    """The recipe of a supernet or method: the general one, changed by architecture, then by it."""
+    changes = [
+        change.model_dump(exclude_none=True) for change in (architecture.training, part.training)
+    ]
+    return Training(**{**params.training.model_dump(), **changes[0], **changes[1]})

@@ -1,0 +1,130 @@
+"""Files appear whole or not at all."""
+
+import csv
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from st.core.errors import StError, one_line
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it is renamed to `path`.
+
+    A reader never sees half a file, and a failed writer leaves nothing behind; what a killed one
+    left, the next one removes. The data is flushed to the disk before the rename, and the rename
+    after it, so that a power cut leaves the old file or the new one, and no empty one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise StError(unwritable(path, error.strerror or str(error))) from error
+    finally:
+        with suppress(OSError):  # there may be no such folder; the error above says so
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: str | Path, reason: str) -> str:
+    return (
+        f"{path}: cannot be written ({reason}); make room or mend the permissions and run it "
+        "again, finished files are kept"
+    )
+
+
+def _flush(path: Path) -> None:
+    """To the disk: a file's contents, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Temporary files for `path` whose writers no longer live."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        try:
+            os.kill(int(number), 0)
+        except (ProcessLookupError, ValueError, OverflowError):
+            left.unlink(missing_ok=True)
+        except OSError:  # another user's process
+            pass
+
+
+@contextmanager
+def alone(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold `folder` for one process; raises StError if another one holds it.
+
+    The lock is the operating system's, on the folder itself: it ends with the process, however that
+    ends, and leaves no file. Where the file system has no locks there is none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StError(unwritable(folder, error.strerror or str(error))) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StError(
+            f"{folder}: another process is {purpose} here; wait for it, or stop it"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+LARGEST_JSON = 64 * 2**20  # bytes: a hundred times what the largest structure needs
+
+
+def read_json(path: str | Path) -> Any:
+    """Raises StError that names the file if there is none, or if it isn't JSON."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_JSON + 1)
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > LARGEST_JSON:
+        raise StError(f"{path}: has more than {LARGEST_JSON} bytes; it is none of this project's")
+    try:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise StError(
+            f"{path}: is not JSON ({one_line(error)}); delete it and build it again"
+        ) from error
+
+
+def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Rows that share their keys; floats with six significant digits."""
+    with whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if type(v) is float else v for k, v in row.items()})

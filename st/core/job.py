@@ -1,0 +1,15 @@
+"""What a phase is told."""
+
+import hashlib
+import json
+from typing import Any
+
+# Plain JSON that says all that a phase's result depends on, apart from its input files and the
+# code. st/config/grid.py makes jobs from params.yaml; the workflow passes them on as a rule's
+# params, so that Snakemake sees what changed and nothing else.
+Job = dict[str, Any]
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of JSON data, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""Progress that a person can follow: on the terminal now and then, in the log every epoch."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from st.core.errors import StError
+
+logger = logging.getLogger("st")
+TERMINAL_INTERVAL = 10.0  # seconds between lines on a terminal that many jobs may share
+
+
+def start(label: str, log: Path | None, new: bool = True) -> None:
+    """Send messages, marked with `label`, to stderr, and all of them to the file `log`.
+
+    `new`: it begins empty; otherwise this process adds to what another one writes.
+    """
+    logger.setLevel(logging.DEBUG)
+    # A log that can't be written, on a full disk, is no reason to stop a training.
+    logging.raiseExceptions = False
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(f"{label}: %(message)s"))
+    terminal.setLevel(logging.INFO)
+    logger.addHandler(terminal)
+    if log:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            if new:
+                log.write_bytes(b"")
+            file = logging.FileHandler(log, mode="a", encoding="utf-8")
+        except OSError as error:
+            raise StError(f"--log {log}: cannot be written ({error.strerror})") from error
+        file.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", "%H:%M:%S"))
+        logger.addHandler(file)
+
+
+def say(message: str) -> None:
+    logger.info(message)
+
+
+class Progress:
+    """Lines about a training's epochs."""
+
+    def __init__(self, epochs: int, done: int = 0):
+        self.epochs, self.done = epochs, done
+        self.started = self.shown = time.monotonic()
+        if done:
+            say(f"goes on after epoch {done} of {epochs}")
+
+    def epoch(self, row: dict[str, Any], speed: float) -> None:
+        """Tell the row of an epoch's history; `speed` in images a second."""
+        now, number = time.monotonic(), row["epoch"]
+        left = (now - self.started) / (number - self.done) * (self.epochs - number)
+        test = row["test_accuracy"]
+        message = (
+            f"epoch {number}/{self.epochs}  loss {row['loss']:.4f}  "
+            f"train {row['train_accuracy']:.2f} %  "
+            + (f"test {test:.2f} %  " if test is not None else "")
+            + f"{speed:,.0f} images/s  {duration(left)} left"
+        )
+        show = number == self.epochs or now - self.shown > TERMINAL_INTERVAL
+        self.shown = now if show else self.shown
+        logger.log(logging.INFO if show else logging.DEBUG, message)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,128 @@
+"""One idiom for everything a user may add: a dict filled by a decorator.
+
+A registry also knows a package whose modules each register one entry of the module's own name
+(`st/training/losses/kd.py` registers `kd`). So names can be listed without importing anything, and
+an entry is imported when it is first asked for.
+
+Registered modules import torch inside their functions: the workflow reads signatures from here to
+check params.yaml, and must not pay for (or depend on) torch.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import reprlib
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from st.core.errors import StError
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """'did you mean ...?' for a misspelt name, and the names there are."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    names = f"known: {', '.join(known) or 'none'}"
+    return f"did you mean '{near[0]}'? ({names})" if near else names
+
+
+class Registry:
+    """Names to functions of one kind, such as the losses."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, Callable] = {}
+
+    def register(self, function: Callable) -> Callable:
+        """Decorator: the function is known by its own name, without a trailing underscore."""
+        name = function.__name__.rstrip("_")
+        known = self._entries.get(name)
+        if known is not None and known.__module__ != function.__module__:
+            raise StError(
+                f"plugin {function.__module__}: the {self.kind} '{name}' is already registered "
+                f"by {known.__module__}; give yours another name"
+            )
+        self._entries[name] = function
+        return function
+
+    def names(self) -> list[str]:
+        """All names, sorted: the package's modules and what plugins registered."""
+        package = importlib.import_module(self.package)
+        return sorted({m.name for m in pkgutil.iter_modules(package.__path__)} | set(self._entries))
+
+    def get(self, name: str) -> Callable:
+        """The function called `name`; raises StError with the closest known names."""
+        if name not in self._entries:
+            if name not in self.names():
+                raise StError(f"unknown {self.kind} '{name}'; {closest(name, self.names())}")
+            importlib.import_module(f"{self.package}.{name}")
+        return self._entries[name]
+
+    def module(self, name: str) -> str:
+        """The module that defines `name`, for the workflow's code inputs."""
+        return self.get(name).__module__
+
+    def check(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` completed by the defaults of the entry's keyword-only arguments.
+
+        Annotations are pydantic types, so bounds are part of the signature. Raises StError that
+        names the option.
+        """
+        model = _options(self.get(name))
+        try:
+            return model(**options).model_dump()
+        except ValidationError as error:
+            problem, *others = error.errors()
+            # without the names that pydantic gives to the types of a union
+            key = ".".join(str(p) for n, p in enumerate(problem["loc"]) if n == 0 or type(p) is int)
+            if problem["type"] == "extra_forbidden":
+                detail = f"unknown option '{key}'; {closest(key, model.model_fields)}"
+            elif problem["type"] == "missing":
+                detail = f"option '{key}' is missing"
+            else:
+                same = [e["msg"] for e in others if e["loc"][:-1] == problem["loc"][:-1] != ()]
+                what = " or ".join(m.removeprefix("Input ") for m in (problem["msg"], *same))
+                detail = f"option '{key}': {what}, not {reprlib.repr(problem['input'])}"
+            raise StError(f"{self.kind} '{name}': {detail}") from None
+
+
+@cache
+def _options(function: Callable) -> type[BaseModel]:
+    """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
+    fields = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+architectures = Registry("architecture", "st.networks.architectures")
+datasets = Registry("data set", "st.data.datasets")
+criteria = Registry("criterion", "st.pruning.criteria")
+inits = Registry("init", "st.networks.inits")
+losses = Registry("loss", "st.training.losses")
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import the user's own modules, found from the working directory or the environment."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except StError:
+            raise
+        except Exception as error:  # a user's module may fail in any way
+            raise StError(
+                f"plugins: '{module}' cannot be imported ({type(error).__name__}: {error}); "
+                "name a module that is importable from the working directory"
+            ) from error

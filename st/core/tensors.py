@@ -1,0 +1,74 @@
+"""Files of tensors: safetensors whose header is JSON, with a checksum over all. No pickle."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from st.core.errors import StError, one_line
+from st.core.files import unwritable, whole
+
+VERSION = 2  # of all formats; 2: with a checksum
+
+
+def checksum(tensors: dict[str, np.ndarray], text: str) -> str:
+    """Of the tensors, with names, types and shapes, and a text."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = np.asarray(tensors[name], order="C")
+        sha.update(f"\n{name} {value.dtype} {value.shape}\n".encode())
+        sha.update(value.data if value.size else b"")
+    return sha.hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict) -> None:
+    """A safetensors file with JSON under the header's key `st`, and a checksum of all."""
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    # within the header: safetensors writes several keys in any order
+    header = {**header, "checksum": checksum(contiguous, json.dumps(header))}
+    with whole(path) as temporary:
+        try:
+            save_file(contiguous, temporary, {"st": json.dumps(header)})
+            temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
+        except SafetensorError as error:  # a full disk, say
+            raise StError(unwritable(path, str(error))) from error
+
+
+def _umask() -> int:
+    """The permissions that new files are not given; to read it, it must be set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and header of a file of the format `kind`; raises StError that names the file."""
+    if not Path(path).exists():
+        raise StError(f"{path}: is missing; the phase before this one makes it")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("st", "null"))
+            if not isinstance(header, dict) or header.get("format") != kind:
+                raise StError(f"{path}: is not a {kind}")
+            if header.get("version") != VERSION:
+                found = one_line(header.get("version"), 30)
+                raise StError(
+                    f"{path}: has format version {found}, not {VERSION}; delete it and build it "
+                    "again"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # TypeError: bfloat16; the others: what only foreign files hold
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise StError(
+            f"{path}: is damaged ({one_line(error)}); delete it and build it again"
+        ) from error
+    if header.pop("checksum", None) != checksum(tensors, json.dumps(header)):
+        raise StError(
+            f"{path}: is damaged (its contents are not those that its checksum says); delete it "
+            "and build it again"
+        )
+    return tensors, header

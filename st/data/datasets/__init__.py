@@ -1,0 +1,42 @@
+"""Data sets: each module registers a function that returns a `st.data.dataset.Data`.
+
+Its attribute `shape` tells ((channels, height, width), classes) from the options alone, without
+reading any image, or None where only the images tell. Budgets can then be checked before any job.
+"""
+
+from st.core.errors import StError
+from st.data.dataset import Data, Shape
+
+
+def torchvision_data(kind: str, root: str, download: bool) -> Data:
+    """A torchvision data set as arrays; `kind` is its class's name."""
+    import numpy as np
+    from torchvision import datasets
+
+    arrays = []
+    for train in (True, False):
+        try:
+            part = getattr(datasets, kind)(root, train=train, download=download)
+        except Exception as error:  # torchvision raises anything, from OSError to zipfile's own
+            if download:
+                raise StError(
+                    f"{kind}: cannot be downloaded to '{root}' "
+                    f"({type(error).__name__}: {' '.join(str(error).split())})"
+                ) from error
+            raise StError(
+                f"{kind}: is not in '{root}'; put torchvision's files there, or let them be "
+                "downloaded with the option 'download: true'"
+            ) from error
+        images = np.asarray(part.data)
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        arrays += [np.ascontiguousarray(images), np.asarray(part.targets, dtype=np.int64)]
+    return Data(*arrays, [str(name) for name in part.classes])
+
+
+def fixed(channels: int, side: int, classes: int):
+    """A `shape` that does not depend on options."""
+
+    def shape(**options) -> Shape:
+        return (channels, side, side), classes
+
+    return shape

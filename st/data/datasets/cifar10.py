@@ -1,0 +1,14 @@
+"""CIFAR-10, through torchvision."""
+
+from st.core.registry import datasets
+from st.data.dataset import Data
+from st.data.datasets import fixed, torchvision_data
+
+
+@datasets.register
+def cifar10(*, root: str = "data", download: bool = False) -> Data:
+    """Read from `root`; downloaded only if `download` says so."""
+    return torchvision_data("CIFAR10", root, download)
+
+
+cifar10.shape = fixed(3, 32, 10)

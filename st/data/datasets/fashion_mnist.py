@@ -1,0 +1,14 @@
+"""Fashion-MNIST, through torchvision."""
+
+from st.core.registry import datasets
+from st.data.dataset import Data
+from st.data.datasets import fixed, torchvision_data
+
+
+@datasets.register
+def fashion_mnist(*, root: str = "data", download: bool = False) -> Data:
+    """Read from `root`; downloaded only if `download` says so."""
+    return torchvision_data("FashionMNIST", root, download)
+
+
+fashion_mnist.shape = fixed(1, 28, 10)

@@ -1,0 +1,14 @@
+"""MNIST, through torchvision."""
+
+from st.core.registry import datasets
+from st.data.dataset import Data
+from st.data.datasets import fixed, torchvision_data
+
+
+@datasets.register
+def mnist(*, root: str = "data", download: bool = False) -> Data:
+    """Read from `root`; downloaded only if `download` says so."""
+    return torchvision_data("MNIST", root, download)
+
+
+mnist.shape = fixed(1, 28, 10)

@@ -1,0 +1,150 @@
+"""How long trainings take on this device, measured: for st/estimate/predict.py."""
+
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from st.config.check import load
+from st.config.grid import Grid
+from st.core.errors import StError
+from st.data.dataset import Data
+from st.estimate.trainings import Rates, Training, shape_of, trainings
+
+STEPS = 16  # of an epoch that is measured
+SECONDS = 1.0  # at least, for each kind
+
+
+def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rates:
+    """Measure, in `jobs` processes at once. They are new ones, as those of jobs are."""
+    start = {phase: _start(phase, jobs) for phase in ("initialize", "train", "evaluate")}
+    totals, parts = {}, {}
+    grid = Grid(load(params))
+    for name, whole in data.items():
+        totals[name] = len(whole.train_labels)
+        largest = max(
+            t.job["training"]["batch_size"]
+            for key, t in trainings(grid, {name: shape_of(whole)}).items()
+        )
+        parts[name] = _part(whole, STEPS * largest)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        arguments = (params, parts, totals, device)
+        measured = list(pool.map(_measure_all, [arguments] * jobs, chunksize=1))
+    image, setup = (
+        {key: statistics.mean(one[key] for one in kind) for key in kind[0]}
+        for kind in zip(*measured, strict=True)
+    )
+    return Rates(start, image, setup)
+
+
+def idle_job(phase: str) -> list[str]:
+    """The command of a job that starts and ends as those of the phase do, and does nothing."""
+    return [sys.executable, "-c", f"from st import cli; cli.load_phase('{phase}'); cli.leave(0)"]
+
+
+def _start(phase: str, jobs: int) -> float:
+    """Seconds of an idle job, from the start of its process to the end."""
+    for _ in range(2):  # the first time python may have to compile
+        started = time.perf_counter()
+        processes = [subprocess.Popen(idle_job(phase)) for _ in range(jobs)]
+        statuses = [process.wait() for process in processes]
+        if any(statuses):
+            raise StError(f"a process that only imports st.phases.{phase} failed, see above")
+        seconds = time.perf_counter() - started
+    return seconds
+
+
+def _part(data: Data, images: int) -> Data:
+    """The first images, and as large a part of the test images."""
+    share = min(1.0, images / len(data.train_labels))
+    test = max(1, round(share * len(data.test_labels)))
+    return replace(
+        data, train_images=data.train_images[:images], train_labels=data.train_labels[:images],
+        test_images=data.test_images[:test], test_labels=data.test_labels[:test],
+    )  # fmt: skip
+
+
+def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
+    """In a process of its own: `image` and `setup` of every kind of training, on a part of the
+    data."""
+    params, parts, totals, device = arguments
+    from st.core.device import choose
+    from st.training import teacher
+
+    where = choose(device, threads=1)
+    cache = teacher.CACHE_BYTES
+    image, setup = {}, {}
+    grid = Grid(load(params))
+    for key, spec in trainings(
+        grid, {name: shape_of(part) for name, part in parts.items()}
+    ).items():
+        dataset = key.split("/")[1]
+        size = len(parts[dataset].train_labels)
+        # whether the teacher's outputs are kept is decided as for all images
+        teacher.CACHE_BYTES = cache * size // totals[dataset]
+        epoch, before = _measure(_run(spec, parts[dataset], where))
+        image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
+    return image, setup
+
+
+def _run(spec: Training, data: Data, where) -> Any:
+    """The `st.training.loop.Run` of a training, from weights as torch initialises them."""
+    from st.data.augment import Augment
+    from st.data.images import Images
+    from st.networks.network import Network
+    from st.training.loop import Run
+    from st.training.objective import Objective
+    from st.training.recipe import Training as Recipe
+
+    # weights that nobody chose must not diverge while they are timed
+    recipe = Recipe(**{**spec.job["training"], "lr": 1e-6})
+    where = replace(where, precision=recipe.precision)
+    return Run(
+        network=where.place(Network(spec.structure)),
+        images=Images(data, where),
+        recipe=recipe,
+        epochs=spec.epochs,
+        objective=Objective(spec.objective, spec.structure.graph.taps),
+        augment=Augment(**spec.job["augment"]),
+        seed=0,
+        device=where,
+        teacher=where.place(Network(spec.teacher)) if spec.teacher else None,
+        sparsity=spec.job.get("sparsity", 0.0),
+    )
+
+
+class _Enough(Exception):
+    pass
+
+
+def _measure(run) -> tuple[float, float]:
+    """Seconds for an epoch, and before the first. The training is run again until it took long
+    enough; its first time is not counted."""
+    from st.training.loop import fit
+
+    epochs, before = [], []
+    for again in range(1_000):
+        stamps = [time.perf_counter()]
+
+        def after_epoch(run, speed, stamps=stamps, again=again):
+            stamps.append(time.perf_counter())
+            if len(stamps) > 3 and (again == 0 or stamps[-1] - stamps[0] > SECONDS):
+                raise _Enough
+
+        run.history = []
+        with suppress(_Enough):
+            fit(run, after_epoch)
+        if again:
+            steady = np.diff(stamps)[1:] if len(stamps) > 2 else np.diff(stamps)
+            epochs += list(steady)
+            before.append(max(0.0, stamps[1] - stamps[0] - statistics.median(steady)))
+            if sum(epochs) > SECONDS:
+                break
+    return statistics.median(epochs), statistics.median(before)

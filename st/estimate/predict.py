@@ -1,0 +1,151 @@
+"""What a grid will cost, before anything of it is run: jobs, hours, disk.
+
+Trainings are all that takes long, so one step of each kind of training is measured, on this device
+and as many at a time as jobs will be. Structures are not known before the search: a network whose
+layers all keep the same share of their channels, as much as the budget pays for, stands for each.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from st.config.check import load
+from st.config.grid import Grid
+from st.core import registry
+from st.core.errors import StError
+from st.core.files import read_json, write_json
+from st.core.progress import duration
+from st.data.dataset import Data
+from st.estimate.calibrate import calibrate
+from st.estimate.trainings import Rates, Training, datasets, shape_of, trainings
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Its number of jobs, the seconds they take together, and the bytes that they leave."""
+
+    jobs: int
+    seconds: float
+    bytes: int
+
+
+def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, Phase], float]:
+    """Cost by phase, and the seconds of the longest chain of jobs that wait for each other.
+
+    The report, which is made once, is left out. Raises StError if `rates` lack a training.
+    """
+    params = grid.params
+    cost: dict[str, list[tuple[float, int]]] = {
+        name: [] for name in ("prepare", "pretrain", "search", "initialize", "train", "evaluate")
+    }
+    chain = 0.0
+    for dataset, whole in data.items():
+        size = len(whole.train_labels)
+        test = len(whole.test_labels) / 3  # a forward pass is about a third of a training step
+        read = 2 * rates.start["initialize"]
+        cost["prepare"].append((read, whole.train_images.nbytes + whole.test_images.nbytes))
+        kinds = trainings(grid, {dataset: shape_of(whole)})
+
+        def seconds(key: str, kinds=kinds, size=size, test=test) -> float:
+            if key not in rates.image:
+                raise StError(f"the rates do not say how long {key} takes; measure again")
+            epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
+            tests = math.ceil(epochs / every) if every else 1
+            images = epochs * size + tests * test
+            return rates.start["train"] + size * rates.setup[key] + images * rates.image[key]
+
+        for architecture in params.architectures:
+            where = f"{dataset}/{architecture}"
+            chains, models = [0.0], 0
+            for name in grid.supernets(architecture):
+                kind = kinds[f"pretrain/{where}/{name}"]
+                # the model and its early weights
+                cost["pretrain"].append((seconds(f"pretrain/{where}/{name}"), 8 * _values(kind)))
+                models += 1
+            searched = {}
+            for name in grid.methods(architecture):
+                spec, key = params.methods[name], f"train/{where}/{name}"
+                supernet = f"pretrain/{where}/{grid.teacher(name)}"
+                if spec.search not in searched:
+                    epochs = search_epochs(grid, spec.search, kinds[supernet].epochs)
+                    like = "train" if grid.search_uses_torch(spec.search) else "initialize"
+                    searched[spec.search] = (
+                        rates.start[like] + epochs * size * rates.image[supernet]
+                    )
+                    cost["search"].append((searched[spec.search], 0))
+                weights = 4 * _values(kinds[key])
+                cost["initialize"].append((rates.start["initialize"], weights))
+                cost["train"].append((seconds(key), weights))
+                chains.append(
+                    seconds(supernet) + searched[spec.search] + rates.start["initialize"]
+                    + seconds(key)
+                )  # fmt: skip
+                models += 1
+            slowest = max((rates.image[key] for key in kinds if f"/{where}/" in key), default=0.0)
+            tested = rates.start["evaluate"] + models * test * slowest
+            cost["evaluate"].append((tested, 0))
+            chain = max(chain, read + max(chains) + tested)
+    seeds, phases = len(params.seeds), {}
+    for name, parts in cost.items():
+        times = 1 if name == "prepare" else seeds
+        phases[name] = Phase(
+            times * len(parts), times * sum(s for s, _ in parts), times * sum(b for _, b in parts)
+        )
+    return phases, chain
+
+
+def search_epochs(grid: Grid, name: str, supernet: int) -> int:
+    """The epochs of the supernet's training that a search takes as long as, about."""
+    search = grid.params.searches[name]
+    if not grid.search_needs_data(name):
+        return 0
+    options = registry.criteria.check(search.criterion, search.options)
+    looks = registry.criteria.get(search.criterion)
+    own = options.get("epochs", 1) if getattr(looks, "data", False) else 0
+    return (search.rounds - 1) * supernet + own
+
+
+def _values(training: Training) -> int:
+    """Numbers in a model's file: parameters, and the running statistics of BatchNorm."""
+    structure = training.structure
+    widths = structure.graph.widths(structure.keep)
+    return sum(
+        int(np.prod([widths[g] if g else n for n, g in zip(t.shape, t.groups, strict=True)]))
+        for t in structure.graph.tensors()
+    )
+
+
+def run(
+    params: str, jobs: int, device: str, rates: Path | None, save: Path | None,
+    say: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Print the estimate. `rates`: a file that `save` named before, on the machine in question."""
+    grid = Grid(load(params))
+    data = datasets(grid)
+    if rates:
+        try:
+            known = Rates(**read_json(rates))
+        except TypeError:
+            raise StError(f"{rates}: is no file of rates; make one with --save") from None
+    else:
+        known = calibrate(params, data, jobs, device)
+    if save:
+        write_json(save, asdict(known))
+    phases, chain = predict(grid, data, known)
+    say(f"{'':12}{'jobs':>6}{'job-hours':>12}{'MB':>10}")
+    total = Phase(
+        sum(p.jobs for p in phases.values()),
+        sum(p.seconds for p in phases.values()),
+        sum(p.bytes for p in phases.values()),
+    )
+    for name, phase in {**phases, "all": total}.items():
+        say(f"{name:12}{phase.jobs:6}{phase.seconds / 3600:12.3f}{phase.bytes / 1e6:10.1f}")
+    low = max(chain, total.seconds / jobs)
+    high = total.seconds / jobs + chain * (1 - 1 / jobs)
+    say(
+        f"with {jobs} at a time: {duration(low)} to {duration(high)}; "
+        f"the report, a minute or less, comes on top"
+    )

@@ -1,0 +1,98 @@
+"""The trainings of a grid: what is measured, and what it cost."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st.config.grid import DATA, Grid
+from st.config.params import BudgetSection
+from st.core import registry
+from st.core.job import Job
+from st.data.dataset import Data, Shape, load_data
+from st.networks.structure import Structure
+from st.pruning.criteria import Subject
+from st.pruning.selection import Budget, select_channels
+from st.training.epochs import scaled_epochs
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that every seed has: how it is computed, and its size."""
+
+    structure: Structure
+    job: Job
+    epochs: int
+    objective: dict[str, Any]
+    teacher: Structure | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured. Seconds: `start` by phase of a job that does nothing, `image` by training
+    for an image in an epoch, `setup` by training and image before the first."""
+
+    start: dict[str, float]
+    image: dict[str, float]
+    setup: dict[str, float]
+
+
+def datasets(grid: Grid) -> dict[str, Data]:
+    """The data sets: prepared ones, or else read as prepare would."""
+    found = {}
+    for name, spec in grid.params.datasets.items():
+        prepared = Path(DATA.format(dataset=name))
+        if prepared.exists():
+            found[name] = load_data(prepared)[0]
+            continue
+        job = grid.prepare(name)
+        data = registry.datasets.get(spec.source)(**job["options"])
+        found[name] = data.holdout(job["holdout"]) if job["holdout"] else data
+    return found
+
+
+def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
+    """By phase/data set/architecture/name."""
+    found, seed = {}, grid.params.seeds[0]
+    for dataset, shape in shapes.items():
+        for architecture in grid.params.architectures:
+            where = f"{dataset}/{architecture}"
+            for name in grid.supernets(architecture):
+                job = grid.pretrain(dataset, architecture, seed, name)
+                full = Structure(job["family"], job["options"], *shape)
+                found[f"pretrain/{where}/{name}"] = Training(
+                    full, job, job["training"]["epochs"], {"ce": {"weight": 1.0}}
+                )
+            for name in grid.methods(architecture):
+                method = grid.params.methods[name]
+                job = grid.train(dataset, architecture, seed, name)
+                part = stand_in(full, grid.search(dataset, architecture, seed, method.search))
+                teacher = full if grid.needs_teacher(name) else None
+                found[f"train/{where}/{name}"] = Training(
+                    part, job, scaled_epochs(job, part), job["objective"], teacher
+                )
+    return found
+
+
+def stand_in(full: Structure, search: Job) -> Structure:
+    """A structure of about the cost of the one that the search will find."""
+    bounds = BudgetSection(**search["budget"])
+    if bounds == BudgetSection():
+        return full
+    # a call's time stands for its work, which it bounds if nothing else does
+    macs = bounds.latency if bounds.macs is None else bounds.macs
+    budget = Budget(bounds.params, macs, channels=bounds.channels)
+    if search["criterion"] == "uniform":
+        subject = Subject(full, {}, budget, search["seed"])
+        return registry.criteria.get("uniform")(subject)
+    graph = full.graph
+    scores = {name: np.arange(group.size) for name, group in graph.groups.items()}
+    keep = select_channels(
+        graph, scores, budget, "local", search["min_channels"], search["round_to"]
+    )
+    return replace(full, keep=keep)
+
+
+def shape_of(data: Data) -> Shape:
+    return data.input_shape, len(data.classes)

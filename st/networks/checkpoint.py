@@ -1,0 +1,72 @@
+"""Models on disk: safetensors whose header says what they are. No pickle is read or written."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st import __version__
+from st.core.errors import StError
+from st.core.tensors import VERSION, checksum, read_tensors, write_tensors
+from st.networks.structure import Structure
+
+FORMAT = "search-and-train model"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights by name (see Graph.tensors), the structure that they fill, and their provenance."""
+
+    path: str
+    tensors: dict[str, np.ndarray]
+    structure: Structure
+    facts: dict[str, Any]
+
+    def digest(self) -> str:
+        """A hash of the weights and the structure."""
+        return checksum(self.tensors, json.dumps(self.structure.to_json()))
+
+
+def save_model(
+    path: str | Path, structure: Structure, tensors: dict[str, np.ndarray], **facts: Any
+) -> None:
+    """Write a model. `facts`: where it comes from (job, epochs, ...), stored in the header."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "st_version": __version__,
+        "structure": structure.to_json(),
+        "facts": facts,
+    }
+    write_tensors(path, tensors, header)
+
+
+def load_model(path: str | Path) -> Checkpoint:
+    """Read a model and check every tensor against its structure."""
+    tensors, header = read_tensors(path, FORMAT)
+    structure = Structure.from_json(header.get("structure"), str(path))
+    widths = structure.graph.widths(structure.keep)
+    expected = {
+        t.name: tuple(widths[g] if g else n for n, g in zip(t.shape, t.groups, strict=True))
+        for t in structure.graph.tensors()
+    }
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise StError(
+                f"{path}: tensor '{name}' has shape {found.get(name)}, but its structure says "
+                f"{expected.get(name)}; delete it and build it again"
+            )
+    for tensor in structure.graph.tensors():
+        value = tensors[tensor.name]
+        if value.dtype != (np.int64 if tensor.role == "count" else np.float32):
+            raise StError(f"{path}: tensor '{tensor.name}' is of type {value.dtype}")
+        if not np.isfinite(value).all():
+            raise StError(
+                f"{path}: tensor '{tensor.name}' has values that are not finite; delete it and "
+                "build it again"
+            )
+    facts = header.get("facts")
+    return Checkpoint(str(path), tensors, structure, facts if isinstance(facts, dict) else {})

@@ -1,0 +1,299 @@
+"""Networks as data: what an architecture is before any tensor exists.
+
+An architecture is a function that draws its network on a `Graph`. Everything else follows from the
+drawing, without torch: which channel groups can be pruned and who consumes them, the number of
+parameters and MACs of any pruned version, the shape of every tensor, and (in network.py) the
+executable network. There is one description of a network and it cannot disagree with itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from st.core.errors import StError
+from st.core.registry import architectures
+
+Keep = Mapping[str, np.ndarray]  # group -> sorted indices of the kept channels
+MOST_NODES = 100_000  # twelve times those of ResNet-1202: what has more is a mistake
+
+
+@dataclass(frozen=True)
+class Value:
+    """The result of a node: its channels (a prunable group's, or a fixed number) and its size."""
+
+    node: int
+    channels: int
+    height: int
+    width: int
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `group_in` and `group_out` name the prunable groups of its channels."""
+
+    op: str
+    name: str
+    inputs: tuple[int, ...]
+    channels_in: int
+    channels: int
+    group_in: str | None = None
+    group_out: str | None = None
+    kernel: int = 0
+    stride: int = 1
+    spatial: bool = True  # False once the image has been pooled to a vector
+    positions: int = 1  # output height x width: what a convolution's MACs multiply with
+
+
+@dataclass
+class Group:
+    """Channels that live and die together: one index set of structure.json.
+
+    `filters`: the output channels of a convolution. `selection`: what one consumer takes from a
+    residual or dense stream that itself keeps its width (network slimming's channel selection).
+    """
+
+    name: str
+    kind: str
+    size: int
+    norms: list[str] = field(default_factory=list)
+    producers: list[str] = field(default_factory=list)
+    consumers: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter or buffer of the full network: its axes tell how pruning slices it."""
+
+    name: str
+    shape: tuple[int, ...]
+    groups: tuple[str | None, ...]  # per axis: the group that indexes it
+    role: str  # convolution, linear, scale, shift, bias, mean, variance, count
+
+    @property
+    def trained(self) -> bool:
+        return self.role not in ("mean", "variance", "count")
+
+
+class Graph:
+    """A drawing surface for one network. Shapes leave out the batch: (channels, height, width).
+
+    Drawing methods take and return `Value`s. A wrong drawing raises ValueError at once.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int):
+        channels, height, width = input_shape
+        self.input_shape = tuple(input_shape)
+        self.classes = classes
+        self.nodes: list[Node] = []
+        self.groups: dict[str, Group] = {}
+        self.taps: dict[str, int] = {}
+        self._names: set[str] = set()
+        self.input = self._add("input", "input", (), channels, channels, height, width)
+
+    def _add(self, op, name, inputs, channels_in, channels, height, width, **attributes) -> Value:
+        if op in ("conv", "bn", "linear", "select"):
+            if name in self._names:
+                raise ValueError(f"two layers are called '{name}'")
+            self._names.add(name)
+        if len(self.nodes) == MOST_NODES:
+            raise ValueError(f"the network has more than {MOST_NODES:,} operations")
+        group = attributes.get("group_out")
+        node = Node(op, name, tuple(v.node for v in inputs), channels_in, channels, **attributes)
+        self.nodes.append(node)
+        return Value(len(self.nodes) - 1, channels, height, width, group)
+
+    def _group(self, name: str, kind: str, size: int) -> str:
+        self.groups[name] = Group(name, kind, size)
+        return name
+
+    def conv(
+        self,
+        name: str,
+        x: Value,
+        channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        prunable: bool = False,
+    ) -> Value:
+        """A convolution without bias, zero-padded to keep the size at stride 1."""
+        height, width = -(-x.height // stride), -(-x.width // stride)
+        group = self._group(name, "filters", channels) if prunable else None
+        if prunable:
+            self.groups[name].producers.append(name)
+        if x.group:
+            self.groups[x.group].consumers.append(name)
+        return self._add(
+            "conv", name, (x,), x.channels, channels, height, width,
+            group_in=x.group, group_out=group, kernel=kernel, stride=stride,
+            positions=height * width,
+        )  # fmt: skip
+
+    def linear(self, name: str, x: Value, channels: int) -> Value:
+        """A fully connected layer with bias, on a pooled vector."""
+        if self.nodes[x.node].spatial:
+            raise ValueError(f"'{name}' needs a pooled input")
+        if x.group:
+            self.groups[x.group].consumers.append(name)
+        return self._add(
+            "linear", name, (x,), x.channels, channels, 1, 1, group_in=x.group, spatial=False
+        )
+
+    def bn(self, name: str, x: Value) -> Value:
+        """Batch normalisation; its scales are what network slimming ranks."""
+        if x.group:
+            self.groups[x.group].norms.append(name)
+        return self._same("bn", name, x)
+
+    def relu(self, x: Value) -> Value:
+        return self._same("relu", "relu", x)
+
+    def _same(self, op: str, name: str, x: Value) -> Value:
+        return self._add(
+            op, name, (x,), x.channels, x.channels, x.height, x.width,
+            group_in=x.group, group_out=x.group, spatial=self.nodes[x.node].spatial,
+        )  # fmt: skip
+
+    def select(self, name: str, x: Value) -> Value:
+        """A prunable choice of channels from a stream that keeps its width."""
+        if x.group:
+            raise ValueError(f"'{name}' selects from channels that are prunable already")
+        group = self._group(name, "selection", x.channels)
+        return self._add(
+            "select", name, (x,), x.channels, x.channels, x.height, x.width, group_out=group
+        )
+
+    def max_pool(self, x: Value) -> Value:
+        """2x2, stride 2; a side of length 1 can't shrink and the value is returned as it is."""
+        return self._pool("max_pool", x)
+
+    def avg_pool(self, x: Value) -> Value:
+        """2x2, stride 2; as max_pool."""
+        return self._pool("avg_pool", x)
+
+    def _pool(self, op: str, x: Value) -> Value:
+        if min(x.height, x.width) < 2:
+            return x
+        return self._add(
+            op, op, (x,), x.channels, x.channels, x.height // 2, x.width // 2,
+            group_in=x.group, group_out=x.group,
+        )  # fmt: skip
+
+    def global_pool(self, x: Value) -> Value:
+        """The mean over all positions: (channels, height, width) to a vector."""
+        return self._add(
+            "global_pool", "global_pool", (x,), x.channels, x.channels, 1, 1,
+            group_in=x.group, group_out=x.group, spatial=False,
+        )  # fmt: skip
+
+    def add(self, x: Value, y: Value) -> Value:
+        """An element-wise sum of two values with fixed channels, as in a residual stream."""
+        if x.group or y.group:
+            raise ValueError("only values with fixed channels can be added")
+        if (x.channels, x.height, x.width) != (y.channels, y.height, y.width):
+            raise ValueError("only values of the same shape can be added")
+        return self._add("add", "add", (x, y), x.channels, x.channels, x.height, x.width)
+
+    def concat(self, values: list[Value]) -> Value:
+        """Channels side by side, as in a dense stream; each value keeps its width."""
+        if any(v.group for v in values):
+            raise ValueError("only values with fixed channels can be concatenated")
+        channels = sum(v.channels for v in values)
+        first = values[0]
+        return self._add(
+            "concat", "concat", tuple(values), channels, channels, first.height, first.width
+        )
+
+    def shortcut(self, x: Value, channels: int, stride: int) -> Value:
+        """ResNet's shortcut without parameters (He et al. 2016, option A): subsample, pad zeros.
+
+        Where the block's output is narrower, the outer channels, which padding adds, are dropped.
+        """
+        if x.group:
+            raise ValueError("a shortcut needs fixed channels")
+        height, width = -(-x.height // stride), -(-x.width // stride)
+        return self._add(
+            "shortcut", "shortcut", (x,), x.channels, channels, height, width, stride=stride
+        )
+
+    def tap(self, name: str, x: Value) -> Value:
+        """Name an intermediate value, so that losses can ask for it."""
+        self.taps[name] = x.node
+        return x
+
+    def head(self, x: Value, name: str = "classifier") -> None:
+        """The end of the network: pooled features (tap `features`), then the logits."""
+        features = self.global_pool(x) if self.nodes[x.node].spatial else x
+        self.tap("features", features)
+        self.tap("logits", self.linear(name, features, self.classes))
+
+    # What follows is read off the finished drawing.
+
+    def widths(self, keep: Keep) -> dict[str, int]:
+        """Channels per group, all of them where `keep` does not name the group."""
+        return {
+            g.name: len(keep[g.name]) if g.name in keep else g.size for g in self.groups.values()
+        }
+
+    def cost(self, widths: Mapping[str, int]) -> tuple[int, int]:
+        """(parameters, MACs) with these group widths.
+
+        Parameters count what is trained: not BatchNorm's running statistics, not the indices of a
+        selection. MACs count multiply-accumulates of convolutions and linear layers for one image.
+        """
+        params = macs = 0
+        for node in self.nodes:
+            node_params, node_macs = node_cost(node, widths)
+            params += node_params
+            macs += node_macs
+        return params, macs
+
+    def tensors(self) -> list[Tensor]:
+        """Every parameter and buffer of the full network, named as in its checkpoints."""
+        found = []
+        for n in self.nodes:
+            group_out = n.group_out
+            if n.op == "conv":
+                shape = (n.channels, n.channels_in, n.kernel, n.kernel)
+                groups = (group_out, n.group_in, None, None)
+                found.append(Tensor(f"{n.name}.weight", shape, groups, "convolution"))
+            elif n.op == "linear":
+                shape = (n.channels, n.channels_in)
+                found.append(Tensor(f"{n.name}.weight", shape, (group_out, n.group_in), "linear"))
+                found.append(Tensor(f"{n.name}.bias", shape[:1], (group_out,), "bias"))
+            elif n.op == "bn":
+                for suffix, role in (
+                    ("weight", "scale"),
+                    ("bias", "shift"),
+                    ("running_mean", "mean"),
+                    ("running_var", "variance"),
+                ):
+                    found.append(Tensor(f"{n.name}.{suffix}", (n.channels,), (group_out,), role))
+                found.append(Tensor(f"{n.name}.num_batches_tracked", (), (), "count"))
+        return found
+
+
+def node_cost(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
+    """(parameters, MACs) of one node with these group widths."""
+    if node.op not in ("conv", "bn", "linear"):
+        return 0, 0
+    channels = widths[node.group_out] if node.group_out else node.channels
+    if node.op == "bn":
+        return 2 * channels, 0
+    fan_in = widths[node.group_in] if node.group_in else node.channels_in
+    if node.op == "linear":
+        return (fan_in + 1) * channels, fan_in * channels
+    weights = node.kernel**2 * fan_in * channels
+    return weights, weights * node.positions
+
+
+def draw(family: str, options: Mapping, input_shape: tuple[int, int, int], classes: int) -> Graph:
+    """The full network of an architecture; raises StError if its options contradict each other."""
+    graph = Graph(input_shape, classes)
+    complete = architectures.check(family, dict(options))
+    try:
+        architectures.get(family)(graph, **complete)
+    except ValueError as error:
+        raise StError(f"architecture '{family}': {error}") from error
+    return graph

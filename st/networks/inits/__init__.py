@@ -1,0 +1,36 @@
+"""Inits: the weights from which training starts.
+
+An init is called with the structure to fill, a source checkpoint (or None) and a seed, and returns
+every tensor of that structure. Its attribute `source` says what it needs: None, `model` (the
+trained supernet) or `rewind` (the supernet early in its training).
+"""
+
+import numpy as np
+
+from st.core.errors import StError
+from st.networks.checkpoint import Checkpoint
+from st.networks.structure import Structure
+
+
+def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
+    """The part of the source's weights that belongs to `structure`'s channels.
+
+    Raises StError if these are not channels of the source's architecture.
+    """
+    if structure.graph.tensors() != source.structure.graph.tensors():
+        raise StError(
+            f"{source.path}: the structure is not made of the supernet's channels, so it can't "
+            "start from its weights; use the init 'random'"
+        )
+    positions = {
+        name: np.searchsorted(source.structure.kept(name), structure.kept(name))
+        for name in structure.graph.groups
+    }
+    result = {}
+    for tensor in structure.graph.tensors():
+        value = source.tensors[tensor.name]
+        for axis, group in enumerate(tensor.groups):
+            if group:
+                value = np.take(value, positions[group], axis=axis)
+        result[tensor.name] = value
+    return result

@@ -1,0 +1,15 @@
+"""Network slimming's criterion (Liu et al. 2017)."""
+
+import numpy as np
+
+from st.core.registry import criteria
+from st.pruning.criteria import Scores, Subject
+
+
+@criteria.register
+def bn_scale(subject: Subject) -> Scores:
+    """|gamma| of the batch normalisation that follows the channel."""
+    return {
+        name: sum(np.abs(subject.tensors[f"{bn}.weight"].astype(np.float64)) for bn in group.norms)
+        for name, group in subject.graph.groups.items()
+    }

@@ -1,0 +1,15 @@
+"""The usual variant of filter pruning's criterion: L2 instead of L1 (Li et al. 2017, section 3)."""
+
+import numpy as np
+
+from st.core.registry import criteria
+from st.pruning.criteria import Scores, Subject, per_channel
+
+
+@criteria.register
+def l2_norm(subject: Subject) -> Scores:
+    """Euclidean norm of the channel's filter."""
+    return per_channel(subject, lambda rows: np.sqrt(np.square(rows).sum(axis=1)))
+
+
+l2_norm.comparable = False

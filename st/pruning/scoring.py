@@ -1,0 +1,46 @@
+"""Running a supernet on training images, for criteria that need more than its weights."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from st.core.device import Device, choose
+from st.core.errors import StError
+from st.core.seeds import stream
+from st.data.dataset import load_data
+from st.data.images import Images
+from st.networks import network
+from st.networks.structure import Structure
+from st.pruning.criteria import Subject
+
+
+def build(
+    subject: Subject, taps: Mapping[str, int] | None = None
+) -> tuple[network.Network, Device]:
+    """The subject's network in evaluation mode. `taps`: nodes whose values it can return, by name.
+
+    Normalised with running statistics, so that an image's scores do not depend on its batch.
+    """
+    where = choose(subject.device, subject.threads)
+    full = subject.structure
+    # drawn anew: the taps are not for others
+    own = Structure(full.family, full.options, full.input_shape, full.classes, full.keep)
+    own.graph.taps.update(taps or {})
+    return where.place(network.build(own, subject.tensors)).eval(), where
+
+
+def batches(
+    subject: Subject, where: Device, images: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images and labels: so many training images (at most all), drawn by the seed and
+    shown as they are. In float32 on every device."""
+    if subject.data is None:
+        raise StError("the criterion needs the prepared data; give --data")
+    data, _ = load_data(subject.data)
+    shape, classes = tuple(subject.structure.input_shape), subject.structure.classes
+    if data.input_shape != shape or len(data.classes) != classes:
+        raise StError("the data's image shape or classes are not those of the supernet")
+    source = Images(data, where)
+    order = stream(subject.seed, "criterion", "images").permutation(len(data.train_labels))
+    for index in where.tensor(order[:images]).split(batch_size):
+        yield source.normalise(source.train_images[index]), source.train_labels[index]

@@ -1,0 +1,32 @@
+"""A search: a criterion's scores, or its own structure, within a budget."""
+
+from st.core import registry
+from st.core.errors import StError
+from st.core.job import Job
+from st.networks.graph import Keep
+from st.networks.structure import Structure
+from st.pruning.criteria import Subject
+from st.pruning.selection import select_channels
+
+
+def searched(job: Job, subject: Subject) -> Structure:
+    """What the criterion finds, or the best-scored channels that the budget pays for."""
+    criterion = registry.criteria.get(job["criterion"])
+    if getattr(criterion, "data", False) and subject.data is None:
+        raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
+    found = criterion(subject, **job["options"])
+    if isinstance(found, Structure):
+        return found
+    whole = subject.structure
+
+    def part(keep: Keep) -> Structure:
+        return Structure(whole.family, whole.options, whole.input_shape, whole.classes, keep)
+
+    return part(
+        select_channels(
+            whole.graph, found, subject.budget,
+            job["ranking"], job["min_channels"], job["round_to"],
+            latency=subject.latency and (lambda keep: subject.latency(part(keep))),
+            available=whole.keep,
+        )
+    )  # fmt: skip

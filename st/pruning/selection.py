@@ -1,0 +1,195 @@
+"""Search: from channel scores and a budget to a structure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from st.core.errors import StError
+from st.networks.graph import Graph, Keep, node_cost
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds on what a subnet may cost, as fractions of its supernet; None: no bound."""
+
+    params: float | None = None
+    macs: float | None = None
+    latency: float | None = None  # measured, so it depends on the machine
+    channels: float | None = None  # of all groups together, as network slimming's pruning ratio
+
+    def part_way(self, share: float) -> "Budget":
+        """The budget after this share (0...1) of a geometric path from the supernet to this one."""
+        bounds = asdict(self).values()
+        return Budget(*(None if bound is None else bound**share for bound in bounds))
+
+    def limits(self, graph: Graph) -> tuple[float, float, float]:
+        """Of what `usage` gives: parameters, MACs and channels."""
+        full = usage(graph, graph.widths({}))
+        # rounded first: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
+        params, macs, channels = (
+            np.inf if f is None else round(f * n, 6)
+            for f, n in zip((self.params, self.macs, self.channels), full, strict=True)
+        )
+        if self.channels is not None and self.channels < 1:
+            # Network slimming keeps what is above the threshold, which is itself a channel's scale.
+            channels = np.ceil(channels) - 1
+        return np.floor(params), np.floor(macs), channels
+
+
+def usage(graph: Graph, widths: Mapping[str, int]) -> tuple[int, int, int]:
+    """Parameters, MACs and prunable channels of a network with these group widths."""
+    return *graph.cost(widths), sum(widths.values())
+
+
+def least_widths(graph: Graph, min_channels: int, round_to: int) -> dict[str, int]:
+    """The smallest width per group: `min_channels` rounded up to `round_to`, at most its size."""
+    least = -(-min_channels // round_to) * round_to
+    return {name: min(group.size, least) for name, group in graph.groups.items()}
+
+
+def check_reachable(graph: Graph, budget: Budget, min_channels: int = 1, round_to: int = 1) -> None:
+    """Raise StError, naming the tightest budget that can be met, if this one can't."""
+    least = usage(graph, least_widths(graph, min_channels, round_to))
+    if any(cost > limit for cost, limit in zip(least, budget.limits(graph), strict=True)):
+        full = usage(graph, graph.widths({}))
+        given = (budget.params, budget.macs, budget.channels)
+        asked, tightest = [], []
+        for name, bound, a, b in zip(
+            ("params", "macs", "channels"), given, least, full, strict=True
+        ):
+            if bound is not None:
+                asked.append(f"{name}: {bound}")
+                # rounded up, so that the message's numbers can be used as they are; of channels
+                # fewer than the fraction are kept
+                steps = np.floor(1e4 * a / b) + 1 if name == "channels" else np.ceil(1e4 * a / b)
+                tightest.append(f"{name}: {min(steps / 1e4, 1):.4f}")
+        raise StError(
+            f"the budget ({', '.join(asked)}) cannot be met; with min_channels {min_channels} and "
+            f"round_to {round_to} the tightest is {', '.join(tightest)}"
+        )
+
+
+def select_channels(
+    graph: Graph,
+    scores: Mapping[str, np.ndarray],
+    budget: Budget,
+    ranking: str = "global",
+    min_channels: int = 1,
+    round_to: int = 1,
+    latency: Callable[[Keep], float] | None = None,
+    available: Keep | None = None,
+) -> Keep:
+    """The best-scored channels that the budget pays for.
+
+    Channels are ranked together by score (`global`, as network slimming's single threshold), by
+    score over the mean score of their group (`normalized`: for scores that grow with a layer's
+    size), or by their place within their group (`local`: the same fraction of every layer, as Li
+    et al.'s pruning ratio). They are added from the top until one would exceed the budget; after
+    it, each further one that still fits is added too. So the budget is met from below and the
+    result is maximal: no channel can be added. Every group first gets its best `min_channels`,
+    because a layer without channels is no network. With `round_to` > 1 channels come in blocks of
+    that many, ranked by the block's mean. Equal scores are ordered by group, then by channel.
+
+    With a budget of channels alone this is network slimming's threshold. A latency budget ends the
+    list of added blocks early, where `latency(keep)`, a fraction of the supernet's, is measured to
+    be within it.
+
+    `scores`: per group, finite, shape (size,); of the channels `available`, if only some are.
+    Raises StError if the budget cannot be met.
+    """
+    check_reachable(graph, budget, min_channels, round_to)
+    least = least_widths(graph, min_channels, round_to)
+    order, ranked = {}, {}
+    for name, group in graph.groups.items():
+        channels = (available or {}).get(name, np.arange(group.size))
+        values = np.asarray(scores.get(name, ()), dtype=np.float64)
+        if values.shape != channels.shape or not np.isfinite(values).all():
+            raise StError(f"the criterion gave no finite score for each channel of '{name}'")
+        best = np.argsort(-values, kind="stable")
+        if ranking == "normalized":
+            values = values / (np.abs(values).mean() or 1)
+        order[name], ranked[name] = channels[best], values[best]
+        least[name] = min(least[name], len(channels))
+    blocks = _affordable(graph, _blocks(graph, ranked, least, ranking, round_to), least, budget)
+
+    def keep(number: int) -> Keep:
+        widths = dict(least)
+        for name, amount in blocks[:number]:
+            widths[name] += amount
+        return {name: np.sort(order[name][: widths[name]]) for name in order}
+
+    number = len(blocks)
+    if budget.latency is not None:
+        number = most_within(number, lambda n: latency(keep(n)), budget.latency)
+    return keep(number)
+
+
+Block = tuple[float, int, int, int, str]  # sorts by: -worth, group, first channel; then size, name
+
+
+def _blocks(
+    graph: Graph, ranked: dict[str, np.ndarray], least: dict[str, int], ranking: str, round_to: int
+) -> list[Block]:
+    """All that can be added to the least widths, best first. `ranked`: scores, descending."""
+    blocks = []
+    for position, (name, group) in enumerate(graph.groups.items()):
+        key, available = np.inf, len(ranked[name])
+        for start in range(least[name], available, round_to):
+            stop = min(start + round_to, available)
+            worth = -stop / group.size if ranking == "local" else ranked[name][start:stop].mean()
+            key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
+            blocks.append((-key, position, start, stop - start, name))
+    return sorted(blocks)
+
+
+def _affordable(
+    graph: Graph, blocks: list[Block], least: dict[str, int], budget: Budget
+) -> list[tuple[str, int]]:
+    """In order, the (group, channels) that parameters and MACs admit, each after those before."""
+    layers, limits, widths = _layers_by_group(graph), budget.limits(graph), dict(least)
+    used, admitted = np.array(usage(graph, widths)), []
+    for _, _, start, amount, name in blocks:
+        if widths[name] != start:
+            continue  # an earlier block of this group did not fit, so neither does this one
+        before = sum(np.array(node_cost(node, widths)) for node in layers[name])
+        widths[name] += amount
+        after = sum(np.array(node_cost(node, widths)) for node in layers[name])
+        added = np.append(after - before, amount)
+        if np.all(used + added <= limits):
+            used = used + added
+            admitted.append((name, amount))
+        else:
+            widths[name] -= amount
+    return admitted
+
+
+def most_within(number: int, latency: Callable[[int], float], bound: float) -> int:
+    """The largest n of 0...number, by bisection, with latency(n) <= bound.
+
+    Latency grows with n but for the noise of measuring; what is returned was measured to be within
+    the bound. Raises StError that names the tightest bound, if none is.
+    """
+    if latency(number) <= bound:
+        return number
+    tightest = latency(0)
+    if tightest > bound:
+        raise StError(
+            f"the budget (latency: {bound}) cannot be met on this device; the narrowest network "
+            f"that min_channels and round_to allow was measured at latency: {tightest:.4f}"
+        )
+    low, high = 0, number
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if latency(middle) <= bound else (low, middle)
+    return low
+
+
+def _layers_by_group(graph: Graph) -> dict[str, list]:
+    """Per group, the nodes whose cost depends on its width."""
+    layers = {name: [] for name in graph.groups}
+    for node in graph.nodes:
+        if node.op in ("conv", "bn", "linear"):
+            for name in {node.group_in, node.group_out} - {None}:
+                layers[name].append(node)
+    return layers

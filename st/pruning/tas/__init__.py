@@ -1,0 +1,1 @@
+"""Transformable Architecture Search (Dong & Yang 2019); criteria/tas.py says what it does."""

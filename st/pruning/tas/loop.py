@@ -1,0 +1,186 @@
+"""TAS's loop: the weights and the probabilities of widths and depths are trained in turns."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from st.core.device import Device, choose
+from st.core.errors import StError
+from st.core.progress import Progress
+from st.core.seeds import derive, stream
+from st.data.augment import Augment
+from st.data.dataset import load_data
+from st.data.images import Images
+from st.networks.structure import Structure
+from st.pruning.tas.network import Choice, Supernet, sample
+from st.pruning.tas.space import TOLERANCE, Space
+from st.training.loop import check_finite
+from st.training.optimiser import descend
+from st.training.recipe import Training, learning_rate
+from st.training.resume import Resume
+
+
+def cost(expected: Tensor, current: float, target: float) -> Tensor:
+    """+log of the expected MACs if the likeliest network has more than the target, -log if it has
+    less than 95 % of it, else 0. In units of the target, which changes no gradient."""
+    if current > target:
+        return torch.log(expected / target)
+    if current < (1 - TOLERANCE) * target:
+        return -torch.log(expected / target)
+    return torch.zeros(())
+
+
+@dataclass
+class Search:
+    """Everything that one search needs; `fit` runs it. For `Resume` it looks like a training."""
+
+    network: Supernet
+    images: Images
+    recipe: Training
+    target: float
+    options: dict[str, Any]
+    augment: Augment
+    seed: int
+    device: Device
+    history: list[dict[str, Any]] = field(default_factory=list)
+    early: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self):
+        named = self.network.named_parameters()
+        self.weights = [weight for name, weight in named if name != "architecture"]
+        self.momentum = [torch.zeros_like(weight) for weight in self.weights]
+        self.epochs = self.recipe.epochs
+        self.modules = {"weight": self.network}
+
+    def outputs(self, batch: Tensor, choice: Choice) -> Tensor:
+        """The network's logits for uint8 images, under a choice."""
+        with self.device.autocast():
+            return self.network(self.images.normalise(batch), choice).float()
+
+    def temperature(self, epoch: int) -> float:
+        """Of the Gumbel-softmax: it falls by a cosine, as in the authors' code."""
+        hot, cold = self.options["temperature"]
+        return cold + (hot - cold) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+    def adam(self, gradient: Tensor, step: int) -> None:
+        """One step of the architecture parameters, as torch.optim.Adam with betas (0.5, 0.999)."""
+        network, options = self.network, self.options
+        first, second, value = network.first_moment, network.second_moment, network.architecture
+        with torch.no_grad():
+            gradient = gradient + options["architecture_weight_decay"] * value
+            first.lerp_(gradient, 1 - 0.5)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+            scale = (second / (1 - 0.999**step)).sqrt().add_(1e-8)
+            value.addcdiv_(first, scale, value=-options["architecture_lr"] / (1 - 0.5**step))
+
+
+def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
+    """Train from where `run.history` ends: in turns a batch of one half of the training images for
+    the weights, and one of the other half for the architecture parameters."""
+    network, images, options = run.network, run.images, run.options
+    total = len(images.train_labels)
+    halves = np.array_split(stream(run.seed, "tas", "halves").permutation(total), 2)
+    batch_size = min(run.recipe.batch_size, total // 2)
+    steps = total // 2 // batch_size
+    for epoch in range(len(run.history), run.epochs):
+        network.train()
+        started = time.perf_counter()
+        views = run.augment.draw(total, run.seed, epoch).to(images.train_labels.device)
+        epoch_images = run.augment.apply(images.train_images, views)
+        rng = stream(run.seed, "tas", "order", epoch)
+        orders = [run.device.tensor(rng.permutation(half)) for half in halves]
+        noise = torch.Generator().manual_seed(derive(run.seed, "tas", "noise", epoch))
+        draws = (len(network.space.layers), run.temperature(epoch), noise)
+        sums = dict.fromkeys(("ce", "architecture_ce", "correct"), 0)
+        for step in range(steps):
+            weights_part, architecture_part = (
+                order[step * batch_size : (step + 1) * batch_size] for order in orders
+            )
+            labels = images.train_labels[weights_part]
+            choice = sample(network.logits().detach(), *draws)
+            outputs = run.outputs(epoch_images[weights_part], choice)
+            ce = F.cross_entropy(outputs, labels)
+            ce.backward()
+            rate = learning_rate(run.recipe, (epoch + step / steps) / run.epochs)
+            descend(run.weights, run.momentum, run.recipe, rate)
+            sums["ce"] += ce.detach()
+            sums["correct"] += (outputs.detach().argmax(1) == labels).sum()
+
+            choice = sample(network.logits(), *draws)
+            outputs = run.outputs(epoch_images[architecture_part], choice)
+            ce = F.cross_entropy(outputs, images.train_labels[architecture_part])
+            macs = network.space.chosen_macs(network.likeliest())
+            penalty = options["macs_weight"] * cost(network.expected_macs(), macs, run.target)
+            objective = ce + penalty.to(ce.device)
+            (gradient,) = torch.autograd.grad(objective, network.architecture)
+            run.adam(gradient, epoch * steps + step + 1)
+            sums["architecture_ce"] += ce.detach()
+        speed = 2 * steps * batch_size / (time.perf_counter() - started)
+        means = {name: float(value) / steps for name, value in sums.items()}
+        check_finite(means["ce"] + means["architecture_ce"], run, epoch, "the option 'lr'")
+        run.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": means["ce"],
+                "architecture_loss": means["architecture_ce"],
+                "train_accuracy": 100 * means["correct"] / batch_size,
+                "test_accuracy": None,
+                "expected_macs": network.expected_macs().item(),
+                "macs": network.space.chosen_macs(network.likeliest()),
+            }
+        )
+        after_epoch(run, speed)
+
+
+def search(
+    full: Structure,
+    space: Space,
+    target: float,
+    options: dict[str, Any],
+    data: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    state: Path | None,
+) -> list[np.ndarray]:
+    """Log-probabilities of the candidates, of each layer, then each stage."""
+    images, digest = load_data(data)
+    if images.input_shape != tuple(full.input_shape) or len(images.classes) != full.classes:
+        raise StError(f"{data}: image shape or classes are not those of the supernet")
+    where = choose(device, threads)
+    recipe = Training(
+        schedule="cosine",
+        nesterov=True,
+        **{k: options[k] for k in ("epochs", "batch_size", "lr", "weight_decay")},
+    )
+    augment = Augment(options["crop"], options["flip"])
+    network = where.place(Supernet(full, space, seed))
+    run = Search(network, Images(images, where), recipe, target, options, augment, seed, where)
+    depends_on = {
+        "search": "tas", "structure": full.to_json(), "options": options, "target": target,
+        "seed": seed, "data": digest,
+    }  # fmt: skip
+    with Resume(state, depends_on) if state else nullcontext() as resume:
+        if resume:
+            resume.restore(run)
+        progress = Progress(run.epochs, done=len(run.history))
+
+        def after_epoch(run: Search, speed: float) -> None:
+            progress.epoch(run.history[-1], speed)
+            if resume:
+                resume.after_epoch(run)
+
+        fit(run, after_epoch)
+        if resume:
+            resume.finish()
+    logits = network.logits().detach().log_softmax(1).double().numpy()
+    return [row[:count] for row, count in zip(logits, space.candidates, strict=True)]

@@ -1,0 +1,198 @@
+"""What the report says in words, beside the claim (verdicts.py): captions and definitions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from st.core.job import Job
+from st.report import tables
+
+
+def split(job: Job, dataset: str) -> str:
+    """The images on which accuracies of a data set were measured."""
+    return "held-out training images" if job["datasets"][dataset] else "the test split"
+
+
+def caption(job: Job, runs: pd.DataFrame) -> str:
+    """What the table's numbers mean. One paragraph of plain text."""
+    places: dict[str, list[str]] = {}
+    for dataset in job["datasets"]:
+        places.setdefault(split(job, dataset), []).append(dataset)
+    where = " and ".join(
+        f"{name} ({', '.join(datasets)})" if len(places) > 1 else name
+        for name, datasets in places.items()
+    )
+    seeds = len(job["seeds"])
+    spread = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    batch = job["latency_batch"]
+    return (
+        f"Accuracy on {where} at the last epoch{spread}; bold: the highest mean of each "
+        "group, as printed. "
+        "Params: trainable parameters. MACs: multiply-accumulates of convolution and linear layers "
+        "for one image. ↓: the part of the reference supernet's (row supernet) that was removed. "
+        f"Latency: {'median over seeds, ' if seeds > 1 else ''}batches of {batch} "
+        f"image{'s' * (batch > 1)} on {devices(runs)}; "
+        "it compares networks on this machine and says little about others. "
+        f"Epochs: of training the network itself, without its supernet's{_capped(job, runs)}. "
+        "Teacher: the network whose outputs supervised the training."
+    )
+
+
+def _capped(job: Job, runs: pd.DataFrame) -> str:
+    """Which rows of the epoch rule `computation` had less of it than their supernet, because of
+    their max_epoch_factor."""
+    shares: dict[str, list[float]] = {}
+    for architecture, rows in job["rows"].items():
+        for row in rows:
+            most = row.get("epoch_rule") == "computation" and row["max_epoch_factor"]
+            if not most:
+                continue
+            here = (runs["architecture"] == architecture) & (runs["method"] == row["method"])
+            shares.setdefault(row["method"], []).extend(most * runs.loc[here, "macs_kept"])
+    capped = {name: parts for name, parts in shares.items() if min(parts) < 1}
+    if not capped:
+        return ""
+    parts = [100 * min(1, part) for found in capped.values() for part in found]
+    low, high = round(min(parts)), round(max(parts))
+    much = f"{low} %" if low == high else f"{low} to {high} %"
+    return (
+        f"; those of {', '.join(capped)} are scaled by the computation that the network saves, "
+        f"but at most by max_epoch_factor, so these trainings had {much} of their supernet's "
+        "computation"
+    )
+
+
+def devices(runs: pd.DataFrame) -> str:
+    return " / ".join(dict.fromkeys(runs["device"]))
+
+
+def provenance(job: Job, runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """What was run, on what: (subject, text) pairs."""
+
+    def found(column: str) -> str:
+        return " / ".join(dict.fromkeys(runs[column].astype(str)))
+
+    return [
+        ("Data", "; ".join(f"{name}, evaluated on {split(job, name)}" for name in job["datasets"])),
+        ("Architectures", ", ".join(job["rows"])),
+        ("Seeds", ", ".join(map(str, job["seeds"]))),
+        ("Networks", f"{len(runs)} trained and evaluated"),
+        ("Evaluated on", devices(runs)),
+        ("Software", f"search-and-train {found('st')}, PyTorch {found('torch')}"),
+    ]
+
+
+def environment(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where the networks were trained and evaluated (see tables.environment), as (subject, text)
+    pairs."""
+    pairs = [("Parameters", f"hash {found['params']}")]
+    for kind in ("trained", "evaluated"):
+        for made in found[kind]:
+            facts = {key: value for key, value in made.items() if key != "networks"}
+            text = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
+            pairs.append((f"{made['networks']} networks {kind}", text))
+    return pairs
+
+
+INITS = {
+    "random": "new random weights",
+    "inherit": "the supernet's weights of the kept channels (fine-tuning)",
+    "rewind": "the supernet's early weights of the kept channels (lottery ticket)",
+}
+
+
+def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """How each row of the table came to be: (row, text) pairs, in the table's order."""
+    rows: dict[str, dict[str, Any]] = {}
+    for architecture in job["rows"].values():
+        for row in architecture:
+            rows.setdefault(row["method"], row)
+    for name, row in rows.items():
+        epochs = runs.loc[runs["method"] == name, "epochs"]
+        low, high = epochs.min(), epochs.max()
+        length = f"{low} epochs" if low == high else f"{low} to {high} epochs"
+        if "search" not in row:
+            reference = "; all fractions refer to it" if name == "supernet" else ""
+            yield name, f"the whole network, supernet {row['supernet']}; {length}{reference}."
+            continue
+        start = INITS.get(row["init"], f"init {row['init']}")
+        if row.get("epoch_rule") == "computation":
+            length += ", scaled by the computation it saves"
+        losses = " + ".join(_loss(loss, options) for loss, options in row["objective"].items())
+        yield (
+            name,
+            f"the structure that search {row['search']} ({_search(row)}) found in "
+            f"supernet {row['supernet']}; "
+            f"starts from {start}; minimises {losses}; {length}.",
+        )
+
+
+BOUNDED = {"params": "parameters", "macs": "MACs", "channels": "channels", "latency": "latency"}
+
+
+def _search(row: dict[str, Any]) -> str:
+    bounds = [f"{share:g} of the {BOUNDED[name]}" for name, share in row["budget"].items()]
+    budget = f", at most {' and '.join(bounds)}" if bounds else ""
+    rounds = f", in {row['rounds']} rounds" if row["rounds"] > 1 else ""
+    return f"criterion {row['criterion']}{budget}{rounds}"
+
+
+LOSSES = {
+    "ce": "cross-entropy with the labels",
+    "kd": "distillation of the supernet's softened outputs",
+    "cc": "correlation congruence with the supernet's features",
+    "at": "attention transfer from the supernet's stages",
+    "sp": "preservation of the similarities in the supernet's last stage",
+    "rkd": "relational distillation of the supernet's features",
+    "pkt": "probabilistic transfer of the supernet's features",
+    "dkd": "decoupled distillation of the supernet's softened outputs",
+    "fitnet": "hints from a stage of the supernet",
+}
+
+
+def _loss(name: str, options: dict[str, Any]) -> str:
+    weight = "" if options["weight"] == 1 else f"{options['weight']:g} "
+    others = ", ".join(
+        f"{key} {_plain(value)}"
+        for key, value in options.items()
+        if key != "weight" and value is not None
+    )
+    return f"{weight}{LOSSES.get(name, name)}{f' ({others})' if others else ''}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def notes(job: Job, folder: str | Path) -> Iterator[str]:
+    """Sentences about losses that did next to nothing: their rows are not what they are called."""
+    for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
+        where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
+        yield (
+            f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
+            f"its share of the gradient was at most {share:.2g} % in any epoch."
+        )
+
+
+VERDICTS = [
+    "The claim under test: a subnet with at most 10 % of the parameters and 50 % of the MACs, "
+    "trained anew under its supernet's supervision, is more accurate than that supernet.",
+    "Every row that starts anew and learns from its supernet makes the claim. It must beat the "
+    "supernet that its structure was found in, the reference supernet, and any supernet of the run "
+    "that was trained for longer, in this order: the next comparison is made only where the one "
+    "before was decided in its favour.",
+    "Margins are differences in accuracy points (percent of images), paired by seed and image and "
+    "averaged.",
+    "95 % intervals hold both the spread over seeds (Student's t) and the sampling of the test "
+    "images (normal): the half-widths of the two are added in quadrature, after an analysis of "
+    "variance of seeds x images.",
+    "Held or did not hold is decided by an interval that is corrected for the number of verdicts "
+    "in this report (Holm): the rows share the level of 5 %. Where it differs from the 95 % "
+    "interval both are given. Undecided: the corrected interval contains zero, or one seed has no "
+    "spread to judge it by. Not tested: the subnet exceeds the claim's budget.",
+    "Comparisons with controls are single ones at 95 %, not corrected.",
+    "verdicts.json has all numbers, and by seed how many images only one of the two classified "
+    "correctly (McNemar's counts).",
+]

@@ -1,0 +1,123 @@
+"""What a result owes to the teacher, the re-initialisation and the search: comparisons of a row
+with its controls, and the lines of params.yaml that would add the controls that are missing."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from st.report.margins import Margin
+
+NO_SEARCH = ("uniform", "random")  # criteria that look at no supernet
+
+Row = dict[str, Any]
+
+
+def controls(
+    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], correct: dict[str, np.ndarray]
+) -> Iterator[str]:
+    """Sentences about the row `row`. `correct`: as in verdicts.py, of one architecture.
+
+    Intervals are those of single comparisons at 95 %.
+    """
+    name = row["method"]
+    for other in rows:
+        if "search" not in other or other["method"] == name:
+            continue
+        what = _what(row, other, runs)
+        if what:
+            changes = _differences(row, other, runs)
+            label = f"{other['method']}; also {changes}" if changes else other["method"]
+            yield _compare(
+                f"{what} ({label})", name, Margin(correct[name], correct[other["method"]])
+            )
+    if "search" in row:
+        yield from _missing(rows, row, runs)
+
+
+def _what(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str | None:
+    """What `other` is a control of, if of anything."""
+    same, anew, taught = other["search"] == row["search"], other["anew"], _taught(other, runs)
+    if same and anew and not taught:
+        return "Against the same structure trained anew without a teacher"
+    if same and not anew:
+        return f"Against the same structure with init {other['init']}"
+    if not same and anew and taught:
+        return f"Against the structure of search {other['search']}, trained anew with a teacher"
+    return None
+
+
+def _taught(row: Row, runs: dict[str, pd.DataFrame]) -> bool:
+    return bool(runs[row["method"]]["teacher"].notna().all())
+
+
+def _epochs(row: Row, runs: dict[str, pd.DataFrame]) -> float:
+    return runs[row["method"]]["epochs"].mean()
+
+
+def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
+    """What else sets a control apart, so that nobody takes it for a clean one."""
+    found = []
+    if _taught(other, runs) and other["supernet"] != row["supernet"]:
+        found.append("another teacher")
+    if _taught(other, runs) and other["objective"] != row["objective"]:
+        found.append("other losses")
+    if not _taught(other, runs) and not other["anew"]:
+        found.append("no teacher")
+    epochs = _epochs(other, runs), _epochs(row, runs)
+    if epochs[0] != epochs[1]:
+        found.append(f"{epochs[0]:.0f} instead of {epochs[1]:.0f} epochs")
+    return ", ".join(found)
+
+
+def _compare(what: str, name: str, found: Margin) -> str:
+    verdict = {1: f"{name} is better", -1: f"{name} is worse", 0: "undecided"}[found.sign()]
+    reason = f"; {found.why_undecided()}" if not found.sign() else ""
+    return f"{what}: {verdict}, {found}{reason}."
+
+
+def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterator[str]:
+    """The controls that the claim needs and the grid has not, as lines for params.yaml."""
+    subnets = [r for r in rows if "search" in r and r["anew"] and r["method"] != row["method"]]
+    names = {r["method"] for r in rows}
+    if not any(
+        r["search"] == row["search"]
+        and not _taught(r, runs)
+        and _epochs(r, runs) == _epochs(row, runs)
+        for r in subnets
+    ):
+        line = _line(
+            _free(f"{row['method']}-no-teacher", names), row["spec"] | {"objective": {"ce": 1}}
+        )
+        yield f"Missing control, the same structure without a teacher; add to methods: {line}"
+    if row["criterion"] in NO_SEARCH:
+        return
+    if not any(
+        r["criterion"] in NO_SEARCH
+        and r["supernet"] == row["supernet"]
+        and r["objective"] == row["objective"]
+        and r["budget"] == row["budget"]
+        for r in subnets
+    ):
+        searches = {r["search"] for r in rows if "search" in r}
+        search = _free(f"{row['search']}-uniform", searches)
+        spec = {"supernet": row["supernet"], "criterion": "uniform", "budget": row["budget"]}
+        method = _line(_free(f"{row['method']}-uniform", names), row["spec"] | {"search": search})
+        yield (
+            "Missing control, the same teacher without the search; add to searches: "
+            f"{_line(search, spec)} and to methods: {method}"
+        )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return name if name not in taken else _free(f"{name}-2", taken)
+
+
+def _line(name: str, section: dict[str, Any]) -> str:
+    """`name: {...}` as it stands in params.yaml."""
+    plain = json.loads(json.dumps(section))  # yaml refuses the command line's kind of dict
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6)
+    return f"{name}: {text.strip()}"

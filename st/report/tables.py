@@ -1,0 +1,330 @@
+"""From all metrics.json to one table, and the ways to print it."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from html import escape as escape_html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from st.config.grid import METRICS, PREDICTIONS
+from st.core.errors import StError, one_line
+from st.core.files import read_json
+from st.core.job import Job
+from st.core.shares import inert
+from st.report.predictions import load_predictions
+
+COLUMNS = [
+    "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
+    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+]  # fmt: skip
+MEASURED = [
+    "dataset", "architecture", "method", "seed", "accuracy", "params", "params_kept", "macs",
+    "macs_kept", "latency_ms", "epochs", "teacher", "device", "torch", "st",
+]  # fmt: skip
+CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
+ENVIRONMENTS = ["trained", "evaluated"]  # see st/core/provenance.py
+POSITIVE = {
+    "accuracy": 100, "params": 1e15, "params_kept": 1e6, "macs": 1e18, "macs_kept": 1e6,
+    "latency_ms": 1e12, "epochs": 1e9,
+}  # fmt: skip
+GROUP = ["dataset", "architecture"]
+DECIMALS = {
+    "accuracy_mean": 3, "accuracy_std": 3, "params_kept": 4, "macs_kept": 4, "latency_ms": 3,
+}  # fmt: skip
+
+
+def place(pattern: str, folder: str | Path, **names: Any) -> Path:
+    """A file of st.config.grid's patterns, below `folder` instead of results/."""
+    return Path(folder) / pattern.removeprefix("results/").format(**names)
+
+
+def read_metrics(job: Job, folder: str | Path) -> Iterator[dict[str, Any]]:
+    """All metrics.json, checked, in the grid's order.
+
+    Raises StError that names the one which is missing, incomplete, about something else or no
+    measurement: a run is never left out silently.
+    """
+    for names, _ in _runs(job):
+        path = place(METRICS, folder, **names)
+        metrics = read_json(path)
+        for problem in _problems(metrics, names):
+            raise StError(f"{path}: {problem}; evaluate it again")
+        yield metrics
+
+
+def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the contents of a metrics.json about `names`."""
+    if not isinstance(metrics, dict):
+        yield "is no object"
+        return
+    for key in (*MEASURED, *ENVIRONMENTS):
+        if key not in metrics:
+            yield f"'{key}' is missing"
+            return
+    for key, value in names.items():
+        if metrics[key] != value:
+            yield f"'{key}' is {one_line(repr(metrics[key]), 40)} instead of {value!r}"
+    for key, most in POSITIVE.items():
+        value = metrics[key]
+        # also false for NaN
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            yield f"'{key}' is {one_line(repr(value), 40)}, which is no measurement"
+    for key in ("device", "torch", "st"):
+        if not isinstance(metrics[key], str):
+            yield f"'{key}' is no text"
+    if not isinstance(metrics["teacher"], str | None):
+        yield "'teacher' is no name"
+    for key in ENVIRONMENTS:
+        if not isinstance(metrics[key], dict):
+            yield f"'{key}' does not say where"
+
+
+def collect(job: Job, folder: str | Path) -> pd.DataFrame:
+    """All runs: one line per data set, architecture, row and seed, in the grid's order.
+
+    Columns are `MEASURED`. Raises StError as `read_metrics`.
+    """
+    runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder)]
+    return pd.DataFrame(runs, columns=MEASURED)
+
+
+def answers(job: Job, folder: str | Path) -> dict[tuple[str, str, str], np.ndarray]:
+    """Whether each network classified each test image correctly, bool (seeds, images), by data set,
+    architecture and row; seeds in the job's order.
+
+    Raises StError that names the predictions which are missing, damaged, or not those of its
+    metrics.json and of the other networks' images.
+    """
+    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    images: dict[str, np.ndarray] = {}
+    for metrics in read_metrics(job, folder):
+        names = {key: metrics[key] for key in ("dataset", "architecture", "seed", "method")}
+        path = place(PREDICTIONS, folder, **names)
+        predicted, labels = load_predictions(path)
+        correct = predicted == labels
+        if not np.array_equal(images.setdefault(metrics["dataset"], labels), labels):
+            raise StError(f"{path}: is about other images than the rest; evaluate it again")
+        if abs(100 * correct.mean() - metrics["accuracy"]) > 1e-6:
+            raise StError(
+                f"{path}: does not belong to the metrics.json beside it; evaluate it again"
+            )
+        found.setdefault((names["dataset"], names["architecture"], names["method"]), []).append(
+            correct
+        )
+    return {key: np.stack(rows) for key, rows in found.items()}
+
+
+def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, int]]:
+    """Losses that did next to nothing (see `st.core.shares.inert`): (data set, architecture, row,
+    loss, largest share of the gradient in percent, number of seeds), in the grid's order."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    for names, row in _runs(job):
+        for loss, part in inert(history(place(row["history"], folder, **names))).items():
+            key = (names["dataset"], names["architecture"], names["method"], loss)
+            found.setdefault(key, []).append(part)
+    return [(*key, max(parts), len(parts)) for key, parts in found.items()]
+
+
+def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:
+    """What each run is called, and its row of the report's job, in the grid's order."""
+    for dataset in job["datasets"]:
+        for architecture, rows in job["rows"].items():
+            for row in rows:
+                for seed in job["seeds"]:
+                    names = {"dataset": dataset, "architecture": architecture, "seed": seed}
+                    yield {**names, "method": row["method"]}, row
+
+
+def environment(job: Job, folder: str | Path) -> dict[str, Any]:
+    """What made the table: a hash of the params, and where the networks were trained and
+    evaluated, each environment once with the number of its networks."""
+    found: dict[str, dict[str, dict]] = {kind: {} for kind in ENVIRONMENTS}
+    for metrics in read_metrics(job, folder):
+        for kind in ENVIRONMENTS:
+            key = json.dumps(metrics[kind], sort_keys=True)
+            entry = found[kind].setdefault(key, {**metrics[kind], "networks": 0})
+            entry["networks"] += 1
+    return {"params": job["params"], **{kind: list(found[kind].values()) for kind in found}}
+
+
+def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table: one line per data set, architecture and row, columns exactly `COLUMNS`.
+
+    Accuracy in percent, its standard deviation that of a sample (NaN for one seed); fractions of
+    the reference supernet; latency in ms, the median over seeds; everything else means over seeds.
+    """
+    table = (
+        runs.groupby([*GROUP, "method"], sort=False)
+        .agg(
+            seeds=("seed", "size"),
+            accuracy_mean=("accuracy", "mean"),
+            accuracy_std=("accuracy", "std"),
+            params=("params", "mean"),
+            params_kept=("params_kept", "mean"),
+            macs=("macs", "mean"),
+            macs_kept=("macs_kept", "mean"),
+            latency_ms=("latency_ms", "median"),
+            epochs=("epochs", "mean"),
+            teacher=("teacher", "first"),
+        )
+        .reset_index()
+    )
+    table["teacher"] = table["teacher"].fillna("")
+    for name in ("params", "macs", "epochs"):
+        table[name] = table[name].round().astype(int)
+    return table[COLUMNS]
+
+
+def to_metrics(table: pd.DataFrame) -> dict:
+    """The table as nested objects, as `dvc metrics` shows and compares them."""
+    names = ["accuracy_mean", "accuracy_std", "params_kept", "macs_kept"]
+    nested: dict = {}
+    for row in table.round(DECIMALS).to_dict("records"):
+        place = nested.setdefault(row["dataset"], {}).setdefault(row["architecture"], {})
+        place[row["method"]] = {name: row[name] for name in names if not pd.isna(row[name])}
+    return nested
+
+
+def curves(job: Job, folder: str | Path) -> pd.DataFrame:
+    """All trainings' accuracies by epoch, one line each: for `dvc plots`."""
+    parts = []
+    for names, row in _runs(job):
+        found = history(place(row["history"], folder, **names)).reset_index()
+        found = found[CURVES]
+        parts.append(found.assign(**names))
+    return pd.concat(parts)
+
+
+def history(path: Path) -> pd.DataFrame:
+    """A training's history, indexed by epoch; all columns are numbers."""
+    try:
+        found = pd.read_csv(path)
+        return (
+            found.astype(dict.fromkeys({*found, *CURVES}, float))
+            .astype({"epoch": int})
+            .set_index("epoch")
+        )
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StError(
+            f"{path}: is no history ({one_line(error)}); delete it and train again"
+        ) from error
+
+
+def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(data set, architecture, its lines of the table), in the table's order."""
+    for (dataset, architecture), group in table.groupby(GROUP, sort=False):
+        yield dataset, architecture, group
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    return table.round(DECIMALS).to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: pd.DataFrame, caption: str) -> str:
+    """GitHub Markdown: a small table per data set and architecture, then the caption."""
+    parts = []
+    for dataset, architecture, group in groups(table):
+        shown = printed(group, bold="**{}**")
+        align = ["left", *["right"] * (shown.shape[1] - 2), "left"]
+        body = shown.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append(f"### {dataset}, {architecture}\n\n{body}\n")
+    return "\n".join([*parts, caption, ""])
+
+
+def to_latex(table: pd.DataFrame, caption: str) -> str:
+    """A LaTeX table; needs the package booktabs."""
+    lines, columns = [], 0
+    for dataset, architecture, group in groups(table):
+        shown = printed(group, latex, r"\textbf{{{}}}")
+        columns = shown.shape[1]
+        if not lines:
+            lines += [r"\toprule", _line(latex(name) for name in shown.columns)]
+        title = rf"\multicolumn{{{columns}}}{{l}}{{\textit{{{latex(f'{dataset}, {architecture}')}}}"
+        lines += [r"\midrule", title + r"} \\", r"\addlinespace[2pt]"]
+        lines += [_line(row) for row in shown.itertuples(index=False)]
+    body = "\n".join([*lines, r"\bottomrule"])
+    return (
+        "% needs \\usepackage{booktabs}\n"
+        "\\begin{table*}\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
+        f"\\caption{{{latex(caption)}}}\n\\label{{tab:comparison}}\n"
+        f"\\begin{{tabular}}{{l{'r' * (columns - 2)}l}}\n{body}\n\\end{{tabular}}\n"
+        "\\end{table*}\n"
+    )
+
+
+def _line(cells) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def to_html(group: pd.DataFrame) -> str:
+    """One group as an HTML table of class `st-table`."""
+    shown = printed(group, escape_html, "<b>{}</b>")
+    return shown.to_html(index=False, escape=False, border=0, classes="st-table")
+
+
+def printed(
+    group: pd.DataFrame, escape: Callable[[str], str] = str, bold: str = "{}"
+) -> pd.DataFrame:
+    """One group's cells as a paper prints them; `bold` is the template of the best accuracies."""
+    top = best(group)
+    # as many decimals as give the fastest network three digits
+    decimals = max(0, 2 - math.floor(math.log10(max(group["latency_ms"].min(), 1e-3))))
+    accuracy = [
+        f"{mean:.1f}" + (f" ± {std:.1f}" if pd.notna(std) else "")
+        for mean, std in zip(group["accuracy_mean"], group["accuracy_std"], strict=True)
+    ]
+    cells = {
+        "Method": group["method"],
+        "Accuracy (%)": accuracy,
+        "Params": group["params"].map(short),
+        "Params ↓": group["params_kept"].map(reduction),
+        "MACs": group["macs"].map(short),
+        "MACs ↓": group["macs_kept"].map(reduction),
+        "Latency (ms)": group["latency_ms"].map(f"{{:.{decimals}f}}".format),
+        "Epochs": group["epochs"].map(str),
+        "Teacher": group["teacher"],
+    }
+    shown = pd.DataFrame({name: list(map(escape, column)) for name, column in cells.items()})
+    shown["Accuracy (%)"] = [
+        bold.format(cell) if is_best else cell
+        for cell, is_best in zip(shown["Accuracy (%)"], top, strict=True)
+    ]
+    return shown
+
+
+def best(group: pd.DataFrame) -> list[bool]:
+    """Which lines have the highest mean accuracy, as printed: a tie in print is a tie."""
+    shown = group["accuracy_mean"].round(1)
+    return list(shown == shown.max())
+
+
+def short(number: float) -> str:
+    """Three significant digits: 950, 7.23k, 102k, 14.7M, 313M, 4.09G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        value = number / size
+        if value >= 0.9995:  # what rounds to 1.00
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+    return f"{number:.0f}"
+
+
+def reduction(kept: float) -> str:
+    """What was removed: 0.0995 -> 90.1 %; nothing for a whole network."""
+    return "" if kept == 1 else f"{100 * (1 - kept):.1f} %"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Plain text for LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,244 @@
+"""What the runs say about the paper's claim: verdicts in generated sentences.
+
+The claim: a subnet with at most 1/10 of the parameters and 1/2 of the computation, trained anew
+under its supernet's supervision, is more accurate than that supernet. It HELD where the subnet is
+surely more accurate than the supernet that its structure was found in, and than the reference
+supernet, and than any supernet of the run that was trained for longer.
+
+Each row that makes the claim is compared with these supernets in this order, and the next
+comparison is made only where the one before was decided in the subnet's favour. Several rows are
+several chances, so the rows of a report share the level of 5 % (Holm 1979): each has 5 % over the
+number of rows, and one whose comparisons are all decided leaves its level to the others (a fixed
+sequence within each row, after Bretz et al. 2009). So in at most 5 % of all reports any comparison
+is decided that should not be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from st.core.job import Job
+from st.report.controls import controls
+from st.report.margins import CONFIDENCE, Margin, between
+
+PARAMS, MACS = 1 / 10, 1 / 2
+
+Answers = dict[tuple[str, str, str], np.ndarray]  # (data set, architecture, row) -> correct
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A subnet against one supernet (or whatever row `claims` in the params file names).
+
+    `decided`: 1 more accurate, -1 less, 0 not decided, None not tested, because an earlier
+    comparison of the row was not decided in its favour. `confidence`: what the verdict used.
+    """
+
+    opponent: str
+    role: str
+    margin: Margin
+    decided: int | None
+    confidence: float
+
+    def __str__(self) -> str:
+        text = f"against {self.opponent}, {self.role}: {self.margin}"
+        corrected = self.margin.interval(self.confidence)
+        if corrected and self.confidence > CONFIDENCE + 1e-9:
+            text += f"; corrected for the number of verdicts {between(corrected)}"
+        return text
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The verdict on one row. `outcome`: held, did not hold, undecided or not tested."""
+
+    dataset: str
+    architecture: str
+    method: str
+    outcome: str
+    sentence: str
+    comparisons: list[Comparison]
+    controls: list[str] = field(default_factory=list)
+
+    def to_json(self, seeds: list[int]) -> dict[str, Any]:
+        """For verdicts.json: all numbers, with McNemar's counts by seed."""
+        return {
+            "dataset": self.dataset,
+            "architecture": self.architecture,
+            "method": self.method,
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "comparisons": [_numbers(comparison, seeds) for comparison in self.comparisons],
+            "controls": self.controls,
+        }
+
+
+def _numbers(comparison: Comparison, seeds: list[int]) -> dict[str, Any]:
+    margin, confidence = comparison.margin, comparison.confidence
+    return {
+        "opponent": comparison.opponent,
+        "role": comparison.role,
+        "points": margin.mean,
+        "interval": margin.interval(),
+        "corrected_confidence": confidence,
+        "corrected_interval": margin.interval(confidence),
+        "p_value": margin.p_value() if margin.seeds > 1 else None,
+        "decided": comparison.decided,
+        "seeds_needed": None if margin.seeds < 2 else margin.seeds_needed(confidence),
+        "images": margin.images,
+        "only_one_correct": {
+            seed: {"subnet": a, "opponent": b}
+            for seed, (a, b) in zip(seeds, margin.mcnemar, strict=True)
+        },
+    }
+
+
+def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
+    """A verdict for every row that makes the claim (see `claimants`).
+
+    `runs`: as `st.report.tables.collect` returns them; `answers`: whether each row classified each
+    test image correctly, bool (seeds, images) in the job's order of seeds.
+    """
+    found = []
+    for (dataset, architecture), group in runs.groupby(["dataset", "architecture"], sort=False):
+        rows = job["rows"][architecture]
+        measured = dict(iter(group.groupby("method", sort=False)))
+        correct = {row["method"]: answers[dataset, architecture, row["method"]] for row in rows}
+        for row in claimants(rows, job["claims"], measured):
+            against = opponents(rows, row, job["claims"], measured)
+            said = list(controls(rows, row, measured, correct))
+            name = row["method"]
+            margins = [Margin(correct[name], correct[other]) for other, _ in against]
+            found.append((dataset, architecture, measured[name], against, margins, said))
+    tested = [margins for _, _, subnet, _, margins, _ in found if _within(subnet)]
+    decisions = iter(decide(tested))
+    result = []
+    for dataset, architecture, subnet, against, margins, said in found:
+        within = _within(subnet)
+        signs, confidence = next(decisions) if within else ([], CONFIDENCE)
+        comparisons = [
+            Comparison(*other, margin, sign, confidence)
+            for other, margin, sign in zip_longest(against, margins, signs)
+        ]
+        name = subnet["method"].iloc[0]
+        outcome, sentence = _verdict(name, subnet, comparisons, within)
+        sentence = f"{architecture} on {dataset}: {sentence}"
+        result.append(Claim(dataset, architecture, name, outcome, sentence, comparisons, said))
+    return result
+
+
+def claimants(
+    rows: list[dict[str, Any]], pairs: dict[str, list[str]], runs: dict[str, pd.DataFrame]
+) -> list[dict[str, Any]]:
+    """The rows that the claim is about: all that are re-initialised and learn from their supernet,
+    whatever they are called, and those that `pairs` (params.yaml's `claims`) names."""
+
+    def makes_it(row: dict[str, Any]) -> bool:
+        return bool(row.get("anew") and runs[row["method"]]["teacher"].notna().all())
+
+    return [row for row in rows if row["method"] in pairs or makes_it(row)]
+
+
+def opponents(
+    rows: list[dict[str, Any]],
+    row: dict[str, Any],
+    pairs: dict[str, list[str]],
+    runs: dict[str, pd.DataFrame],
+) -> list[tuple[str, str]]:
+    """(row, role) of all that a claimant must beat, in the order in which they are tested."""
+    if row["method"] in pairs:
+        here = {r["method"] for r in rows}
+        named = [name for name in pairs[row["method"]] if name in here]
+        return [(name, "as the params file names it") for name in named]
+    supernets = {r["supernet"]: r["method"] for r in rows if "search" not in r}
+    own, reference = supernets[row["supernet"]], rows[0]["method"]
+    found = {own: "the supernet its structure was found in"}
+    if reference != own:
+        found[reference] = "the reference supernet"
+    epochs = {name: runs[name]["epochs"].mean() for name in supernets.values()}
+    for name in sorted(epochs, key=epochs.get):
+        if epochs[name] > epochs[own] and name not in found:
+            found[name] = "a supernet that was trained for longer"
+    return list(found.items())
+
+
+def decide(
+    rows: Sequence[Sequence[Margin]], level: float = 1 - CONFIDENCE
+) -> list[tuple[list[int], float]]:
+    """For each row the signs of its comparisons, as far as they are tested, and the confidence.
+
+    Rows share `level`; within a row comparisons are tested in order, while they are positive.
+    """
+    signs: list[list[int]] = [[] for _ in rows]
+    confidence = [1.0] * len(rows)
+    while True:
+        open_rows = [n for n, row in enumerate(rows) if _open(row, signs[n])]
+        tested = False
+        for number in open_rows:
+            confidence[number] = 1 - level / len(open_rows)
+            while _open(rows[number], signs[number]):
+                sign = rows[number][len(signs[number])].sign(confidence[number])
+                if not sign:
+                    break
+                signs[number].append(sign)
+                tested = True
+        if not tested:
+            break
+    for number, row in enumerate(rows):
+        if _open(row, signs[number]):
+            signs[number].append(0)
+    return list(zip(signs, confidence, strict=True))
+
+
+def _open(row: Sequence[Margin], signs: list[int]) -> bool:
+    return len(signs) < len(row) and -1 not in signs
+
+
+def _within(subnet: pd.DataFrame) -> bool:
+    """Whether each seed keeps to the claim's budget."""
+    return subnet["params_kept"].max() <= PARAMS and subnet["macs_kept"].max() <= MACS
+
+
+def _verdict(
+    name: str, subnet: pd.DataFrame, comparisons: list[Comparison], within: bool
+) -> tuple[str, str]:
+    """(outcome, sentence)"""
+    params, macs = subnet["params_kept"].max(), subnet["macs_kept"].max()
+    size = f"{100 * params:.2f} % of the parameters and {100 * macs:.2f} % of the MACs"
+    each = "; ".join(map(str, comparisons))
+    if not within:
+        return "not tested", (
+            f"the claim is NOT TESTED in this run: {name} keeps {size}, more than the claim's "
+            f"10 % and 50 %. Its margins: {each}."
+        )
+    size = f"{name}, with {'at most ' if len(subnet) > 1 else ''}{size},"
+    better = [c.opponent for c in comparisons if c.decided == 1]
+    if len(better) == len(comparisons):
+        strictest = comparisons[-1]
+        others = f", and against {_and(better[:-1])}" if better[:-1] else ""
+        return "held", (
+            f"the claim HELD in this run against {strictest.opponent}, {strictest.role}{others}: "
+            f"{size} is more accurate ({each})."
+        )
+    first = comparisons[len(better)]
+    beaten = f"{size} is more accurate than {_and(better)}, but" if better else ""
+    if first.decided == -1:
+        return "did not hold", (
+            f"the claim DID NOT HOLD in this run: {beaten or size} is less accurate than "
+            f"{first.opponent}, {first.role} ({each})."
+        )
+    doubt = f"{beaten} whether it" if better else f"whether {size}"
+    return "undecided", (
+        f"the claim IS UNDECIDED in this run: {doubt} is more accurate than {first.opponent}, "
+        f"{first.role}, is not decided ({each}); "
+        f"{first.margin.why_undecided(first.confidence)}."
+    )
+
+
+def _and(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

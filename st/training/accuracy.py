@@ -1,0 +1,23 @@
+"""How often a network is right."""
+
+import torch
+from torch import Tensor, nn
+
+from st.core.device import Device
+from st.data.images import Images
+
+
+@torch.inference_mode()
+def predictions(network: nn.Module, images: Images, device: Device) -> Tensor:
+    """The class that the network gives each test image in evaluation mode, shape (n,), int64."""
+    network.eval()
+    found = []
+    for batch in images.test_images.split(512):
+        with device.autocast():
+            found.append(network(images.normalise(batch)).argmax(1))
+    return torch.cat(found)
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Percentage of the images whose class was predicted."""
+    return 100 * (predicted == labels).sum().item() / len(labels)

@@ -1,0 +1,232 @@
+"""The training loop: one for supernets and subnets. What differs is the objective."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from st.core.device import Device
+from st.core.errors import StError
+from st.core.seeds import derive
+from st.core.shares import SHARE
+from st.data.augment import Augment
+from st.data.images import Images
+from st.training.accuracy import accuracy, predictions
+from st.training.objective import Objective, Outputs
+from st.training.optimiser import descend
+from st.training.parallel import Group
+from st.training.recipe import Training, learning_rate
+from st.training.teacher import Teacher, as_float, observe
+
+
+@dataclass
+class Run:
+    """Everything that one training needs; `fit` runs it."""
+
+    network: nn.Module
+    images: Images
+    recipe: Training
+    epochs: int
+    objective: Objective
+    augment: Augment
+    seed: int
+    device: Device
+    teacher: nn.Module | None = None
+    sparsity: float = 0.0
+    group: Group | None = None  # the processes, if several compute this training
+
+    def __post_init__(self):
+        if self.objective.adaptive:
+            sample = self.images.normalise(self.images.train_images[:2])
+            student, teacher = (
+                # in evaluation mode: a look must not change running statistics
+                network and observe(network.eval(), sample, self.objective.taps, self.device)
+                for network in (self.network, self.teacher)
+            )
+            self.objective.adapt(student, teacher, self.seed, self.device)
+        # what is trained, and so kept by st.training.resume
+        self.modules = {"weight": self.network, "adapter": self.objective.adapters}
+        self.weights = [w for module in self.modules.values() for w in module.parameters()]
+        self.momentum = [torch.zeros_like(weight) for weight in self.weights]
+        self.scales = [
+            module.weight
+            for module in self.network.modules()
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        ]
+        if self.group:
+            self.group.normalise_together(self.network)
+        self.history: list[dict[str, Any]] = []
+        self.early: dict[str, np.ndarray] = {}  # the weights at the rewind epoch
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.group is None or self.group.rank == 0
+
+    def generator(self, *labels: str | int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, *labels))
+
+
+class Step:
+    """One step of a training, called without arguments.
+
+    All that differs between steps is put on the device once an epoch, and read there by the step's
+    number, which the step counts up; what it adds up stays there until the epoch ends. So no step
+    waits for the device, and memory stays in place: a GPU can record a step once and repeat it.
+    """
+
+    def __init__(self, run: Run, batch_size: int, steps: int):
+        self.run, self.steps = run, steps
+        self.teacher = None
+        if run.objective.teacher:
+            self.teacher = Teacher(
+                run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
+            )
+        self._part = run.group.part(batch_size) if run.group else None
+        where = run.images.train_labels.device
+        self._views = torch.zeros(len(run.images.train_labels), dtype=torch.int64, device=where)
+        self._order = torch.zeros(steps, batch_size, dtype=torch.int64, device=where)
+        self._rates = torch.zeros(steps, device=where)
+        self._number = torch.zeros(1, dtype=torch.int64, device=where)
+        self._names = ["loss", *run.objective.terms, "train_accuracy"]
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=where)
+
+    def begin(self, epoch: int) -> float:
+        """Prepare an epoch; returns the learning rate of its last step."""
+        run, (steps, batch_size) = self.run, self._order.shape
+        total = len(self._views)
+        order = torch.randperm(total, generator=run.generator("order", epoch))
+        rates = [
+            learning_rate(run.recipe, (epoch + step / steps) / run.epochs) for step in range(steps)
+        ]
+        self._views.copy_(run.augment.draw(total, run.seed, epoch))
+        self._order.copy_(order[: steps * batch_size].view(steps, batch_size))
+        self._rates.copy_(torch.tensor(rates))
+        self._number.zero_()
+        self._sums.zero_()
+        return rates[-1]
+
+    def __call__(self) -> None:
+        run, group = self.run, self.run.group
+        for weight in run.weights:  # a recording that failed leaves some behind
+            weight.grad = None
+        index = self._order.index_select(0, self._number).squeeze(0)
+        terms, outputs, _ = self._forward(index)
+        terms["loss"].backward()
+        if group:
+            group.add_gradients(run.weights, whole=run.objective.adapters.parameters())
+        if run.sparsity:
+            _add_sparsity(run)
+        descend(run.weights, run.momentum, run.recipe, self._rates.index_select(0, self._number))
+        labels = run.images.train_labels[index]
+        correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
+        self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
+        self._number += 1
+
+    def _forward(self, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
+        """The objective's terms for the images `index`, the student's outputs, and, of the part of
+        them that this process computes, the tap through which the gradients of all terms go."""
+        run, images, group = self.run, self.run.images, self.run.group
+        views, labels = self._views[index], images.train_labels[index]
+        if group:
+            index, views = index[self._part], views[self._part]
+        batch = images.normalise(run.augment.apply(images.train_images[index], views))
+        supervision = self.teacher(batch, index, views) if self.teacher else None
+        with run.device.autocast():
+            outputs = run.network(batch, run.objective.taps)
+        first = outputs[run.objective.first]
+        outputs = as_float(outputs)
+        if group:
+            outputs = group.gather(outputs, len(labels))
+            supervision = supervision and group.gather(supervision, len(labels))
+        return run.objective(outputs, supervision, labels), outputs, first
+
+    def shares(self) -> dict[str, float]:
+        """What each term of an objective with several contributes to the gradient, in percent.
+
+        The norm of the weighted term's gradient with respect to the student's earliest tap that a
+        loss reads (the features, for kd and cc), as a part of the sum of all terms' norms: for the
+        epoch's last batch, with the weights that the epoch ends with. Changes nothing of the run.
+        """
+        run = self.run
+        if len(run.objective.terms) == 1:
+            return {}
+        buffers = [(b, b.clone()) for module in run.modules.values() for b in module.buffers()]
+        values, _, first = self._forward(self._order[-1])
+        squares = []
+        for term in run.objective.weighted(values).values():
+            (gradient,) = torch.autograd.grad(term, first, retain_graph=True, allow_unused=True)
+            squares.append(
+                (first.new_zeros(1) if gradient is None else gradient).float().square().sum()
+            )
+        for buffer, before in buffers:  # running statistics saw the batch once more
+            buffer.copy_(before)
+        squares = torch.stack(squares)
+        norms = (run.group.add(squares) if run.group else squares).sqrt()
+        shares = (100 * norms / norms.sum().clamp_min(1e-30)).tolist()
+        return {SHARE + name: part for name, part in zip(run.objective.terms, shares, strict=True)}
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's steps, of the loss, its terms and the accuracy in percent."""
+        return dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
+
+
+def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
+    """Train `run.network` from where `run.history` ends to the last epoch.
+
+    `after_epoch(run, images_per_second)` is called when an epoch's row has been added to the
+    history. Accuracies are in percent; the training accuracy is that of the augmented batches while
+    the network was learning them. Raises StError if the loss is no longer finite.
+    """
+    recipe, total = run.recipe, len(run.images.train_labels)
+    batch_size = min(recipe.batch_size, total)
+    step = Step(run, batch_size, steps=total // batch_size)
+    # not with several processes: what they send each other is not recorded
+    repeat = step if run.group else run.device.repeatable(step)
+    for epoch in range(len(run.history), run.epochs):
+        run.network.train()
+        run.device.wait()
+        started = time.perf_counter()
+        rate = step.begin(epoch)
+        for _ in range(step.steps):
+            repeat()
+        means = step.means()
+        speed = step.steps * batch_size / (time.perf_counter() - started)
+        check_finite(means["loss"], run, epoch, "training.lr or the losses' weights")
+        last = epoch + 1 == run.epochs
+        measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
+        train_accuracy = means.pop("train_accuracy")
+        row = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
+        row["train_accuracy"] = train_accuracy
+        measure = measure and run.leads
+        row["test_accuracy"] = None
+        if measure:
+            predicted = predictions(run.network, run.images, run.device)
+            row["test_accuracy"] = accuracy(predicted, run.images.test_labels)
+        run.history.append(row)
+        after_epoch(run, speed)
+
+
+def check_finite(loss: float, run: Run, epoch: int, lower: str) -> None:
+    """Stop a training that went astray: raises StError that says what to lower.
+
+    The weights are looked at too, because the last step may ruin them after a finite loss. Once an
+    epoch, before anything of it is kept: looking at every step would make a GPU wait.
+    """
+    problem = None if math.isfinite(loss) else f"the loss is {loss}"
+    tensors = [t for m in run.modules.values() for t in m.state_dict().values()]
+    if not problem and not all(t.isfinite().all() for t in tensors):
+        problem = "the weights are no longer finite"
+    if problem:
+        raise StError(f"{problem} in epoch {epoch + 1}; lower {lower}")
+
+
+def _add_sparsity(run: Run) -> None:
+    """Network slimming's subgradient: lambda sign(gamma) on every BatchNorm scale."""
+    signs = torch._foreach_sign([scale.detach() for scale in run.scales])
+    torch._foreach_add_([scale.grad for scale in run.scales], signs, alpha=run.sparsity)

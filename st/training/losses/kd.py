@@ -1,0 +1,24 @@
+"""Knowledge distillation (Hinton et al. 2015)."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from st.core.registry import losses
+
+
+@losses.register
+def kd(student, teacher, labels, *, temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0):
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+
+    T^2 keeps the gradients' size when the temperature changes.
+    """
+    from torch.nn.functional import kl_div, log_softmax
+
+    log_student = log_softmax(student["logits"] / temperature, dim=1)
+    log_teacher = log_softmax(teacher["logits"] / temperature, dim=1)
+    divergence = kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+kd.teacher, kd.taps = True, ("logits",)

@@ -1,0 +1,118 @@
+"""Going on after an interruption, exactly.
+
+The state is one safetensors file beside the model, never a declared output of the workflow: so it
+outlives a killed job. It holds weights, those of losses' adapters, momentum, the weights to rewind
+to, the number of epochs done (the history's length) and a key of everything the result depends on;
+a state with another key is of no use and is ignored. So is a damaged one.
+"""
+
+import json
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from st.core.errors import StError
+from st.core.files import alone
+from st.core.job import fingerprint
+from st.core.progress import say
+from st.core.tensors import VERSION, read_tensors, write_tensors
+from st.training.loop import Run
+from st.training.parallel import Group
+
+FORMAT = "search-and-train training state"
+INTERVAL = 20.0  # seconds between two states
+
+
+class Interrupted(StError):
+    """The training was told to stop (SIGTERM or SIGURG) and has written its state."""
+
+
+class Resume:
+    """Keeps the state of one training at `path`, while it is the context of a `with`.
+
+    Raises StError if another training is in the same folder. `group`: the processes, if several
+    compute the training; all of them read the state, one writes it, and they stop together.
+    """
+
+    def __init__(self, path: Path, depends_on: dict, group: Group | None = None):
+        self.path, self._group = path, group
+        self._leads = group is None or group.rank == 0
+        self.key = fingerprint({**depends_on, "torch": torch.__version__})
+        self._saved = time.monotonic()
+        self._stop = False
+        self._after = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._leads:
+            self._after.enter_context(alone(self.path.parent, "training"))
+        # Told to stop: finish the epoch, write the state, go. SIGTERM ends the workflow around the
+        # training too; SIGURG, which all other programs ignore, is a cluster's notice that time is
+        # nearly up.
+        for number in (signal.SIGTERM, signal.SIGURG):
+            before = signal.signal(number, self._request_stop)
+            self._after.callback(signal.signal, number, before)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._after.close()
+
+    def _request_stop(self, *_) -> None:
+        self._stop = True
+
+    def restore(self, run: Run) -> None:
+        """Put the state into `run`, if there is one that fits it."""
+        if not self.path.exists():
+            return
+        try:
+            tensors, header = read_tensors(self.path, FORMAT)
+        except StError as error:
+            say(f"begins anew, because the state of the interrupted training is of no use: {error}")
+            return
+        if header.get("key") != self.key:
+            return
+        weights: dict[str, dict] = {kind: {} for kind in run.modules}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(":")
+            if kind in weights:
+                weights[kind][rest] = torch.from_numpy(value)
+            elif kind == "early":
+                run.early[rest] = value
+            else:
+                run.momentum[int(rest)].copy_(torch.from_numpy(value))
+        for kind, module in run.modules.items():
+            module.load_state_dict(weights[kind])
+        run.history = header["history"]
+
+    def after_epoch(self, run: Run) -> None:
+        """Write the state if it is time, or if the process was told to stop."""
+        if len(run.history) == run.epochs:
+            return
+        stop = self._group.any(self._stop) if self._group else self._stop
+        if self._leads and (stop or time.monotonic() - self._saved >= INTERVAL):
+            self._write(run)
+        if stop:
+            if self._group:
+                self._group.any(stop)  # no process goes before the state is written
+            raise Interrupted(
+                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
+            )
+
+    def _write(self, run: Run) -> None:
+        tensors = {
+            f"{kind}:{name}": value.cpu().numpy()
+            for kind, module in run.modules.items()
+            for name, value in module.state_dict().items()
+        }
+        tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
+        tensors |= {f"early:{name}": value for name, value in run.early.items()}
+        header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}
+        write_tensors(self.path, tensors, json.loads(json.dumps(header)))
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Remove the state: the model is complete."""
+        self.path.unlink(missing_ok=True)

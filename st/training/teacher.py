@@ -1,0 +1,67 @@
+"""What a student learns from: a frozen network's outputs."""
+
+import torch
+from torch import Tensor, nn
+
+from st.core.device import Device
+from st.data.augment import Augment
+from st.data.images import Images
+from st.networks.network import Network, folded
+
+CACHE_BYTES = 2**30  # what cached outputs may take
+
+
+class Teacher:
+    """A frozen network's outputs for the batches that its student sees.
+
+    With fewer views than epochs every view of every image would be computed more than once;
+    then all are computed beforehand, if they fit.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        taps: tuple[str, ...],
+        images: Images,
+        augment: Augment,
+        epochs: int,
+        device: Device,
+    ):
+        self.network = device.freeze(folded(network))
+        self.taps, self.device = taps, device
+        self._cache = None
+        sample = self._run(images.normalise(images.train_images[:2]))
+        each = sum(value[0].numel() * value.element_size() for value in sample.values())
+        if augment.views < epochs and each * augment.views * len(images.train_images) < CACHE_BYTES:
+            parts = []
+            for view in range(augment.views):
+                for batch in images.train_images.split(512):
+                    views = torch.full((len(batch),), view, device=batch.device)
+                    parts.append(self._run(images.normalise(augment.apply(batch, views))))
+            self._cache = {
+                tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))
+                for tap in taps
+            }
+
+    def _run(self, batch: Tensor) -> dict[str, Tensor]:
+        return observe(self.network, batch, self.taps, self.device)
+
+    def __call__(self, batch: Tensor, index: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """Outputs by tap for `batch`: the images `index`, each in its view of `views`."""
+        if self._cache is None:
+            return self._run(batch)
+        return {tap: value[views, index] for tap, value in self._cache.items()}
+
+
+def observe(
+    network: nn.Module, batch: Tensor, taps: tuple[str, ...], device: Device
+) -> dict[str, Tensor]:
+    """A network's outputs by tap, without a graph for gradients."""
+    # Not inference_mode: losses keep these tensors for their backward pass.
+    with torch.no_grad(), device.autocast():
+        return as_float(network(batch, taps))
+
+
+def as_float(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses are computed in float32, whatever the network computes in."""
+    return {tap: value.float() for tap, value in outputs.items()}
