@@ -15,8 +15,10 @@ help:
 	@echo "make bench   compare the training loop's speed with others'"
 	@echo "make bundle  pack all for a machine without a network: docs/airgapped.md"
 
+# record: DVC also has to learn that nothing was to do.
 table: $(READY)
-	snakemake --cores $(CORES)
+	snakemake --cores "$(CORES)"
+	python -m st record
 
 # As many tests at once as there are cores; most of them wait for processes to start.
 test: $(READY)

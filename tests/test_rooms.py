@@ -218,6 +218,8 @@ RERUN = {
     "pruning/lottery.py": {"search with rounds"},
     "pruning/latency.py": {"evaluate"},
     "config/grid.py": {"report"},
+    "config/layout.py": {"report"},
+    "core/snakemake_internals.py": set(),
     "config/check.py": set(),
     "report/tables.py": {"report"},
     "phases/train.py": {"train"},
