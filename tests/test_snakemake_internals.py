@@ -85,7 +85,7 @@ def test_with_options(folder):
     assert not found["is_default_config"] and found["uses_cache"]
     assert found["jobs_on_gpus"] == 5
     assert found["default_resources"]["gres"].strip("'") == "gpu:a:1"
-    snakemake(folder, "--dry-run", "--config", "a=1")
+    snakemake(folder, "--dry-run", "--config", "some=1")
     assert noted(folder, "begin")["configfiles"] == []
     assert not noted(folder, "begin")["is_default_config"]
 

@@ -5,7 +5,14 @@ Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 
 from typing import Any
 
-from st.config.layout import OUTPUTS, Experiment, Files, place
+from st.config.layout import (
+    HISTORY,
+    OUTPUTS,
+    SUPERNET_HISTORY,
+    Experiment,
+    Files,
+    place,
+)
 from st.config.params import Architecture, Params, objective, recipe
 from st.core import registry
 from st.core.job import Job, fingerprint
@@ -135,7 +142,7 @@ class Grid:
                 {
                     "method": self.row(name),
                     "supernet": name,
-                    "history": _fill(OUTPUTS["pretrain"]["history"], supernet=name),
+                    "history": _fill(SUPERNET_HISTORY, supernet=name),
                 }
                 for name in self.supernets(architecture)
             ] + [self._subnet_row(name) for name in self.methods(architecture)]
@@ -155,7 +162,7 @@ class Grid:
         return {
             "method": name,
             "supernet": search.supernet,
-            "history": _fill(OUTPUTS["train"]["history"], method=name),
+            "history": _fill(HISTORY, method=name),
             "search": method.search,
             "criterion": search.criterion,
             "budget": search.budget.model_dump(exclude_none=True),

@@ -21,26 +21,26 @@ INPUTS = {
 # Of these, the ones that not every job of the phase has.
 OPTIONAL = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
 
-# The outputs of each phase, with Snakemake's wildcards. A folder per phase, because phases are what
-# DVC versions; below it one per experiment.
+# All outputs, with Snakemake's wildcards. A folder per phase, because phases are what DVC versions;
+# below it one per experiment.
 _RUN = "{dataset}/{architecture}/seed{seed}"
+DATA = "results/prepare/{dataset}/data.safetensors"
+SUPERNET = f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors"
+REWIND = f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors"
+SUPERNET_HISTORY = f"results/pretrain/{_RUN}/{{supernet}}/history.csv"
+STRUCTURE = f"results/search/{_RUN}/{{search}}/structure.json"
+INIT = f"results/initialize/{_RUN}/{{method}}/init.safetensors"
+MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
+HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
+METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
+PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
 OUTPUTS = {
-    "prepare": {"data": "results/prepare/{dataset}/data.safetensors"},
-    "pretrain": {
-        "model": f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors",
-        "rewind": f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors",
-        "history": f"results/pretrain/{_RUN}/{{supernet}}/history.csv",
-    },
-    "search": {"structure": f"results/search/{_RUN}/{{search}}/structure.json"},
-    "initialize": {"init": f"results/initialize/{_RUN}/{{method}}/init.safetensors"},
-    "train": {
-        "model": f"results/train/{_RUN}/{{method}}/model.safetensors",
-        "history": f"results/train/{_RUN}/{{method}}/history.csv",
-    },
-    "evaluate": {  # one of each for every row of the table; supernets by their row's name
-        "metrics": f"results/evaluate/{_RUN}/{{method}}/metrics.json",
-        "predictions": f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors",
-    },
+    "prepare": {"data": DATA},
+    "pretrain": {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY},
+    "search": {"structure": STRUCTURE},
+    "initialize": {"init": INIT},
+    "train": {"model": MODEL, "history": HISTORY},
+    "evaluate": {"metrics": METRICS, "predictions": PREDICTIONS},  # one of each for every row
     "report": {"folder": "results"},
 }
 LISTS = ("models", "metrics", "predictions")  # options that take several files
