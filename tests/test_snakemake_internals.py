@@ -45,7 +45,7 @@ rule long:
     shell: "touch {{output}}"
 
 onsuccess:
-    note("end.json", last=internals.is_made(workflow, "last"), middle=internals.is_made(workflow, "middle"))
+    note("end.json", **{{name: internals.is_made(workflow, name) for name in ("last", "middle")}})
 """
 
 

@@ -284,7 +284,7 @@ class Grid:
         }
 
     def _measured(self, experiment: Experiment) -> Files:
-        """The files of evaluate: all networks of an architecture, in the order of its job's rows."""
+        """The files of evaluate, which has all networks of an architecture, in its job's order."""
         supernets = self.supernets(experiment.architecture)
         methods = self.methods(experiment.architecture)
         models = [place("pretrain", "model", experiment, name) for name in supernets]

@@ -1,4 +1,4 @@
-"""Which files a phase reads and writes, by the names of the command line's options, and where they are.
+"""Which files a phase reads and writes, by the command line's options, and where they are.
 
 Grid.files fills this in for a job. Nothing here needs more than Python's own library: `st --help`
 and tools/ read it too.

@@ -1,8 +1,8 @@
 """All that the project knows of Snakemake beyond its documentation, each with the reason.
 
-A new release of Snakemake may change these; then this file is to be mended, and
-tests/test_snakemake_internals.py says which part. Tried with Snakemake 9.17 to 9.27. Older ones keep
-default resources in another form, and know no `persistence_backend`.
+A new release of Snakemake may change these; tests/test_snakemake_internals.py says which, and this
+is the file to adapt. Tried with Snakemake 9.17 to 9.27. Older ones keep default resources in another
+form, and have no `persistence_backend`.
 
 Snakemake is not imported: the rules hand over their `workflow`, and tools/ read records without it.
 """
@@ -67,8 +67,8 @@ def is_made(workflow: Any, rule: str) -> bool:
     )
 
 
-# A record's name is that of the output in base64. Too long for a file name, it is cut in pieces, and
-# all but the last are folders whose names begin with '@'.
+# A record's name is that of the output in base64. If it is too long for a file name it is cut in
+# pieces, and all but the last are folders whose names begin with '@'.
 
 
 def records(folder: Path = RECORDS) -> dict[str, Path]:
