@@ -239,7 +239,7 @@ def test_a_params_file_that_is_missing_is_named(tmp_path, capsys):
 
 def test_packs_of_something_else_are_refused(tmp_path, capsys):
     home = made(tmp_path / "home")
-    volumes.write_volumes(tmp_path / "to", "results", {"st/cli.py": Path(__file__)}, 1)
+    volumes.write_volumes(tmp_path / "to", "results", {"code/cli.py": Path(__file__)}, 1)
     assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 2
-    assert "has files that are no results: st/cli.py" in capsys.readouterr().err
-    assert not (home / "st").exists()
+    assert "has files that are no results: code/cli.py" in capsys.readouterr().err
+    assert not (home / "code").exists()

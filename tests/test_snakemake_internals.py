@@ -92,7 +92,7 @@ def test_with_options(folder):
 
 @pytest.mark.slow
 def test_on_a_cluster_gpus_are_not_counted(folder):
-    run(folder, "snakemake", "--dry-run", "--executor", "slurm", "--jobs", "4")
+    run(folder, "snakemake", "--dry-run", "--executor", "slurm", "--cores", "1", "--jobs", "4")
     assert noted(folder, "begin")["jobs_on_gpus"] is None
 
 

@@ -55,7 +55,8 @@ def uses_cache(workflow: Any) -> bool:
 
 def persistence_backend(workflow: Any) -> str:
     """Where records are kept: 'file' or 'db'. Only files can travel with the results."""
-    return workflow.workflow_settings.persistence_backend.name.lower()
+    found = workflow.workflow_settings.persistence_backend
+    return getattr(found, "name", found).lower()  # 9.17 has what the command line says
 
 
 def is_made(workflow: Any, rule: str) -> bool:
