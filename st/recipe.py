@@ -1,9 +1,11 @@
 """The training recipe: its keys in params.yaml, and the learning rate that follows from it."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from annotated_types import GroupedMetadata, Interval
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 
 def _no_boolean(value: Any) -> Any:
@@ -12,9 +14,26 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+class Finite(GroupedMetadata):
+    """Marks a float as finite and not a boolean, within bounds: gt, ge, lt, le.
+
+    The bounds come before the check for booleans. Only where no validator was put around a number
+    yet does pydantic make a bound part of its type, hence `minimum` in the JSON schema. A bound
+    that follows, as in `Annotated[Number, Field(ge=0)]`, holds but is in no schema.
+    """
+
+    def __init__(self, **bounds: float):
+        self.bounds = bounds
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from Interval(**self.bounds)
+        yield AllowInfNan(False)
+        yield BeforeValidator(_no_boolean)
+
+
 Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
-Fraction = Annotated[Number, Field(gt=0, le=1)]
+Number = Annotated[float, Finite()]
+Fraction = Annotated[float, Finite(gt=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -31,23 +50,23 @@ class Training(Section):
     batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
         64, description="Images a step; an epoch's incomplete last batch is left out."
     )
-    lr: Annotated[Number, Field(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
+    lr: Annotated[float, Finite(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
     schedule: Literal["step", "cosine", "onecycle", "constant"] = Field(
         "step", description="How the learning rate changes over the training."
     )
-    milestones: list[Annotated[Number, Field(gt=0, lt=1)]] = Field(
+    milestones: list[Annotated[float, Finite(gt=0, lt=1)]] = Field(
         [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
     )
     decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
-    warmup: Annotated[Number, Field(ge=0, lt=1)] = Field(
+    warmup: Annotated[float, Finite(ge=0, lt=1)] = Field(
         0.0,
         description="The fraction of the training in which the learning rate rises from 0 to `lr`; "
         "the schedule takes the rest. 0.0164 is 5 of 305 epochs. Not for onecycle, which rises by "
         "itself.",
     )
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
+    momentum: Annotated[float, Finite(ge=0, lt=1)] = Field(0.9, description="Momentum.")
     nesterov: Flag = Field(False, description="Nesterov's momentum.")
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
+    weight_decay: Annotated[float, Finite(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="What networks compute in while they train; weights, losses and sums are "
