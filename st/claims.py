@@ -36,13 +36,13 @@ class Margin:
     @property
     def sign(self) -> int:
         """1 or -1 where the interval excludes zero, otherwise 0: the seeds do not decide."""
-        if self.low is None or self.low <= 0 <= self.high:
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return 0
         return 1 if self.mean > 0 else -1
 
     def __str__(self) -> str:
         text = f"{signed(self.mean)} points"
-        if self.low is not None:
+        if self.low is not None and self.high is not None:
             text += f", 95 % interval {signed(self.low)} to {signed(self.high)}"
         text += f", better in {self.wins} of {self.seeds} seed{'s' * (self.seeds > 1)}"
         return text + (f" and equal in {self.ties}" if self.ties else "")

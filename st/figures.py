@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 GREYS = ("#000000", "#777777", "#AAAAAA")
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.1,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False,
@@ -182,7 +182,7 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     """Cross-entropy, training accuracy and test accuracy by epoch, from all history.csv."""
     figure = Figure(figsize=(WIDTH, 2.7))
     panels = figure.subplots(1, 3, sharex=True)
-    figure.get_layout_engine().set(wspace=0.06)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     styles, ends = style(job), []
     for row in job["rows"][architecture]:
         names = {"dataset": dataset, "architecture": architecture}

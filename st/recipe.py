@@ -80,7 +80,7 @@ class Training(Section):
     )
 
 
-TrainingChange = create_model(
+TrainingChange = create_model(  # type: ignore[call-overload]
     "TrainingChange",
     __base__=Section,
     __doc__="Changes to the training recipe; what is not given stays.",

@@ -80,6 +80,8 @@ def tas(
     suits(full, subject.budget, widths=widths)
     space = read(full, widths)
     max_params, target, _ = subject.budget.limits(full.graph)
+    if subject.data is None:
+        raise StError("criterion 'tas' needs the prepared data; give --data")
     from st.tas.loop import search
 
     probabilities = search(
