@@ -29,11 +29,11 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
     if phase == "report":
         return grid.report(), {"folder": Path("results")}, ""
     levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
-    parts = experiment.strip("/").removeprefix(f"results/{phase}/").split("/")
+    parts = (experiment or "").strip("/").removeprefix(f"results/{phase}/").split("/")
     if len(parts) != levels:
         shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
         raise StError(f"{experiment}: {phase} needs {shape}")
-    dataset, architecture, seed, name = (*parts, None, None, None)[:4]
+    dataset, architecture, seed, name = (*parts, "", "", "")[:4]
     _known(dataset, grid.params.datasets, "data set")
     if phase == "prepare":
         return grid.prepare(dataset), {"data": Path(DATA.format(dataset=dataset))}, dataset
@@ -49,7 +49,7 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
     if phase == "pretrain":
         _known(name, grid.params.supernets, "supernet")
         patterns = {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY}
-        files = {key: place(p, supernet=name) for key, p in patterns.items()}
+        files: dict[str, Any] = {key: place(p, supernet=name) for key, p in patterns.items()}
         job = grid.pretrain(dataset, architecture, number, name)
         return job, {**files, "data": place(DATA)}, label
     if phase == "search":
