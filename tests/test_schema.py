@@ -19,7 +19,7 @@ SCHEMA = json.loads(FILE.read_text())
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "params").glob("*.yaml"))]
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
-# wrong for most keys, each in another way
+# wrong for most keys, each in another way; NaN is no JSON, and no keyword can refuse it
 VALUES = [
     *(None, True, False, "", "a b", "fast", "-1", "nan", "ce", "step", "same"),
     *(-1, 0, 1, 2, 0.5, 1.5, -0.5, 1e300, 10**400, -(10**400), math.inf, -math.inf),
