@@ -11,8 +11,10 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "CORES=$(CORES): how many cores table and test use"
 
+# record: DVC also has to learn that nothing was to do.
 table: $(READY) ## build results/table.csv and results/comparison.html
-	snakemake --cores $(CORES)
+	snakemake --cores "$(CORES)"
+	python -m st record
 
 # As many tests at once as there are cores; most of them wait for processes to start.
 test: $(READY) ## run all tests

@@ -2,14 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
-
-
-# A params file chosen with --configfile describes its grid whole; Snakemake would merge it with a
-# default one key by key.
-if not workflow.overwrite_configfiles:
-
-    configfile: "params.yaml"
+min_version("9.17")
 
 
 report: "workflow/report/workflow.rst"

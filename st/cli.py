@@ -13,43 +13,21 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from st import __version__
+from st.config import layout
 from st.core.errors import StError, explained, one_line
 from st.training.launch import ABANDONED, Abandoned, Member, launch
 
-# phase -> (help, input options, output options, whether it computes with torch)
+# phase -> (help, whether it computes with torch)
 PHASES = {
-    "prepare": ("decode a data set once for all jobs", (), ("data",), False),
-    "pretrain": ("train a supernet", ("data",), ("model", "rewind", "history"), True),
-    "search": (
-        "find a subnet's structure in a supernet",
-        ("supernet", "data", "rewind"),
-        ("structure",),
-        True,
-    ),
-    "initialize": (
-        "give a structure its first weights",
-        ("structure", "source"),
-        ("init",),
-        False,
-    ),
-    "train": (
-        "train a subnet on labels and the supernet's knowledge",
-        ("data", "init", "teacher"),
-        ("model", "history"),
-        True,
-    ),
-    "evaluate": (
-        "measure accuracy, size and latency",
-        ("data", "models"),
-        ("metrics", "predictions"),
-        True,
-    ),
-    "report": ("aggregate all metrics to tables and figures", (), ("folder",), False),
+    "prepare": ("decode a data set once for all jobs", False),
+    "pretrain": ("train a supernet", True),
+    "search": ("find a subnet's structure in a supernet", True),
+    "initialize": ("give a structure its first weights", False),
+    "train": ("train a subnet on labels and the supernet's knowledge", True),
+    "evaluate": ("measure accuracy, size and latency", True),
+    "report": ("aggregate all metrics to tables and figures", False),
 }
 PARALLEL = ("pretrain", "train")  # phases that several processes can compute
-LISTS = ("models", "metrics", "predictions")  # options that take several files
-# inputs that not every job of the phase has
-ABSENT = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"st {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (text, inputs, outputs, torch) in PHASES.items():
+    for name, (text, torch) in PHASES.items():
         command = commands.add_parser(name, help=text, description=text)
         what = command.add_mutually_exclusive_group(required=name != "report")
         if name != "report":
@@ -72,9 +50,9 @@ def parser() -> argparse.ArgumentParser:
         _add_params(command)
         command.add_argument("--plugin", action="append", default=[], help="a module to import")
         command.add_argument("--log", type=Path, help="also write all messages to this file")
-        for option in inputs + outputs:
-            several: dict[str, Any] = {"nargs": "+"} if option in LISTS else {}
-            role = "input" if option in inputs else "output"
+        for option in (*layout.INPUTS[name], *layout.OUTPUTS[name]):
+            several: dict[str, Any] = {"nargs": "+"} if option in layout.LISTS else {}
+            role = "input" if option in layout.INPUTS[name] else "output"
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -98,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("params", help="check a params file and print it completed")
     show.add_argument("params", nargs="?", default="params.yaml")
     commands.add_parser("schema", help="print the JSON schema of params files")
+    commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
 
 
@@ -134,6 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
             from st.config.params import schema
 
             print(json.dumps(schema(), indent=2))
+        elif options.command == "record":
+            from st.core.records import record
+
+            record()
         else:
             return _run_phase(options, arguments)
     except Abandoned as error:
@@ -176,22 +159,24 @@ def load_phase(name: str) -> ModuleType:
 def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     from st.core import progress, registry
 
-    _, inputs, outputs, torch = PHASES[options.command]
+    _, torch = PHASES[options.command]
+    inputs, outputs = layout.INPUTS[options.command], layout.OUTPUTS[options.command]
     if options.job is None:
         from st.config.by_hand import by_hand
         from st.config.check import load
         from st.config.grid import Grid
 
-        job, files, label = by_hand(
+        job, usual, label = by_hand(
             Grid(load(options.params)), options.command, getattr(options, "experiment", None)
         )
     else:
         registry.load_plugins(options.plugin)
-        job, files, label = _job(options.job), {}, _label(options, outputs)
-    for name in inputs + outputs:
+        job, usual, label = _job(options.job), {}, _label(options)
+    files: dict[str, Any] = {}
+    for name in (*inputs, *outputs):
         given = getattr(options, name)
-        files[name] = given if given is not None else files.get(name)
-        if files[name] is None and name not in ABSENT.get(options.command, ()):
+        files[name] = given if given is not None else usual.get(name)
+        if files[name] is None and name not in layout.OPTIONAL.get(options.command, ()):
             raise StError(f"--{name} is missing")
     if torch:
         threads = options.threads
@@ -248,9 +233,9 @@ def _job(text: str) -> dict[str, Any]:
     return job
 
 
-def _label(options: argparse.Namespace, outputs: tuple[str, ...]) -> str:
+def _label(options: argparse.Namespace) -> str:
     """What progress lines call the job: its folder under results/."""
-    path = getattr(options, outputs[0])
+    path = getattr(options, next(iter(layout.OUTPUTS[options.command])))
     path = path[0] if isinstance(path, list) else path
     if path is None:
         return ""

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from st.config.grid import HISTORY, METRICS, PREDICTIONS, STRUCTURE, SUPERNET_HISTORY
+from st.config.layout import HISTORY, METRICS, PREDICTIONS, STRUCTURE, SUPERNET_HISTORY
 from st.report import tables
 from st.report.predictions import save_predictions
 

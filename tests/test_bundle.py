@@ -168,8 +168,8 @@ def test_what_lacks_is_named(tmp_path):
 
 def made(folder: Path, **files: bytes) -> Path:
     """A project's folder with results, by their paths with '__' for '/', and a record of each."""
-    (folder / "workflow").mkdir(parents=True)
-    shutil.copy(ROOT / "workflow/versions.py", folder / "workflow")
+    folder.mkdir()
+    (folder / "st").symlink_to(ROOT / "st")
     records = folder / ".snakemake/metadata"
     records.mkdir(parents=True)
     for name, content in files.items():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from st import cli
+from st.config import layout
 from st.core.progress import logger
 from st.networks.checkpoint import load_model
 from st.networks.structure import load_structure
@@ -55,7 +56,7 @@ def test_the_workflow_needs_no_torch():
         f"grid = st.config.grid.Grid(st.config.check.load({params!r}))\n"
         "grid.report()\n"
         "[grid.train('digits', 'vgg', 0, m) for m in grid.methods('vgg')]\n"
-        "[grid.init_source(m) for m in grid.methods('vgg')]"
+        "[grid.made(phase) for phase in ('search', 'initialize', 'train', 'evaluate')]"
     )
     assert not modules(code) & {"torch", "torchvision", "sklearn", "pandas", "matplotlib"}
 
@@ -67,8 +68,8 @@ def test_every_command_explains_itself(command, capsys):
     printed = capsys.readouterr().out
     assert caught.value.code == 0 and f"usage: st {command}" in printed
     if command in cli.PHASES:
-        _, inputs, outputs, _ = cli.PHASES[command]
-        assert all(f"--{option}" in printed for option in inputs + outputs)
+        options = (*layout.INPUTS[command], *layout.OUTPUTS[command])
+        assert all(f"--{option}" in printed for option in options)
         assert cli.PHASES[command][0] in printed
 
 

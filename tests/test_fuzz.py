@@ -14,7 +14,7 @@ from conftest import pruned, random_keep, random_tensors, small_structure, strip
 from synthetic import make_job, place, write_results
 from test_model_files import mutate
 
-from st.config.grid import METRICS
+from st.config.layout import METRICS
 from st.core.errors import StError
 from st.core.registry import inits
 from st.data.dataset import load_data, save_data

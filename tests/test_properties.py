@@ -12,7 +12,7 @@ from hypothesis import strategies as st_
 from synthetic import make_job, place, write_results
 from test_structure import logits, masked
 
-from st.config.grid import METRICS
+from st.config.layout import METRICS
 from st.core.errors import StError
 from st.core.registry import inits, losses
 from st.networks import network

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from synthetic import ACCURACY, IMAGES, make_job, place, write_results
 
-from st.config.grid import METRICS, PREDICTIONS
+from st.config.layout import METRICS, PREDICTIONS
 from st.core.errors import StError
 from st.phases import report
 from st.report import captions, figures, tables

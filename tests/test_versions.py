@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -136,6 +137,9 @@ def test_edits_rebuild_what_depends_on_them(name, project, tmp_path):
     assert trainings(by_snakemake) == trainings(by_dvc) == expected
     assert jobs(by_snakemake) == jobs(by_dvc)
     assert table(project) == table(other)
+    if not jobs(by_snakemake):  # Snakemake then records nothing by itself
+        assert "changed" in run(project, "dvc", "status")
+        run(project, sys.executable, "-m", "st", "record")
     for folder in (project, other):
         assert_clean(folder)
 
@@ -214,12 +218,38 @@ def test_back_to_an_older_version_and_forth(project, built):
         assert_clean(project)
 
 
+def test_make_table_records_that_nothing_was_to_do(project):
+    """Its recipe, without the environment that it would set up."""
+    recipe = (ROOT / "Makefile").read_text().partition("\ntable: $(READY)\n")[2]
+    commands = [line.strip() for line in recipe.partition("\n\n")[0].splitlines()]
+    assert commands[-1] == "python -m st record"
+    edit(project / "st/data/datasets/mnist.py", '"""MNIST', '"""The MNIST data')
+    for command in commands:
+        output = run(project, "sh", "-c", command.replace("$(CORES)", "2"))
+    assert not output
+    assert_clean(project)
+
+
+def test_records_that_were_not_packed_are(project):
+    """As after a run that was killed between its last job and its end."""
+    archive = project / "results/provenance.json.gz"
+    packed = archive.read_bytes()
+    record = record_of(project, "results/table.csv")
+    record.write_text(record.read_text() + " ")
+    run(project, sys.executable, "-m", "st", "record")
+    assert archive.read_bytes() != packed
+    assert_clean(project)
+
+
 def test_a_partial_run_is_not_recorded(project):
     edit(project / "params.yaml", "cc: 0.02", "cc: 0.05")
     lock = (project / "dvc.lock").read_bytes()
     snakemake(project, "results/train/digits/vgg/seed0/st/model.safetensors")
     assert (project / "dvc.lock").read_bytes() == lock
     assert "changed" in run(project, "dvc", "status")
+    output = run(project, sys.executable, "-m", "st", "record", fails=True)
+    assert "not those of params.yaml" in output and output.count("\n") == 1
+    assert (project / "dvc.lock").read_bytes() == lock
     assert trainings(run(project, "dvc", "repro")) == {"train digits/vgg/seed1/st"}
     assert_clean(project)
 

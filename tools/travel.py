@@ -4,7 +4,7 @@ Like tools/airgap.py it needs nothing but Python's own library.
 """
 
 import argparse
-import importlib.util
+import importlib
 import os
 import re
 import shutil
@@ -19,20 +19,21 @@ from volumes import MB, Problem, read_volumes, write_volumes
 
 HEAVY = ".safetensors"
 TABLE = "results/table.csv"
-PROVENANCE = "results/provenance.json.gz"
 
 
 def pack(options: argparse.Namespace) -> None:
     """Archive what was made in `folder`. Without state: what the tables and reports are made of."""
     folder = options.folder
-    versions = _versions(folder)
+    records, layout = _project(folder, "core.records"), _project(folder, "config.layout")
     with _inside(folder):
-        if not versions.RECORDS.exists():
+        if not records.RECORDS.exists():
             raise Problem(f"{folder}: nothing has been made there yet")
-        versions.pack()
-        outputs = versions.outputs()
+        records.pack()
+        outputs = records.outputs()
     light, heavy = {}, {}
     needed = _needed(folder, options.state) if options.state else set()
+    # the data sets `prepare` makes anew in less time than they travel
+    needed = {name for name in needed if layout.owner(name) != ("prepare", "data")}
     for path in sorted((folder / "results").rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or path.name.startswith("."):
@@ -40,7 +41,7 @@ def pack(options: argparse.Namespace) -> None:
         if path.suffix != HEAVY:
             light[name] = path
         elif (
-            (options.weights and re.fullmatch(r"results/train/.*/model\.safetensors", name))
+            (options.weights and layout.owner(name) == ("train", "model"))
             # what no job has as its output, a job that was interrupted goes on from
             or (options.state and (name in needed or name not in outputs))
         ):
@@ -63,15 +64,14 @@ def _size(paths: list[Path]) -> int:
 
 
 def _needed(folder: Path, params: str) -> set[str]:
-    """The networks that jobs which Snakemake would still run name in their commands. Not the data
-    sets: `prepare` makes them anew in less time than they travel."""
+    """The heavy files that jobs which Snakemake would still run name in their commands."""
     options = ("--dry-run", "--printshellcmds", "--cores", "1")
     command = [*snakemake(folder, params), *options, "--", TABLE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
     if done.returncode:
         raise Problem(f"{params}: Snakemake can't tell what is left to do:\n{output}")
-    return set(re.findall(rf"results/(?!prepare/)[^\s'\"]+{re.escape(HEAVY)}", output))
+    return set(re.findall(rf"results/[^\s'\"]+{re.escape(HEAVY)}", output))
 
 
 def unpack(source: Path, folder: Path) -> None:
@@ -81,10 +81,14 @@ def unpack(source: Path, folder: Path) -> None:
     names = read_volumes(source, "results", arrived)
     if strange := [name for name in names if not name.startswith("results/")]:
         raise Problem(f"{source}: has files that are no results: {', '.join(strange)}")
-    names.remove(PROVENANCE)
-    versions = _versions(folder)
+    records = _project(folder, "core.records")
+    archive = str(records.ARCHIVE)
+    names.remove(archive)
     with _inside(folder):
-        versions.merge((arrived / PROVENANCE).read_bytes(), set(names))
+        try:
+            records.merge((arrived / archive).read_bytes(), set(names))
+        except records.StError as error:
+            raise Problem(str(error)) from None
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(arrived / name, folder / name)
@@ -92,14 +96,16 @@ def unpack(source: Path, folder: Path) -> None:
     say(f"{len(names)} files from {source} are in {folder}/results")
 
 
-def _versions(folder: Path) -> ModuleType:
-    """The project's keeper of Snakemake's records."""
-    spec = importlib.util.spec_from_file_location("versions", folder / "workflow/versions.py")
-    if not Path(spec.origin).exists():
+def _project(folder: Path, module: str) -> ModuleType:
+    """A module of the project, one that needs nothing but Python's own library. Raises Problem if
+    the folder is not the project's."""
+    if not (folder / "st" / f"{module.replace('.', '/')}.py").exists():
         raise Problem(f"{folder}: is not the project's folder; say which with --folder")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(folder.absolute()))
+    try:
+        return importlib.import_module(f"st.{module}")
+    finally:
+        sys.path.pop(0)
 
 
 @contextmanager

@@ -3,17 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from st.config.grid import (
-    DATA,
-    HISTORY,
-    INIT,
-    MODEL,
-    REWIND,
-    STRUCTURE,
-    SUPERNET,
-    SUPERNET_HISTORY,
-    Grid,
-)
+from st.config.grid import Grid
+from st.config.layout import Experiment, Files
 from st.core.errors import StError
 from st.core.job import Job
 from st.core.registry import closest
@@ -24,70 +15,51 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
 
     `experiment` is the folder below results/PHASE/: DATASET for prepare,
     DATASET/ARCHITECTURE/seedN for evaluate, and one level more, the name of a supernet, search
-    or method, for the others.
+    or method, for the others. Raises StError if the params file has no such experiment.
     """
-    if phase == "report":
-        return grid.report(), {"folder": Path("results")}, ""
+    parts = [] if phase == "report" else _parts(phase, experiment)
+    about = _experiment(grid, phase, parts)
+    return grid.job(phase, about), _paths(grid.files(phase, about)), "/".join(parts)
+
+
+def _parts(phase: str, experiment: str | None) -> list[str]:
     levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
     parts = (experiment or "").strip("/").removeprefix(f"results/{phase}/").split("/")
     if len(parts) != levels:
         shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
         raise StError(f"{experiment}: {phase} needs {shape}")
-    dataset, architecture, seed, name = (*parts, "", "", "")[:4]
-    _known(dataset, grid.params.datasets, "data set")
-    if phase == "prepare":
-        return grid.prepare(dataset), {"data": Path(DATA.format(dataset=dataset))}, dataset
-    _known(architecture, grid.params.architectures, "architecture")
-    _known(seed, [f"seed{n}" for n in grid.params.seeds], "seed")
-    number = int(seed.removeprefix("seed"))
+    return parts
 
-    def place(pattern: str | None, **names: str) -> Path | None:
-        words = {"dataset": dataset, "architecture": architecture, "seed": number, **names}
-        return Path(pattern.format(**words)) if pattern else None
 
-    label = "/".join(parts)
+def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
+    """The experiment of these names, if all are known."""
+    params = grid.params
+    dataset, architecture, seed, name = (*parts, "", "", "", "")[:4]
+    number: int | str = ""
+    if parts:
+        _known(dataset, params.datasets, "data set")
+    if parts[1:]:
+        _known(architecture, params.architectures, "architecture")
+        _known(seed, [f"seed{n}" for n in params.seeds], "seed")
+        number = int(seed.removeprefix("seed"))
     if phase == "pretrain":
-        _known(name, grid.params.supernets, "supernet")
-        patterns = {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY}
-        files: dict[str, Any] = {key: place(p, supernet=name) for key, p in patterns.items()}
-        job = grid.pretrain(dataset, architecture, number, name)
-        return job, {**files, "data": place(DATA)}, label
-    if phase == "search":
-        _known(name, grid.params.searches, "search")
-        supernet, rewinds = grid.params.searches[name].supernet, grid.search_needs_rewind(name)
-        files = {
-            "supernet": place(SUPERNET, supernet=supernet),
-            "rewind": place(REWIND, supernet=supernet) if rewinds else None,
-            "data": place(DATA) if grid.search_needs_data(name) else None,
-            "structure": place(STRUCTURE, search=name),
-        }
-        return grid.search(dataset, architecture, number, name), files, label
-    if phase == "evaluate":
-        models, metrics, predictions = grid.evaluated(architecture)
-        files = {
-            "data": place(DATA),
-            "models": [place(p) for p in models],
-            "metrics": [place(p) for p in metrics],
-            "predictions": [place(p) for p in predictions],
-        }
-        return grid.evaluate(dataset, architecture, number), files, label
-    _known(name, grid.methods(architecture), f"method for {architecture}")
-    supernet = grid.teacher(name)
-    if phase == "initialize":
-        files = {
-            "structure": place(STRUCTURE, search=grid.params.methods[name].search),
-            "source": place(grid.init_source(name), supernet=supernet),
-            "init": place(INIT, method=name),
-        }
-        return grid.initialize(architecture, number, name), files, label
-    patterns = {"init": INIT, "model": MODEL, "history": HISTORY}
-    files = {key: place(p, method=name) for key, p in patterns.items()}
-    files["teacher"] = place(SUPERNET, supernet=supernet) if grid.needs_teacher(name) else None
-    return (
-        grid.train(dataset, architecture, number, name),
-        {**files, "data": place(DATA)},
-        label,
-    )
+        _known(name, params.supernets, "supernet")
+    elif phase == "search":
+        _known(name, params.searches, "search")
+    elif parts[3:]:
+        _known(name, grid.methods(architecture), f"method for {architecture}")
+    return Experiment(dataset, architecture, number, name)
+
+
+def _paths(files: Files) -> dict[str, Any]:
+    """All files of a job as paths."""
+
+    def path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [Path(name) for name in value]
+        return value and Path(value)
+
+    return {option: path(value) for part in files for option, value in part.items()}
 
 
 def _known(name: str, known: Any, what: str) -> None:

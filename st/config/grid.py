@@ -5,22 +5,18 @@ Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 
 from typing import Any
 
+from st.config.layout import (
+    HISTORY,
+    OUTPUTS,
+    SUPERNET_HISTORY,
+    Experiment,
+    Files,
+    Paths,
+    place,
+)
 from st.config.params import Architecture, Params, objective, recipe
 from st.core import registry
 from st.core.job import Job, fingerprint
-
-# A folder per phase, because phases are what DVC versions; below it one per experiment.
-_RUN = "{dataset}/{architecture}/seed{seed}"
-DATA = "results/prepare/{dataset}/data.safetensors"
-SUPERNET = f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors"
-REWIND = f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors"
-SUPERNET_HISTORY = f"results/pretrain/{_RUN}/{{supernet}}/history.csv"
-STRUCTURE = f"results/search/{_RUN}/{{search}}/structure.json"
-INIT = f"results/initialize/{_RUN}/{{method}}/init.safetensors"
-MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
-HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
-METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
-PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
 
 
 class Grid:
@@ -181,20 +177,6 @@ class Grid:
             "spec": method.model_dump(mode="json", exclude_defaults=True),
         }
 
-    # What a job reads.
-
-    def evaluated(self, architecture: str) -> tuple[list[str], list[str], list[str]]:
-        """File patterns of the models that an evaluate job reads, and of the metrics and
-        predictions that it writes."""
-        supernets, methods = self.supernets(architecture), self.methods(architecture)
-        models = [_fill(SUPERNET, supernet=name) for name in supernets]
-        models += [_fill(MODEL, method=name) for name in methods]
-        rows = [self.row(name) for name in supernets] + methods
-        metrics, predictions = (
-            [_fill(pattern, method=row) for row in rows] for pattern in (METRICS, PREDICTIONS)
-        )
-        return models, metrics, predictions
-
     def search_needs_rewind(self, search: str) -> bool:
         return self.params.searches[search].rounds > 1
 
@@ -210,36 +192,113 @@ class Grid:
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
 
-    def init_source(self, method: str) -> str | None:
-        """The file pattern of what the method's init starts from."""
-        source = registry.inits.get(self.params.methods[method].init).source
-        return {None: None, "model": SUPERNET, "rewind": REWIND}[source]
+    # Jobs and their files, whatever the phase.
 
-    # File patterns of all that the phases make for an architecture.
-
-    def trained_supernets(self, architecture: str) -> list[str]:
-        patterns = (SUPERNET, REWIND, SUPERNET_HISTORY)
-        return [_fill(p, supernet=name) for name in self.supernets(architecture) for p in patterns]
-
-    def initialized(self, architecture: str) -> list[str]:
-        return [_fill(INIT, method=name) for name in self.methods(architecture)]
-
-    def trained(self, architecture: str) -> list[str]:
-        return [_fill(p, method=m) for m in self.methods(architecture) for p in (MODEL, HISTORY)]
-
-    def measured(self, architecture: str) -> list[str]:
-        _, metrics, predictions = self.evaluated(architecture)
-        return metrics + predictions
-
-    def histories(self, architecture: str) -> list[str]:
+    def experiments(self, phase: str) -> list[Experiment]:
+        """What the jobs of a phase that the table needs are about."""
+        if phase == "report":
+            return [Experiment()]
+        if phase == "prepare":
+            return [Experiment(dataset) for dataset in self.params.datasets]
         return [
-            *(_fill(SUPERNET_HISTORY, supernet=name) for name in self.supernets(architecture)),
-            *(_fill(HISTORY, method=name) for name in self.methods(architecture)),
+            Experiment(dataset, architecture, seed, name)
+            for dataset in self.params.datasets
+            for architecture in self.params.architectures
+            for seed in self.params.seeds
+            for name in self._names(phase, architecture)
         ]
 
-    def structures(self, architecture: str) -> list[str]:
-        used = dict.fromkeys(self.params.methods[m].search for m in self.methods(architecture))
-        return [_fill(STRUCTURE, search=name) for name in used]
+    def _names(self, phase: str, architecture: str) -> list[Any]:
+        """The fourth part of a phase's experiments."""
+        methods = self.methods(architecture)
+        if phase == "search":
+            return list(dict.fromkeys(self.params.methods[m].search for m in methods))
+        return {"pretrain": self.supernets(architecture), "evaluate": [""]}.get(phase, methods)
+
+    def job(self, phase: str, experiment: Experiment) -> Job:
+        """What the phase is told."""
+        names = {
+            "prepare": ("dataset",),
+            "initialize": ("architecture", "seed", "name"),
+            "evaluate": ("dataset", "architecture", "seed"),
+            "report": (),
+        }.get(phase, ("dataset", "architecture", "seed", "name"))
+        return getattr(self, phase)(*(getattr(experiment, name) for name in names))
+
+    def files(self, phase: str, experiment: Experiment) -> Files:
+        """What the job reads and writes."""
+        if phase == "evaluate":
+            return self._measured(experiment)
+        if phase == "report":
+            inputs: Paths = {
+                "measured": self.made("evaluate"),
+                "histories": self.made("pretrain", "history") + self.made("train", "history"),
+                "structures": self.made("search"),
+            }
+        elif phase == "prepare":
+            inputs = {}
+        elif phase == "pretrain":
+            inputs = {"data": place("prepare", "data", experiment)}
+        elif phase == "search":
+            inputs = self._searched(experiment)
+        else:
+            inputs = self._subnet(phase, experiment)
+        outputs: Paths = {name: place(phase, name, experiment) for name in OUTPUTS[phase]}
+        return Files(inputs, outputs)
+
+    def made(self, phase: str, *options: str) -> list[str]:
+        """The outputs of all jobs of a phase, or those of these options."""
+        found: list[str] = []
+        for experiment in self.experiments(phase):
+            outputs = self.files(phase, experiment).outputs
+            for option in options or outputs:
+                path = outputs[option]
+                found += [path] if isinstance(path, str) else path or []
+        return found
+
+    def _searched(self, experiment: Experiment) -> Paths:
+        """The inputs of a search: the images and early weights only if it looks at them."""
+        name = experiment.name
+        supernet = self.params.searches[name].supernet
+        data, rewind = self.search_needs_data(name), self.search_needs_rewind(name)
+        return {
+            "supernet": place("pretrain", "model", experiment, supernet),
+            "data": place("prepare", "data", experiment) if data else None,
+            "rewind": place("pretrain", "rewind", experiment, supernet) if rewind else None,
+        }
+
+    def _subnet(self, phase: str, experiment: Experiment) -> Paths:
+        """The inputs of initialize and train."""
+        method = self.params.methods[experiment.name]
+        supernet = self.teacher(experiment.name)
+        if phase == "initialize":
+            # the option of pretrain's output that the init starts from: model, rewind or none
+            source = registry.inits.get(method.init).source
+            return {
+                "structure": place("search", "structure", experiment, method.search),
+                "source": place("pretrain", source, experiment, supernet) if source else None,
+            }
+        taught = self.needs_teacher(experiment.name)
+        return {
+            "data": place("prepare", "data", experiment),
+            "init": place("initialize", "init", experiment),
+            "teacher": place("pretrain", "model", experiment, supernet) if taught else None,
+        }
+
+    def _measured(self, experiment: Experiment) -> Files:
+        """The files of evaluate, which has all networks of an architecture, in its job's order."""
+        supernets = self.supernets(experiment.architecture)
+        methods = self.methods(experiment.architecture)
+        models = [place("pretrain", "model", experiment, name) for name in supernets]
+        models += [place("train", "model", experiment, name) for name in methods]
+        rows = [self.row(name) for name in supernets] + methods
+        return Files(
+            {"data": place("prepare", "data", experiment), "models": models},
+            {
+                option: [place("evaluate", option, experiment, row) for row in rows]
+                for option in OUTPUTS["evaluate"]
+            },
+        )
 
 
 def _fill(pattern: str, **names: str) -> str:

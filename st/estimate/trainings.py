@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from st.config.grid import DATA, Grid
+from st.config.grid import Grid
+from st.config.layout import DATA
 from st.config.params import BudgetSection
 from st.core import registry
 from st.core.job import Job

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from st.config.grid import STRUCTURE
+from st.config.layout import STRUCTURE
 from st.core.errors import StError
 from st.core.files import read_json, whole
 from st.core.job import Job

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from st.config.grid import METRICS, PREDICTIONS
+from st.config.layout import METRICS, PREDICTIONS
 from st.core.errors import StError, one_line
 from st.core.files import read_json
 from st.core.job import Job

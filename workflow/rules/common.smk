@@ -13,16 +13,24 @@ from shutil import which
 
 sys.path.insert(0, str(workflow.basedir))
 
-from snakemake import caching
 from snakemake.exceptions import WorkflowError
 
-from st.config import check, grid
+from st.config import check, layout
 from st.config.grid import Grid
+from st.config.layout import Experiment
 from st.config.sources import sources
 from st.core import registry, slots
+from st.core import snakemake_internals as internals
 from st.core.errors import StError
 
-PARAMS_FILES = workflow.overwrite_configfiles or ["params.yaml"]
+PARAMS_FILES = internals.configfiles(workflow) or ["params.yaml"]
+
+# A params file chosen with --configfile describes its grid whole; Snakemake would merge it with a
+# default one key by key.
+if not internals.configfiles(workflow):
+
+    configfile: "params.yaml"
+
 
 try:
     # finds what Snakemake's reader lets pass: keys that are there twice
@@ -44,26 +52,23 @@ GPUS = slots.gpus() if which("nvidia-smi") else []
 # A GPU for jobs that compute on one. On a cluster the profile says how to ask for it (`gpu` or `gres`
 # in default-resources), because the machine that submits jobs may have none; rules that say nothing
 # else get it. Elsewhere Snakemake only counts GPUs, and without any, jobs must not wait for one.
-ASKED = {
-    name: getattr(value, "raw", value)
-    for name, value in (workflow.resource_settings.default_resources or {}).items()
-}
+ASKED = internals.default_resources(workflow)
 GPU = ASKED.get("gpu", 1 if GPUS and "gres" not in ASKED else 0)
 GRES = ASKED.get("gres")
 
 # On this machine jobs take GPUs by slots (st/core/slots.py): one a GPU, unless --resources gpu=N says how
 # many jobs may use GPUs at once (0: none). Elsewhere it is the cluster that gives them.
-if GPUS and workflow.nodes is None:
-    if "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", len(GPUS))
-    SLOTS = math.ceil(workflow.global_resources["gpu"].value / len(GPUS))
+AT_ONCE = internals.jobs_on_gpus(workflow, len(GPUS)) if GPUS else None
+if AT_ONCE is not None:
+    SLOTS = math.ceil(AT_ONCE / len(GPUS))
     os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}
 
 
 # The between-workflow cache. Absolute, because results are for a moment links into it.
-CACHE = workflow.enable_cache and caching.LOCATION_ENVVAR in os.environ
-if CACHE and "://" not in os.environ[caching.LOCATION_ENVVAR]:
-    os.environ |= {caching.LOCATION_ENVVAR: os.path.abspath(os.environ[caching.LOCATION_ENVVAR])}
+CACHE_VARIABLE = "SNAKEMAKE_OUTPUT_CACHE"
+CACHE = internals.uses_cache(workflow) and CACHE_VARIABLE in os.environ
+if CACHE and "://" not in os.environ[CACHE_VARIABLE]:
+    os.environ |= {CACHE_VARIABLE: os.path.abspath(os.environ[CACHE_VARIABLE])}
 
 
 def final_output():
@@ -76,19 +81,34 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
-def job(phase, *names):
-    """The param `job`: what the phase is told, as JSON, for the values of the wildcards `names`;
-    a name that begins with '=' is a value itself."""
+def experiment(wildcards, architecture=""):
+    """What a job with these wildcards is about; a rule of one architecture has no wildcard for it."""
+    names = [wildcards.get(key) for key in ("supernet", "search", "method")]
+    return Experiment(
+        wildcards.get("dataset", ""),
+        wildcards.get("architecture", architecture),
+        int(wildcards.seed) if "seed" in wildcards.keys() else "",
+        next((name for name in names if name), ""),
+    )
 
-    def value(wildcards, name):
-        if name.startswith("="):
-            return name[1:]
-        return int(wildcards.seed) if name == "seed" else wildcards[name]
+
+def job(phase, architecture=""):
+    """The param `job`: what the phase is told, as JSON."""
+
+    # The report's rows have an order; elsewhere the order of keys must not matter.
+    def from_wildcards(wildcards):
+        told = GRID.job(phase, experiment(wildcards, architecture))
+        return json.dumps(told, sort_keys=phase != "report")
+
+    return from_wildcards
+
+
+def inputs(phase):
+    """The job's input files, to be unpacked: of those that it does not have, none."""
 
     def from_wildcards(wildcards):
-        arguments = [value(wildcards, name) for name in names]
-        # The report's rows have an order; elsewhere the order of keys must not matter.
-        return json.dumps(getattr(GRID, phase)(*arguments), sort_keys=phase != "report")
+        files = GRID.files(phase, experiment(wildcards)).inputs
+        return {name: path or [] for name, path in files.items()}
 
     return from_wildcards
 
@@ -129,12 +149,6 @@ def method(wildcards):
     return PARAMS.methods[wildcards.method]
 
 
-def supernet_of(wildcards):
-    """The name of the supernet that a method, or a search, is about."""
-    search = wildcards.get("search") or method(wildcards).search
-    return PARAMS.searches[search].supernet
-
-
 def prepare_code(wildcards):
     source = PARAMS.datasets[wildcards.dataset].source
     return code("prepare", registry.datasets.module(source))
@@ -162,23 +176,6 @@ def initialize_code(wildcards):
 def train_code(wildcards):
     losses = [registry.losses.module(name) for name in method(wildcards).objective]
     return code("train", family(wildcards.architecture), *losses)
-
-
-def search_supernet(wildcards):
-    """The supernet that a search reads."""
-    return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
-
-
-def search_data(wildcards):
-    """The prepared data, if the search looks at images."""
-    return grid.DATA.format(**wildcards) if GRID.search_needs_data(wildcards.search) else []
-
-
-def search_rewind(wildcards):
-    """The supernet's early weights, if the search has lottery rounds."""
-    if not GRID.search_needs_rewind(wildcards.search):
-        return []
-    return grid.REWIND.format(supernet=supernet_of(wildcards), **wildcards)
 
 
 def memory(phase):
@@ -211,35 +208,6 @@ def search_gres(wildcards):
     return GRES if GRID.search_uses_torch(wildcards.search) else None
 
 
-def structure(wildcards):
-    """The structure of a method's subnet."""
-    return grid.STRUCTURE.format(search=method(wildcards).search, **wildcards)
-
-
-def init_source(wildcards):
-    """What a method's init starts from, if anything."""
-    pattern = GRID.init_source(wildcards.method)
-    return pattern.format(supernet=supernet_of(wildcards), **wildcards) if pattern else []
-
-
-def teacher(wildcards):
-    """The supernet that a method's objective learns from, if it does."""
-    if not GRID.needs_teacher(wildcards.method):
-        return []
-    return grid.SUPERNET.format(supernet=supernet_of(wildcards), **wildcards)
-
-
 def option(name, value):
     """A command-line option, left out without a value."""
     return f"--{name} {shlex.quote(str(value))}" if value else ""
-
-
-def over_grid(pattern_lists):
-    """Files of all data sets, architectures and seeds; `pattern_lists`: architecture -> patterns."""
-    return [
-        pattern.format(dataset=dataset, architecture=architecture, seed=seed)
-        for dataset in PARAMS.datasets
-        for architecture in PARAMS.architectures
-        for seed in PARAMS.seeds
-        for pattern in pattern_lists(architecture)
-    ]

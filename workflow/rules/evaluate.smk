@@ -9,27 +9,22 @@ OUTPUTS: results/evaluate/.../{method}/: metrics.json, predictions.safetensors (
 test image); supernets by their row in the table
 """
 
+
+def measured_files(architecture):
+    """The files of these jobs, with wildcards for data set and seed."""
+    return GRID.files("evaluate", Experiment("{dataset}", architecture, "{seed}"))
+
+
 for architecture in PARAMS.architectures:
 
     rule:
         name:
             f"evaluate_{architecture}"
         input:
-            data=grid.DATA,
-            models=[
-                path.replace("{architecture}", architecture)
-                for path in GRID.evaluated(architecture)[0]
-            ],
+            **measured_files(architecture).inputs,
             code=code("evaluate", family(architecture)),
         output:
-            metrics=[
-                path.replace("{architecture}", architecture)
-                for path in GRID.evaluated(architecture)[1]
-            ],
-            predictions=[
-                path.replace("{architecture}", architecture)
-                for path in GRID.evaluated(architecture)[2]
-            ],
+            **measured_files(architecture).outputs,
         log:
             f"results/logs/evaluate/{{dataset}}/{architecture}/seed{{seed}}.log",
         conda:
@@ -40,7 +35,7 @@ for architecture in PARAMS.architectures:
             mem_mb=memory("evaluate"),
             runtime=runtime("evaluate"),
         params:
-            job=job("evaluate", "dataset", f"={architecture}", "seed"),
+            job=job("evaluate", architecture),
             plugins=PLUGINS,
         message:
             f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"

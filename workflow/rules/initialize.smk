@@ -7,11 +7,10 @@ OUTPUTS: results/initialize/.../{method}/init.safetensors
 
 rule initialize:
     input:
-        structure=structure,
-        source=init_source,
+        unpack(inputs("initialize")),
         code=initialize_code,
     output:
-        init=grid.INIT,
+        **layout.OUTPUTS["initialize"],
     log:
         "results/logs/initialize/{dataset}/{architecture}/seed{seed}/{method}.log",
     conda:
@@ -21,7 +20,7 @@ rule initialize:
         mem_mb=4000,
         runtime=30,
     params:
-        job=job("initialize", "architecture", "seed", "method"),
+        job=job("initialize"),
         source=lambda wildcards, input: option("source", input.source),
         plugins=PLUGINS,
     message:

@@ -13,32 +13,32 @@ localrules:
 
 rule phase_prepare:
     input:
-        expand(grid.DATA, dataset=PARAMS.datasets),
+        GRID.made("prepare"),
 
 
 rule phase_pretrain:
     input:
-        over_grid(GRID.trained_supernets),
+        GRID.made("pretrain"),
 
 
 rule phase_search:
     input:
-        over_grid(GRID.structures),
+        GRID.made("search"),
 
 
 rule phase_initialize:
     input:
-        over_grid(GRID.initialized),
+        GRID.made("initialize"),
 
 
 rule phase_train:
     input:
-        over_grid(GRID.trained),
+        GRID.made("train"),
 
 
 rule phase_evaluate:
     input:
-        over_grid(GRID.measured),
+        GRID.made("evaluate"),
 
 
 rule phase_report:

@@ -8,7 +8,7 @@ rule prepare:
     input:
         code=prepare_code,
     output:
-        data=grid.DATA,
+        **layout.OUTPUTS["prepare"],
     log:
         "results/logs/prepare/{dataset}.log",
     conda:
@@ -20,7 +20,7 @@ rule prepare:
         mem_mb=memory("prepare"),
         runtime=runtime("prepare"),
     params:
-        job=job("prepare", "dataset"),
+        job=job("prepare"),
         plugins=PLUGINS,
     message:
         "prepare {wildcards.dataset}"

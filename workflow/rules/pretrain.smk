@@ -7,12 +7,10 @@ OUTPUTS: results/pretrain/.../{supernet}/: model.safetensors, rewind.safetensors
 
 rule pretrain:
     input:
-        data=grid.DATA,
+        unpack(inputs("pretrain")),
         code=pretrain_code,
     output:
-        model=grid.SUPERNET,
-        rewind=grid.REWIND,
-        history=grid.SUPERNET_HISTORY,
+        **layout.OUTPUTS["pretrain"],
     log:
         "results/logs/pretrain/{dataset}/{architecture}/seed{seed}/{supernet}.log",
     cache: CACHE
@@ -24,7 +22,7 @@ rule pretrain:
         mem_mb=memory("pretrain"),
         runtime=PARAMS.resources.runtime.pretrain,
     params:
-        job=job("pretrain", "dataset", "architecture", "seed", "supernet"),
+        job=job("pretrain"),
         contents=contents,
         plugins=PLUGINS,
     message:

@@ -9,11 +9,9 @@ environment.json, the versions and machines that made them
 
 rule report:
     input:
+        **GRID.files("report", Experiment()).inputs,
         # so that there is no table without the comparison that reads it
         comparison="results/comparison.html",
-        measured=over_grid(GRID.measured),
-        histories=over_grid(GRID.histories),
-        structures=over_grid(GRID.structures),
         code=code("report"),
     output:
         table=report("results/table.csv", caption="../report/table.rst", category="Comparison"),
@@ -48,10 +46,8 @@ rule report:
 
 rule notebook:
     input:
+        **GRID.files("report", Experiment()).inputs,
         notebook="workflow/notebooks/comparison.ipynb",
-        measured=over_grid(GRID.measured),
-        histories=over_grid(GRID.histories),
-        structures=over_grid(GRID.structures),
         code=code("report"),
     output:
         notebook="results/comparison.ipynb",

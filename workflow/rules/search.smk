@@ -8,12 +8,10 @@ OUTPUTS: results/search/.../{search}/structure.json
 
 rule search:
     input:
-        supernet=search_supernet,
-        data=search_data,
-        rewind=search_rewind,
+        unpack(inputs("search")),
         code=search_code,
     output:
-        structure=grid.STRUCTURE,
+        **layout.OUTPUTS["search"],
     log:
         "results/logs/search/{dataset}/{architecture}/seed{seed}/{search}.log",
     cache: CACHE
@@ -26,7 +24,7 @@ rule search:
         mem_mb=memory("search"),
         runtime=search_runtime,
     params:
-        job=job("search", "dataset", "architecture", "seed", "search"),
+        job=job("search"),
         data=lambda wildcards, input: option("data", input.data),
         rewind=lambda wildcards, input: option("rewind", input.rewind),
         contents=contents,

@@ -7,13 +7,10 @@ OUTPUTS: results/train/.../{method}/: model.safetensors, history.csv
 
 rule train:
     input:
-        data=grid.DATA,
-        init=grid.INIT,
-        teacher=teacher,
+        unpack(inputs("train")),
         code=train_code,
     output:
-        model=grid.MODEL,
-        history=grid.HISTORY,
+        **layout.OUTPUTS["train"],
     log:
         "results/logs/train/{dataset}/{architecture}/seed{seed}/{method}.log",
     cache: CACHE
@@ -25,7 +22,7 @@ rule train:
         mem_mb=memory("train"),
         runtime=PARAMS.resources.runtime.train,
     params:
-        job=job("train", "dataset", "architecture", "seed", "method"),
+        job=job("train"),
         teacher=lambda wildcards, input: option("teacher", input.teacher),
         contents=contents,
         plugins=PLUGINS,

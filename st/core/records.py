@@ -5,9 +5,10 @@ Snakemake knows whether an output is up to date from the records that it keeps o
 version's, by `dvc checkout`) have none, and edits would go unnoticed. So the records travel with
 the results, as results/provenance.json.gz: written after each successful run, and unpacked when it
 is not the one that was written or unpacked last.
+
+All paths are relative to the working directory, the project's. tools/ use this without Snakemake.
 """
 
-import base64
 import gzip
 import hashlib
 import json
@@ -17,8 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from st.core.errors import StError
+from st.core.snakemake_internals import NOTHING_TO_DO, RECORDS, output, record_path, records
+
 ARCHIVE = Path("results/provenance.json.gz")
-RECORDS = Path(".snakemake/metadata")
 SEEN = Path(".snakemake/provenance.sha256")
 
 
@@ -27,21 +30,22 @@ def _digest() -> str:
 
 
 def unpack() -> None:
-    """Take over the records that came with the results, if they are others than the known ones."""
+    """Take over the records that came with the results, if they are others than the known ones.
+
+    Raises StError if they are damaged.
+    """
     if not ARCHIVE.exists() or (SEEN.exists() and SEEN.read_text() == _digest()):
         return
     try:
-        records = _records(ARCHIVE.read_bytes())
+        found = _records(ARCHIVE.read_bytes())
     except (OSError, EOFError, ValueError) as error:
-        from snakemake.exceptions import WorkflowError  # tools/airgap.py runs without Snakemake
-
-        raise WorkflowError(
+        raise StError(
             f"{ARCHIVE}: is damaged ({error}); restore it with `dvc checkout --force`, or "
             "delete it, and all is made again"
         ) from None
     fresh = RECORDS.with_name("metadata.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    _write(records, fresh)
+    _write(found, fresh)
     shutil.rmtree(RECORDS, ignore_errors=True)
     fresh.rename(RECORDS)
     SEEN.write_text(_digest())
@@ -55,37 +59,35 @@ def merge(archive: bytes, arriving: set[str]) -> None:
     """
     unpack()
     folders = {str(parent) for name in arriving for parent in Path(name).parents}
-    records = {}
+    taken = {}
     for name, record in _records(archive).items():
-        output = _output(name)
-        if output in arriving or output in folders or not Path(output).exists():
-            records[name] = record
+        about = output(name)
+        if about in arriving or about in folders or not Path(about).exists():
+            taken[name] = record
         else:
-            os.utime(output)
-    _write(records, RECORDS)
+            os.utime(about)
+    _write(taken, RECORDS)
     pack()
 
 
 def outputs() -> set[str]:
     """The files that there are records of."""
-    return {_output(path.name) for path in RECORDS.iterdir() if path.is_file()}
-
-
-def _output(record: str) -> str:
-    """The file that a record is about; Snakemake names records so."""
-    return base64.urlsafe_b64decode(record).decode()
+    return {output(name) for name in records()}
 
 
 def _records(archive: bytes) -> dict[str, str]:
     return json.loads(gzip.decompress(archive))
 
 
-def _write(records: dict[str, str], folder: Path) -> None:
+def _write(found: dict[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, record in records.items():
-        # The archive may come from anyone: a record is a file name in one folder, nothing else.
-        if Path(name).name == name and name not in (".", ".."):
-            (folder / name).write_text(record)
+    for name, record in found.items():
+        try:
+            path = record_path(name, folder)
+        except ValueError:  # the archive may come from anyone
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record)
 
 
 def own_files(cache: str) -> None:
@@ -102,8 +104,8 @@ def own_files(cache: str) -> None:
 
 def pack() -> None:
     """Archive the records of results that exist. The same records give the same bytes."""
-    records = {path.name: path.read_text() for path in sorted(RECORDS.iterdir()) if path.is_file()}
-    data = gzip.compress(json.dumps(records, indent=0).encode(), compresslevel=6, mtime=0)
+    found = {name: path.read_text() for name, path in sorted(records().items())}
+    data = gzip.compress(json.dumps(found, indent=0).encode(), compresslevel=6, mtime=0)
     if not ARCHIVE.exists() or ARCHIVE.read_bytes() != data:
         ARCHIVE.parent.mkdir(exist_ok=True)
         temporary = ARCHIVE.with_name(".provenance.tmp")
@@ -112,10 +114,36 @@ def pack() -> None:
     SEEN.write_text(_digest())
 
 
+def record() -> None:
+    """Archive the records and tell DVC that all phases are up to date: `st record`.
+
+    After a run that made something the workflow does it by itself. Raises StError if there are no
+    results, or the default table is not up to date.
+    """
+    if not RECORDS.is_dir():
+        raise StError("nothing to record: run `snakemake --cores all` first")
+    unpack()
+    pack()
+    if _dvc_is_to_be_told():
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode or NOTHING_TO_DO not in done.stdout + done.stderr:
+            raise StError(
+                "the results are not those of params.yaml, or not complete, so DVC is not told of "
+                "them: `snakemake --dry-run` says what is left to do"
+            )
+        record_with_dvc()
+
+
+def _dvc_is_to_be_told() -> bool:
+    """Within `dvc repro` DVC records the stages itself."""
+    return "DVC_STAGE" not in os.environ and Path(".dvc").is_dir()
+
+
 def record_with_dvc() -> None:
     """Tell DVC that all phases are up to date. Only after a complete run, or it would believe so of
-    a partial one. Within `dvc repro` DVC does it itself."""
-    if "DVC_STAGE" in os.environ or not Path(".dvc").is_dir():
+    a partial one."""
+    if not _dvc_is_to_be_told():
         return
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "commit", "--force", "--no-relink", "--quiet"],

@@ -1,0 +1,87 @@
+"""Which files a phase reads and writes, by the command line's options, and where they are.
+
+Grid.files fills this in for a job. Nothing here needs more than Python's own library: `st --help`
+and tools/ read it too.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# The inputs of each phase.
+INPUTS = {
+    "prepare": (),
+    "pretrain": ("data",),
+    "search": ("supernet", "data", "rewind"),
+    "initialize": ("structure", "source"),
+    "train": ("data", "init", "teacher"),
+    "evaluate": ("data", "models"),
+    "report": (),
+}
+# Of these, the ones that not every job of the phase has.
+OPTIONAL = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
+
+# All outputs, with Snakemake's wildcards. A folder per phase, because phases are what DVC versions;
+# below it one per experiment.
+_RUN = "{dataset}/{architecture}/seed{seed}"
+DATA = "results/prepare/{dataset}/data.safetensors"
+SUPERNET = f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors"
+REWIND = f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors"
+SUPERNET_HISTORY = f"results/pretrain/{_RUN}/{{supernet}}/history.csv"
+STRUCTURE = f"results/search/{_RUN}/{{search}}/structure.json"
+INIT = f"results/initialize/{_RUN}/{{method}}/init.safetensors"
+MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
+HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
+METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
+PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
+OUTPUTS = {
+    "prepare": {"data": DATA},
+    "pretrain": {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY},
+    "search": {"structure": STRUCTURE},
+    "initialize": {"init": INIT},
+    "train": {"model": MODEL, "history": HISTORY},
+    "evaluate": {"metrics": METRICS, "predictions": PREDICTIONS},  # one of each for every row
+    "report": {"folder": "results"},
+}
+LISTS = ("models", "metrics", "predictions")  # options that take several files
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a job is about. `name`: of a supernet, search or method, as the phase has it. Phases
+    that need less leave the rest out."""
+
+    dataset: str = ""
+    architecture: str = ""
+    seed: int | str = ""
+    name: str = ""
+
+
+Paths = dict[str, str | list[str] | None]
+
+
+class Files(NamedTuple):
+    """A job's files by their options' names; None for an input that the job does not have."""
+
+    inputs: Paths
+    outputs: Paths
+
+
+def place(phase: str, option: str, experiment: Experiment, name: str | None = None) -> str:
+    """The path of an output. `name`: in place of the experiment's own."""
+    name = name or experiment.name
+    return OUTPUTS[phase][option].format(
+        dataset=experiment.dataset,
+        architecture=experiment.architecture,
+        seed=experiment.seed,
+        **dict.fromkeys(("supernet", "search", "method"), name),
+    )
+
+
+def owner(path: str) -> tuple[str, str] | None:
+    """The phase and the option whose output a path is; None if it is no phase's."""
+    for phase, outputs in OUTPUTS.items():
+        for option, pattern in outputs.items():
+            if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):
+                return phase, option
+    return None

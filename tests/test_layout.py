@@ -1,0 +1,106 @@
+"""The files of every job: what one phase reads another has written, wherever they are named."""
+
+import inspect
+
+import pytest
+
+from st.cli import load_phase
+from st.config import layout
+from st.config.by_hand import by_hand
+from st.config.check import parse
+from st.config.grid import Grid
+from st.config.layout import Experiment
+
+PHASES = ["prepare", "pretrain", "search", "initialize", "train", "evaluate"]
+
+
+@pytest.fixture
+def grid(tiny):
+    tiny["seeds"] = [0, 3]
+    tiny["supernets"]["plain"] = {}
+    tiny["searches"] |= {
+        "taylor": {"supernet": "plain", "criterion": "taylor", "budget": {"params": 0.5}},
+        "rounds": {**tiny["searches"]["slimming"], "rounds": 3},
+    }
+    tiny["methods"] |= {"tuned": {"search": "taylor", "init": "inherit"}}
+    tiny["methods"]["lottery"]["search"] = "rounds"
+    return Grid(parse(tiny))
+
+
+def flat(files: layout.Paths) -> list[str]:
+    lists = [path if isinstance(path, list) else [path] for path in files.values() if path]
+    return [path for paths in lists for path in paths]
+
+
+def test_all_inputs_are_the_outputs_of_earlier_phases(grid):
+    made = set()
+    for phase in [*PHASES, "report"]:
+        for experiment in grid.experiments(phase):
+            files = grid.files(phase, experiment)
+            assert set(flat(files.inputs)) <= made
+            assert set(files.outputs) == set(layout.OUTPUTS[phase])
+            if phase != "report":
+                assert tuple(files.inputs) == layout.INPUTS[phase]
+            assert grid.job(phase, experiment)
+        new = grid.made(phase)
+        assert len(set(new)) == len(new) and not made & set(new)
+        made |= set(new)
+        assert phase == "report" or {layout.owner(path)[0] for path in new} == {phase}
+
+
+def test_what_only_some_jobs_have(grid):
+    absent = set()
+    for phase in PHASES:
+        for experiment in grid.experiments(phase):
+            files = grid.files(phase, experiment)
+            absent |= {(phase, option) for option, path in files.inputs.items() if path is None}
+            assert None not in files.outputs.values()
+    assert absent == {(phase, name) for phase, names in layout.OPTIONAL.items() for name in names}
+
+
+def test_which_supernet(grid):
+    run = "digits/vgg/seed3"
+    search = grid.files("search", Experiment("digits", "vgg", 3, "rounds"))
+    assert search.inputs == {
+        "supernet": f"results/pretrain/{run}/sparse/model.safetensors",
+        "data": "results/prepare/digits/data.safetensors",
+        "rewind": f"results/pretrain/{run}/sparse/rewind.safetensors",
+    }
+    start = grid.files("initialize", Experiment("digits", "vgg", 3, "tuned"))
+    assert start.inputs == {
+        "structure": f"results/search/{run}/taylor/structure.json",
+        "source": f"results/pretrain/{run}/plain/model.safetensors",
+    }
+    taught = grid.files("train", Experiment("digits", "vgg", 3, "st"))
+    assert taught.inputs["teacher"] == f"results/pretrain/{run}/sparse/model.safetensors"
+
+
+def test_evaluate_has_a_row_for_each_of_its_files(grid):
+    experiment = Experiment("digits", "vgg", 0)
+    files, rows = grid.files("evaluate", experiment), grid.job("evaluate", experiment)["rows"]
+    for option in ("metrics", "predictions"):
+        assert [path.split("/")[-2] for path in files.outputs[option]] == [
+            row["method"] for row in rows
+        ]
+    assert len(files.inputs["models"]) == len(rows)
+
+
+def test_without_the_workflow_files_are_the_same(grid):
+    job, files, label = by_hand(grid, "train", "digits/vgg/seed3/st")
+    experiment = Experiment("digits", "vgg", 3, "st")
+    expected = grid.files("train", experiment)
+    assert {name: str(path) for name, path in files.items()} == expected.inputs | expected.outputs
+    assert job == grid.job("train", experiment) and label == "digits/vgg/seed3/st"
+
+
+def test_owners_of_files():
+    assert layout.owner("results/train/d/a/seed0/st/model.safetensors") == ("train", "model")
+    assert layout.owner("results/train/d/a/seed0/st/resume.safetensors") is None
+    assert layout.owner("results/train/d/a/b/seed0/st/model.safetensors") is None
+
+
+@pytest.mark.parametrize("phase", layout.OUTPUTS)
+def test_phases_take_these_files(phase):
+    taken = set(inspect.signature(load_phase(phase).run).parameters)
+    taken -= {"job", "device", "threads", "member"}
+    assert taken == {*layout.INPUTS[phase], *layout.OUTPUTS[phase]}

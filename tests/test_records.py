@@ -1,0 +1,85 @@
+"""Snakemake's records, packed beside the results and unpacked elsewhere."""
+
+import shutil
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import pytest
+
+from st.core import records
+from st.core.errors import StError
+from st.core.snakemake_internals import RECORDS, record_path
+
+SHORT, LONG = "results/a.csv", f"results/{'long/' * 60}b.csv"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a record of a short and of a long path."""
+    monkeypatch.chdir(tmp_path)
+    for name in (SHORT, LONG):
+        write(name, f"about {name}")
+    return tmp_path
+
+
+def write(name: str, text: str) -> Path:
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    path = record_path(urlsafe_b64encode(name.encode()).decode())
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def tree() -> dict[str, str]:
+    files = (path for path in RECORDS.rglob("*") if path.is_file())
+    return {str(path.relative_to(RECORDS)): path.read_text() for path in files}
+
+
+def test_long_paths_are_packed_and_unpacked(project):
+    before = tree()
+    assert len(before) == 2 and any(name.startswith("@") for name in before)
+    assert records.outputs() == {SHORT, LONG}
+    records.pack()
+    packed = records.ARCHIVE.read_bytes()
+    shutil.rmtree(".snakemake")
+    RECORDS.parent.mkdir()
+    records.unpack()
+    assert tree() == before
+    records.pack()
+    assert records.ARCHIVE.read_bytes() == packed
+
+
+def test_long_paths_are_merged(project, tmp_path_factory, monkeypatch):
+    records.pack()
+    archive = records.ARCHIVE.read_bytes()
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+    write("results/other.csv", "about other")
+    records.merge(archive, {SHORT, LONG})
+    assert records.outputs() == {SHORT, LONG, "results/other.csv"}
+
+
+def test_what_is_unpacked_stays_in_its_folder(project):
+    records._write({"../outside": "x", "@a/b": "x", "/tmp/outside": "x", "QQ==": "y"}, RECORDS)
+    assert records.outputs() == {SHORT, LONG, "A"}
+    assert not (RECORDS.parent / "outside").exists()
+
+
+def test_a_damaged_archive_is_named(project):
+    records.ARCHIVE.parent.mkdir()
+    records.ARCHIVE.write_bytes(b"nonsense")
+    with pytest.raises(StError, match=r"provenance\.json\.gz: is damaged"):
+        records.unpack()
+
+
+def test_without_results_there_is_nothing_to_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StError, match="nothing to record"):
+        records.record()
+    assert not list(tmp_path.iterdir())
+
+
+def test_within_dvc_only_the_archive_is_written(project, monkeypatch):
+    Path(".dvc").mkdir()
+    monkeypatch.setenv("DVC_STAGE", "report")
+    records.record()
+    assert records.ARCHIVE.exists()
