@@ -5,51 +5,53 @@ CORES ?= $(shell nproc)
 READY := .venv/ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help table test quick lint audit bench environment lock bundle unpack
+.PHONY: help table test quick lint types hooks audit bench environment lock bundle unpack
 
-help:
-	@echo "make table   build results/table.csv and results/comparison.html (CORES=$(CORES))"
-	@echo "make test    run all tests; make quick: without the slow ones"
-	@echo "make lint    check format and style"
-	@echo "make audit   ask for known vulnerabilities of the pinned packages (needs the network)"
-	@echo "make bench   compare the training loop's speed with others'"
-	@echo "make bundle  pack all for a machine without a network: docs/airgapped.md"
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "CORES=$(CORES): how many cores table and test use"
 
 # record: DVC also has to learn that nothing was to do.
-table: $(READY)
+table: $(READY) ## build results/table.csv and results/comparison.html
 	snakemake --cores "$(CORES)"
 	python -m st record
 
 # As many tests at once as there are cores; most of them wait for processes to start.
-test: $(READY)
+test: $(READY) ## run all tests
 	pytest -n $(CORES) --dist worksteal
 
-quick: $(READY)
+quick: $(READY) ## run the tests without the slow ones
 	pytest -m "not slow"
 
-lint: $(READY)
+lint: $(READY) types ## check format, style and types
 	ruff format --check .
 	ruff check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-audit: $(READY)
+types: $(READY) ## check types with mypy
+	mypy
+
+hooks: $(READY) ## check format and style before each commit of this clone
+	pre-commit install
+
+audit: $(READY) ## look for known vulnerabilities of the pinned packages (needs the network)
 	pip-audit --requirement requirements.lock --disable-pip --strict --progress-spinner off
 
 # torchdistill needs nothing that is not locked, apart from a compiler that only its installation uses.
-bench: $(READY)
+bench: $(READY) ## compare the training loop's speed with others'
 	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --no-deps --group bench
 	python benchmarks/train.py
 
-environment: $(READY)
+environment: $(READY) ## create .venv from requirements.lock
 
 # For a machine without a network; docs/airgapped.md. THERE_PYTHON and THERE_PLATFORM: what is there.
-bundle: $(READY)
+bundle: $(READY) ## pack all for a machine without a network: docs/airgapped.md
 	python tools/bundle.py $(if $(THERE_PYTHON),--python $(THERE_PYTHON)) \
 	  $(if $(THERE_PLATFORM),--platform $(THERE_PLATFORM)) $(if $(HAVE),--have $(HAVE)) \
 	  $(addprefix --data ,$(DATA)) bundle
 
-unpack: $(READY)
+unpack: $(READY) ## take over the results that such a machine sent: FROM=...
 	python tools/airgap.py unpack $(FROM)
 
 # Every package is pinned with its hashes, uv's own among them: pip installs it, it the others.
@@ -64,7 +66,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 # The newest versions that fit pyproject.toml. Names no index and no host.
-lock: $(READY)
+lock: $(READY) ## pin the newest versions of all packages (needs the network)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 

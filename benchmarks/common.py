@@ -19,7 +19,7 @@ from st.networks.structure import Structure
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 OBJECTIVE = {
-    "ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 0.02},
+    "ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "cc": {"weight": 10.0},
 }  # fmt: skip
 
 

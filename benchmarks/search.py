@@ -84,7 +84,9 @@ def measure(case, folder: Path, device: str) -> dict[str, float]:
     }  # fmt: skip
     seconds["evaluate"] = timed(
         "evaluate", "--job", json.dumps(job), "--data", data, "--models", model, init,
-        "--metrics", folder / "supernet.json", folder / "st.json", "--device", device,
+        "--metrics", folder / "supernet.json", folder / "st.json",
+        "--predictions", folder / "supernet.predictions", folder / "st.predictions",
+        "--device", device,
     )  # fmt: skip
     return seconds
 

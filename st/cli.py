@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--plugin", action="append", default=[], help="a module to import")
         command.add_argument("--log", type=Path, help="also write all messages to this file")
         for option in (*layout.INPUTS[name], *layout.OUTPUTS[name]):
-            several = {"nargs": "+"} if option in layout.LISTS else {}
+            several: dict[str, Any] = {"nargs": "+"} if option in layout.LISTS else {}
             role = "input" if option in layout.INPUTS[name] else "output"
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:

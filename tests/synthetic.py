@@ -60,7 +60,14 @@ def make_job(seeds=(0, 1, 2), holdout=0.0):
         row("supernet-sparse"),
         row("st", search="slim", init="random", objective=kd),
         row("scratch-b", search="slim", init="random", objective=ce),
-        row("kd-uniform", "plain", search="uniform", init="random", objective=kd),
+        row(
+            "kd-uniform",
+            "plain",
+            search="uniform",
+            criterion="uniform",
+            init="random",
+            objective=kd,
+        ),
     ]
     return {
         "datasets": {"toy": holdout}, "seeds": list(seeds), "rows": {"net": rows},

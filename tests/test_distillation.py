@@ -10,7 +10,7 @@ from test_losses import NAMES
 from st.core.errors import StError
 from st.core.registry import losses
 from st.networks import network
-from st.report import captions as prose
+from st.report import captions
 from st.training.losses import taps_of
 
 OTHERS = ["at", "dkd", "fitnet", "pkt", "rkd", "sp"]
@@ -61,8 +61,8 @@ def arrays(*all_outputs):
 
 
 def test_every_loss_is_tested():
-    assert sorted(NAMES + OTHERS) == losses.names() == sorted(prose.LOSSES)
-    text = prose._loss("fitnet", {"weight": 100.0, "stage": None})
+    assert sorted(NAMES + OTHERS) == losses.names() == sorted(captions.LOSSES)
+    text = captions._loss("fitnet", {"weight": 100.0, "stage": None})
     assert text == "100 hints from a stage of the supernet"
 
 

@@ -13,8 +13,7 @@ from synthetic import ACCURACY, IMAGES, make_job, place, write_results
 from st.config.layout import METRICS, PREDICTIONS
 from st.core.errors import StError
 from st.phases import report
-from st.report import captions as prose
-from st.report import figures, tables
+from st.report import captions, figures, tables
 from st.report.predictions import load_predictions, save_predictions
 from st.report.verdicts import claims
 
@@ -48,7 +47,7 @@ def test_one_seed_has_no_spread(tmp_path):
     assert tables.to_csv(table).splitlines()[3] == (
         "toy,net,st,1,91.0,,100,0.1,10000,0.25,0.5,4,supernet-sparse"
     )
-    assert "one seed" in prose.caption(job, runs)
+    assert "one seed" in captions.caption(job, runs)
     verdict = claims(job, runs, tables.answers(job, tmp_path))[0]
     assert verdict.outcome == "undecided"
     assert "one seed has no spread" in verdict.sentence
@@ -157,7 +156,7 @@ def test_losses_without_effect_are_named(tmp_path, caplog):
     shares = [(99.2, 0.8), (99.6, 0.4), (99.5, 0.5), (99.9, 0.1)]
     lines = [f"{row},{kd},{cc}" for row, (kd, cc) in zip(rows, shares, strict=True)]
     path.write_text("\n".join([header + ",share_kd,share_cc", *lines]) + "\n")
-    (note,) = prose.notes(job, tmp_path)
+    (note,) = captions.notes(job, tmp_path)
     assert note == (
         "st of net on toy: the loss cc did next to nothing in 1 of 3 seeds; its share of the "
         "gradient was at most 0.8 % in any epoch."
@@ -166,19 +165,19 @@ def test_losses_without_effect_are_named(tmp_path, caplog):
         report.run(job, tmp_path)
     assert note in caplog.text
     path.write_text(path.read_text().replace(",99.2,0.8", ",98.9,1.1"))
-    assert not list(prose.notes(job, tmp_path))
+    assert not list(captions.notes(job, tmp_path))
 
 
 def test_capped_trainings_are_named(made):
     job, _, runs, _ = made
-    assert "max_epoch_factor" not in prose.caption(job, runs)
+    assert "max_epoch_factor" not in captions.caption(job, runs)
     row = {**job["rows"]["net"][3], "epoch_rule": "computation", "max_epoch_factor": 2.0}
     capped = {**job, "rows": {"net": [*job["rows"]["net"][:3], row]}}
     # a quarter of the MACs, at most twice the epochs
-    assert "those of scratch-b are scaled" in prose.caption(capped, runs)
-    assert "had 50 % of their supernet's computation" in prose.caption(capped, runs)
+    assert "those of scratch-b are scaled" in captions.caption(capped, runs)
+    assert "had 50 % of their supernet's computation" in captions.caption(capped, runs)
     row["max_epoch_factor"] = 4.0
-    assert "max_epoch_factor" not in prose.caption(capped, runs)
+    assert "max_epoch_factor" not in captions.caption(capped, runs)
 
 
 def test_environments_are_counted(made):
@@ -193,14 +192,14 @@ def test_environments_are_counted(made):
         ],
         "evaluated": [{"processor": "fast", "commit": None, "networks": 3 * rows}],
     }
-    pairs = prose.environment(found)
+    pairs = captions.environment(found)
     assert (f"{rows} networks trained", "processor slow, threads 1") in pairs
     assert pairs[-1] == (f"{3 * rows} networks evaluated", "processor fast")
 
 
 def test_prints_best_in_bold(made):
     job, _, runs, table = made
-    caption = prose.caption(job, runs)
+    caption = captions.caption(job, runs)
     text = tables.to_markdown(table, caption)
     # kd-uniform has the highest mean, 91.7; st follows with 91.6
     assert re.findall(r"\| (\S+) +\| +\*\*(.*?)\*\*", text) == [("kd-uniform", "91.7 ± 0.8")]
@@ -216,7 +215,7 @@ def test_ties_are_both_bold():
 
 def test_latex(made):
     job, _, runs, table = made
-    text = tables.to_latex(table, prose.caption(job, runs))
+    text = tables.to_latex(table, captions.caption(job, runs))
     assert r"CPU\_0 \& co" in text
     assert r"\textbf{91.7 $\pm$ 0.8}" in text and r"90.0 \%" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
@@ -242,14 +241,14 @@ def test_holdout_is_said(tmp_path):
     job = make_job(holdout=0.1)
     write_results(tmp_path, job)
     runs = tables.collect(job, tmp_path)
-    assert "on held-out training images" in prose.caption(job, runs)
+    assert "on held-out training images" in captions.caption(job, runs)
     figure = figures.accuracy(job, tables.aggregate(runs), "toy", "net")
     assert figure.axes[0].get_ylabel() == "Held-out accuracy (%)"
 
 
 def test_definitions(made):
     job, _, runs, _ = made
-    found = dict(prose.definitions(job, runs))
+    found = dict(captions.definitions(job, runs))
     assert list(found) == list(ACCURACY)
     assert "new random weights" in found["st"] and "(temperature 4)" in found["st"]
     assert "at most 0.1 of the parameters and 0.5 of the MACs, in 3 rounds" in found["st"]

@@ -22,9 +22,9 @@ def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[s
     return grid.job(phase, about), _paths(grid.files(phase, about)), "/".join(parts)
 
 
-def _parts(phase: str, experiment: str) -> list[str]:
+def _parts(phase: str, experiment: str | None) -> list[str]:
     levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
-    parts = experiment.strip("/").removeprefix(f"results/{phase}/").split("/")
+    parts = (experiment or "").strip("/").removeprefix(f"results/{phase}/").split("/")
     if len(parts) != levels:
         shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
         raise StError(f"{experiment}: {phase} needs {shape}")
@@ -34,11 +34,11 @@ def _parts(phase: str, experiment: str) -> list[str]:
 def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
     """The experiment of these names, if all are known."""
     params = grid.params
-    dataset, architecture, seed, name = (*parts, None, None, None, None)[:4]
-    number = None
-    if dataset is not None:
+    dataset, architecture, seed, name = (*parts, "", "", "", "")[:4]
+    number: int | str = ""
+    if parts:
         _known(dataset, params.datasets, "data set")
-    if architecture is not None:
+    if parts[1:]:
         _known(architecture, params.architectures, "architecture")
         _known(seed, [f"seed{n}" for n in params.seeds], "seed")
         number = int(seed.removeprefix("seed"))
@@ -46,7 +46,7 @@ def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
         _known(name, params.supernets, "supernet")
     elif phase == "search":
         _known(name, params.searches, "search")
-    elif name is not None:
+    elif parts[3:]:
         _known(name, grid.methods(architecture), f"method for {architecture}")
     return Experiment(dataset, architecture, number, name)
 

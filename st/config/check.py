@@ -185,8 +185,8 @@ def _contradictions(
 ) -> Iterator[str]:
     """What the types can't see: names that don't exist, options, budgets. One line each."""
     for key, search in params.searches.items():
-        found = _search(params, key, search, supernets)
-        yield from (f"searches.{key}.{p}" for p in dict.fromkeys(found))
+        problems = dict.fromkeys(_search(params, key, search, supernets))
+        yield from (f"searches.{key}.{p}" for p in problems)
     for key, method in params.methods.items():
         where = f"methods.{key}"
         if key.startswith("supernet"):
@@ -219,8 +219,8 @@ def _contradictions(
             found = _reference(name, [row for row in rows if row != key], "row")
             yield from (f"claims.{key}: {p}" for p in found)
     for key, supernet in params.supernets.items():
-        for name, architecture in params.architectures.items():
-            epochs = recipe(params, architecture, supernet).epochs
+        for name, trained in params.architectures.items():
+            epochs = recipe(params, trained, supernet).epochs
             if supernet.rewind_epoch > epochs:
                 yield (
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "

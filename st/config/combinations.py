@@ -5,7 +5,7 @@ Values that are the default's pass, so that a completed file (`st params`) is a 
 
 from collections.abc import Iterator
 
-from st.config.params import Params, recipe
+from st.config.params import Method, Params, Supernet, recipe
 from st.core import registry
 from st.core.types import Section
 from st.networks.structure import Structure
@@ -61,7 +61,9 @@ def _recipes(params: Params) -> Iterator[str]:
     """Keys of recipes which no training that they concern looks at."""
     trainings: dict[str, list[Training]] = {}
     for name, architecture in params.architectures.items():
-        parts = {f"supernets.{key}": part for key, part in params.supernets.items()}
+        parts: dict[str, Supernet | Method] = {
+            f"supernets.{key}": part for key, part in params.supernets.items()
+        }
         for key, method in params.methods.items():
             if method.architectures is None or name in method.architectures:
                 parts[f"methods.{key}"] = method
@@ -69,15 +71,15 @@ def _recipes(params: Params) -> Iterator[str]:
             found = recipe(params, architecture, part)
             for section in ("training", f"architectures.{name}.training", f"{key}.training"):
                 trainings.setdefault(section, []).append(found)
-    for section, found in trainings.items():
+    for section, recipes in trainings.items():
         kind, _, name = section.removesuffix("training").rstrip(".").partition(".")
         given = getattr(params, kind)[name].training if kind else params.training
         for key in ("milestones", "decay"):
-            if _given_in_recipe(given, key) and all(r.schedule != "step" for r in found):
+            if _given_in_recipe(given, key) and all(r.schedule != "step" for r in recipes):
                 yield f"{section}.{key}: has no effect; it needs schedule: step"
-        if given.warmup and all(r.schedule == "onecycle" for r in found):
+        if given.warmup and all(r.schedule == "onecycle" for r in recipes):
             yield f"{section}.warmup: has no effect; schedule: onecycle has a rise of its own"
-        if given.nesterov and all(r.momentum == 0 for r in found):
+        if given.nesterov and all(r.momentum == 0 for r in recipes):
             yield f"{section}.nesterov: has no effect without momentum"
 
 

@@ -11,6 +11,7 @@ from st.config.layout import (
     SUPERNET_HISTORY,
     Experiment,
     Files,
+    Paths,
     place,
 )
 from st.config.params import Architecture, Params, objective, recipe
@@ -212,7 +213,7 @@ class Grid:
         methods = self.methods(architecture)
         if phase == "search":
             return list(dict.fromkeys(self.params.methods[m].search for m in methods))
-        return {"pretrain": self.supernets(architecture), "evaluate": [None]}.get(phase, methods)
+        return {"pretrain": self.supernets(architecture), "evaluate": [""]}.get(phase, methods)
 
     def job(self, phase: str, experiment: Experiment) -> Job:
         """What the phase is told."""
@@ -229,7 +230,7 @@ class Grid:
         if phase == "evaluate":
             return self._measured(experiment)
         if phase == "report":
-            inputs = {
+            inputs: Paths = {
                 "measured": self.made("evaluate"),
                 "histories": self.made("pretrain", "history") + self.made("train", "history"),
                 "structures": self.made("search"),
@@ -242,19 +243,20 @@ class Grid:
             inputs = self._searched(experiment)
         else:
             inputs = self._subnet(phase, experiment)
-        return Files(inputs, {name: place(phase, name, experiment) for name in OUTPUTS[phase]})
+        outputs: Paths = {name: place(phase, name, experiment) for name in OUTPUTS[phase]}
+        return Files(inputs, outputs)
 
     def made(self, phase: str, *options: str) -> list[str]:
         """The outputs of all jobs of a phase, or those of these options."""
-        found = []
+        found: list[str] = []
         for experiment in self.experiments(phase):
             outputs = self.files(phase, experiment).outputs
             for option in options or outputs:
                 path = outputs[option]
-                found += path if isinstance(path, list) else [path]
+                found += [path] if isinstance(path, str) else path or []
         return found
 
-    def _searched(self, experiment: Experiment) -> dict[str, Any]:
+    def _searched(self, experiment: Experiment) -> Paths:
         """The inputs of a search: the images and early weights only if it looks at them."""
         name = experiment.name
         supernet = self.params.searches[name].supernet
@@ -265,7 +267,7 @@ class Grid:
             "rewind": place("pretrain", "rewind", experiment, supernet) if rewind else None,
         }
 
-    def _subnet(self, phase: str, experiment: Experiment) -> dict[str, Any]:
+    def _subnet(self, phase: str, experiment: Experiment) -> Paths:
         """The inputs of initialize and train."""
         method = self.params.methods[experiment.name]
         supernet = self.teacher(experiment.name)

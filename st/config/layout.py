@@ -51,10 +51,10 @@ class Experiment:
     """What a job is about. `name`: of a supernet, search or method, as the phase has it. Phases
     that need less leave the rest out."""
 
-    dataset: str | None = None
-    architecture: str | None = None
-    seed: int | str | None = None
-    name: str | None = None
+    dataset: str = ""
+    architecture: str = ""
+    seed: int | str = ""
+    name: str = ""
 
 
 Paths = dict[str, str | list[str] | None]

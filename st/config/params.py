@@ -4,19 +4,61 @@ workflow/schemas/params.schema.json is generated from these classes (`st schema`
 st/config/check.py reads params files.
 """
 
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, WithJsonSchema
 
 from st.core import registry
 from st.core.errors import StError
-from st.core.types import Flag, Fraction, Number, Section, Whole
+from st.core.types import Finite, Flag, Fraction, Number, Section, Whole
 from st.training.recipe import Training, TrainingChange
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Options = dict[str, Any]
-_weight = TypeAdapter(Annotated[Number, Field(ge=0)])
+_weight = TypeAdapter(Annotated[float, Finite(ge=0)])
+
+
+class _Schema(GenerateJsonSchema):
+    """pydantic's, with what it leaves out."""
+
+    def float_schema(self, schema):
+        """A finite number without an upper bound: infinity is above the largest float."""
+        result = super().float_schema(schema)
+        if schema.get("allow_inf_nan") is False and not {"lt", "le"} & schema.keys():
+            result["maximum"] = sys.float_info.max
+        return result
+
+    def dict_schema(self, schema):
+        """A key that does not match the pattern is refused, not ignored."""
+        result = super().dict_schema(schema)
+        for pattern, values in result.pop("patternProperties", {}).items():
+            result |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+        return result
+
+
+def _json_schema(types: TypeAdapter) -> dict[str, Any]:
+    return types.json_schema(schema_generator=_Schema)
+
+
+# The type says less than this, so that `objective` can say which option of which loss is wrong.
+Loss = Annotated[
+    Number | Options,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _json_schema(_weight),
+                {
+                    "properties": {"weight": _json_schema(_weight)},
+                    "required": ["weight"],
+                    "type": "object",
+                },
+            ]
+        }
+    ),
+]
 
 
 class Augment(Section):
@@ -34,7 +76,7 @@ class DataSet(Section):
     source: str = Field(description="digits, cifar10, imagefolder, ... or a plugin's.")
     options: Options = Field({}, description="The source's options, such as root or size.")
     augment: Augment = Augment()
-    holdout: Annotated[Number, Field(ge=0, lt=1)] = Field(
+    holdout: Annotated[float, Finite(ge=0, lt=1)] = Field(
         0.0,
         description="Above 0: leave the test images alone and evaluate on this fraction of the "
         "training images instead. For choosing settings.",
@@ -46,7 +88,7 @@ class Architecture(Section):
 
     family: str = Field(description="vgg, resnet, preresnet, densenet, or a plugin's.")
     options: Options = Field({}, description="The family's options, such as depth and width.")
-    sparsity: Annotated[Number, Field(ge=0, le=1)] = Field(
+    sparsity: Annotated[float, Finite(ge=0, le=1)] = Field(
         1e-4, description="Weight of the L1 penalty on BatchNorm scales in sparse supernets."
     )
     init_options: Options = Field(
@@ -63,7 +105,7 @@ class Supernet(Section):
     """A way to train the supernet."""
 
     sparse: Flag = Field(False, description="Network slimming's L1 penalty while training.")
-    bn_scale: Annotated[Number, Field(gt=0, le=10)] | None = Field(
+    bn_scale: Annotated[float, Finite(gt=0, le=10)] | None = Field(
         None,
         description="Initial BatchNorm scale (network slimming: 0.5); default: the architecture's.",
     )
@@ -124,8 +166,9 @@ class Method(Section):
     init_options: Options = Field(
         {}, description="The init's options; for `random` they change the architecture's."
     )
-    objective: dict[str, Number | Options] = Field(
+    objective: dict[str, Loss] = Field(
         {"ce": 1.0},
+        json_schema_extra={"minProperties": 1},
         description="Weighted sum of losses: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}.",
     )
     training: TrainingChange = Field(TrainingChange(), description="Changes to the recipe.")
@@ -134,7 +177,7 @@ class Method(Section):
         description="same: the recipe's epochs. computation: so many more as the subnet needs "
         "fewer MACs than its supernet (Scratch-B).",
     )
-    max_epoch_factor: Annotated[Number, Field(ge=1)] | None = Field(
+    max_epoch_factor: Annotated[float, Finite(ge=1)] | None = Field(
         None, description="computation: at most this factor (Liu et al. 2019 stop at 2)."
     )
     architectures: list[str] | None = Field(
@@ -186,7 +229,10 @@ class Params(Section):
     """A grid of experiments: data sets x architectures x seeds x methods."""
 
     plugins: list[Module] = Field([], description="One's own modules, imported first.")
-    seeds: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+    seeds: Annotated[
+        list[Annotated[Whole, Field(ge=0, lt=2**32)]],
+        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    ]
     datasets: Annotated[dict[Name, DataSet], Field(min_length=1)]
     architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
     training: Training = Training()
@@ -215,7 +261,7 @@ def schema() -> dict[str, Any]:
     """The JSON schema of params.yaml."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Params.model_json_schema(),
+        **_json_schema(TypeAdapter(Params)),
     }
 
 

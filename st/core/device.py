@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from st.core import slots
 from st.core.errors import StError
 from st.core.progress import say
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # Whether GPUs record training steps (see Recorded). False: every step is launched anew.
 RECORD = True
@@ -40,13 +43,14 @@ class Device:
         kind = "cuda" if self.is_cuda else "cpu"
         return torch.autocast(kind, torch.bfloat16) if self.half else nullcontext()
 
-    def place(self, network: nn.Module) -> nn.Module:
-        return network.to(self.name, memory_format=torch.channels_last)
+    def place(self, network: Module) -> Module:
+        # torch's stub lacks this combination
+        return network.to(self.name, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.name)
 
-    def freeze(self, network: nn.Module) -> nn.Module:
+    def freeze(self, network: Module) -> Module:
         """For a network that is only read: weights in the format that autocast would cast them to
         in every step."""
         if self.half:
@@ -151,7 +155,7 @@ def choose(
         # compiler, which takes as long as torch itself.
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Or every new tensor would be filled before it is written.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Device(name, precision)
 
 

@@ -40,7 +40,7 @@ class Registry:
         self.package = package
         self._entries: dict[str, Callable] = {}
 
-    def register(self, function: Callable) -> Callable:
+    def register(self, function: Callable) -> Any:
         """Decorator: the function is known by its own name, without a trailing underscore."""
         name = function.__name__.rstrip("_")
         known = self._entries.get(name)
@@ -57,7 +57,7 @@ class Registry:
         package = importlib.import_module(self.package)
         return sorted({m.name for m in pkgutil.iter_modules(package.__path__)} | set(self._entries))
 
-    def get(self, name: str) -> Callable:
+    def get(self, name: str) -> Any:
         """The function called `name`; raises StError with the closest known names."""
         if name not in self._entries:
             if name not in self.names():
@@ -96,7 +96,7 @@ class Registry:
 @cache
 def _options(function: Callable) -> type[BaseModel]:
     """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
-    fields = {
+    fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is p.empty else p.default)
         for p in inspect.signature(function).parameters.values()
         if p.kind is p.KEYWORD_ONLY

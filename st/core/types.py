@@ -1,8 +1,10 @@
 """The types that options and keys of params.yaml are made of."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from annotated_types import GroupedMetadata, Interval
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_boolean(value: Any) -> Any:
@@ -11,9 +13,26 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+class Finite(GroupedMetadata):
+    """Marks a float as finite and not a boolean, within bounds: gt, ge, lt, le.
+
+    The bounds come before the check for booleans. Only where no validator was put around a number
+    yet does pydantic make a bound part of its type, hence `minimum` in the JSON schema. A bound
+    that follows, as in `Annotated[Number, Field(ge=0)]`, holds but is in no schema.
+    """
+
+    def __init__(self, **bounds: float):
+        self.bounds = bounds
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from Interval(**self.bounds)
+        yield AllowInfNan(False)
+        yield BeforeValidator(_no_boolean)
+
+
 Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
-Fraction = Annotated[Number, Field(gt=0, le=1)]
+Number = Annotated[float, Finite()]
+Fraction = Annotated[float, Finite(gt=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
 
 

@@ -63,7 +63,7 @@ def save_data(path: str | Path, data: Data, job: dict) -> None:
     }
     digest = hashlib.sha256()
     for value in tensors.values():
-        digest.update(np.ascontiguousarray(value))
+        digest.update(np.ascontiguousarray(value).data)
     header = {
         "format": FORMAT,
         "version": VERSION,

@@ -255,7 +255,7 @@ class Graph:
         for n in self.nodes:
             group_out = n.group_out
             if n.op == "conv":
-                shape = (n.channels, n.channels_in, n.kernel, n.kernel)
+                shape: tuple[int, ...] = (n.channels, n.channels_in, n.kernel, n.kernel)
                 groups = (group_out, n.group_in, None, None)
                 found.append(Tensor(f"{n.name}.weight", shape, groups, "convolution"))
             elif n.op == "linear":

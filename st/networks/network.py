@@ -2,7 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Network(nn.Module):
         super().__init__()
         self.structure = structure
         graph = structure.graph
-        self._widths = graph.widths(structure.keep)
+        self._widths: dict[Any, int] = graph.widths(structure.keep)
         self._taps = graph.taps
         last_use = {i: n for n, node in enumerate(graph.nodes) for i in node.inputs}
         self._plan = []
@@ -91,6 +92,10 @@ class Network(nn.Module):
 class Selection(nn.Module):
     """Takes the given channels of `width`. The indices are no parameters and are not in the state
     dict: they belong to the structure."""
+
+    index: Tensor
+    place: Tensor
+    taken: Tensor
 
     def __init__(self, index: np.ndarray, width: int):
         super().__init__()
@@ -189,7 +194,10 @@ def folded(network: Network) -> Network:
     result = copy.deepcopy(network.eval())
     graph = result.structure.graph
     readers = Counter(i for node in graph.nodes for i in node.inputs)
-    fuse = {"conv": fuse_conv_bn_eval, "linear": fuse_linear_bn_eval}
+    fuse: dict[str, Callable[..., nn.Module]] = {
+        "conv": fuse_conv_bn_eval,
+        "linear": fuse_linear_bn_eval,
+    }
     for place, (number, node, layer, frees) in enumerate(result._plan):
         (before, *_) = node.inputs
         op = graph.nodes[before].op

@@ -7,7 +7,7 @@ import torch._dynamo  # the counter would, later and more slowly
 from torch.utils.flop_counter import FlopCounterMode
 
 from st import __version__
-from st.core import provenance as environment
+from st.core import provenance
 from st.core.device import choose
 from st.core.files import write_json
 from st.core.job import Job
@@ -48,7 +48,7 @@ def run(
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
     latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
-    made = environment.here(where.describe(), where.threads) | environment.commit()
+    made = provenance.here(where.describe(), where.threads) | provenance.commit()
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
     ):

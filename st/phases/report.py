@@ -5,8 +5,7 @@ from pathlib import Path
 from st.core.files import write_json, write_text
 from st.core.job import Job
 from st.core.progress import say
-from st.report import captions as prose
-from st.report import figures, tables
+from st.report import captions, figures, tables
 from st.report.verdicts import claims
 
 
@@ -16,7 +15,7 @@ def run(job: Job, folder: Path) -> None:
     Raises StError that names the first file that is missing.
     """
     runs = tables.collect(job, folder)
-    table, caption = tables.aggregate(runs), prose.caption(job, runs)
+    table, caption = tables.aggregate(runs), captions.caption(job, runs)
     for dataset, architecture, _ in tables.groups(table):
         drawn = {
             "accuracy": figures.accuracy(job, table, dataset, architecture),
@@ -40,5 +39,5 @@ def run(job: Job, folder: Path) -> None:
     write_text(Path(folder, "table.csv"), tables.to_csv(table))
     for claim in verdicts:
         say(claim.sentence)
-    for note in prose.notes(job, folder):
+    for note in captions.notes(job, folder):
         say(note)

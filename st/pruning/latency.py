@@ -1,6 +1,7 @@
 """How long networks take, measured side by side."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from st.networks.structure import Structure
 
 
 @torch.inference_mode()
-def seconds(networks: list[nn.Module], batch: Tensor, rounds: int, device: Device) -> np.ndarray:
+def seconds(
+    networks: Sequence[nn.Module], batch: Tensor, rounds: int, device: Device
+) -> np.ndarray:
     """The median time of a call per network, shape (networks,).
 
     The networks take turns, so that a busy moment of the machine hits all of them.
@@ -38,7 +41,8 @@ class Stopwatch:
 
     def __init__(self, supernet: Structure, batch: int, rounds: int, device: str, threads: int):
         self._device = choose(device, threads)
-        self._rounds, self._known = rounds, {}
+        self._rounds = rounds
+        self._known: dict[tuple[int, ...], float] = {}
         self._supernet = self._placed(supernet)
         images = torch.rand(batch, *supernet.input_shape)
         self._batch = images.to(self._device.name, memory_format=torch.channels_last)

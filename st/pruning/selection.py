@@ -121,6 +121,7 @@ def select_channels(
 
     number = len(blocks)
     if budget.latency is not None:
+        assert latency is not None
         number = most_within(number, lambda n: latency(keep(n)), budget.latency)
     return keep(number)
 
@@ -187,9 +188,10 @@ def most_within(number: int, latency: Callable[[int], float], bound: float) -> i
 
 def _layers_by_group(graph: Graph) -> dict[str, list]:
     """Per group, the nodes whose cost depends on its width."""
-    layers = {name: [] for name in graph.groups}
+    layers: dict[str, list] = {name: [] for name in graph.groups}
     for node in graph.nodes:
         if node.op in ("conv", "bn", "linear"):
-            for name in {node.group_in, node.group_out} - {None}:
-                layers[name].append(node)
+            for name in {node.group_in, node.group_out}:
+                if name is not None:
+                    layers[name].append(node)
     return layers

@@ -45,7 +45,9 @@ def _what(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str | None:
         return "Against the same structure trained anew without a teacher"
     if same and not anew:
         return f"Against the same structure with init {other['init']}"
-    if not same and anew and taught:
+    # of other searches only those that differ in nothing else, and those that look at no supernet
+    clean = other["supernet"] == row["supernet"] and other["objective"] == row["objective"]
+    if not same and anew and taught and (clean or other["criterion"] in NO_SEARCH):
         return f"Against the structure of search {other['search']}, trained anew with a teacher"
     return None
 

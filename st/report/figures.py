@@ -28,7 +28,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 GREYS = ("#000000", "#777777", "#AAAAAA")
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.1,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False,
@@ -196,14 +196,15 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     several = {name: found for name, found in read.items() if _losses(found)}
     lines = -(-len(several) // SHARE_COLUMNS)
     whole_figure = Figure(figsize=(WIDTH, 2.7 + 1.25 * lines))
+    upper: Figure | SubFigure = whole_figure
     if several:
         legend = 0.15 * -(-len(read) // 5)
-        figure, below = whole_figure.subfigures(2, 1, height_ratios=[2.7 + legend, 1.25 * lines])
-        _shares(below, several, lines)
-    else:
-        figure = whole_figure
-    panels = figure.subplots(1, 3, sharex=True)
-    whole_figure.get_layout_engine().set(wspace=0.06)
+        heights = [2.7 + legend, 1.25 * lines]
+        parts: Any = whole_figure.subfigures(2, 1, height_ratios=heights)
+        upper, lower = parts
+        _shares(lower, several, lines)
+    panels = upper.subplots(1, 3, sharex=True)
+    whole_figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     styles, ends = style(job), []
     for method, histories in read.items():
         look = styles[method]
@@ -234,7 +235,7 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     handles, labels = panels[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    upper.legend(handles, labels, loc="outside lower center", ncols=5)
     whole_figure.set_figheight(whole_figure.get_figheight() + 0.15 * -(-len(labels) // 5))
     return whole_figure
 
@@ -251,7 +252,7 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     for number, (axes, (method, histories)) in enumerate(zip(panels, rows.items(), strict=False)):
-        base = 0.0
+        base: np.ndarray | float = 0.0
         for loss in _losses(histories):
             epochs, mean, _ = over_seeds([history[SHARE + loss] for history in histories])
             colour = COLOURS[losses.index(loss) % len(COLOURS)]

@@ -24,8 +24,9 @@ def save_predictions(path: str | Path, predicted: np.ndarray, labels: np.ndarray
 def load_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, labels), shape (n,) each; raises StError that names the file."""
     tensors, _ = read_tensors(path, FORMAT)
-    found = [tensors.get(name) for name in ("predicted", "labels")]
-    sound = all(v is not None and v.ndim == 1 and v.dtype.kind == "u" and len(v) for v in found)
-    if not sound or len(found[0]) != len(found[1]):
+    none = np.empty(0, np.uint8)
+    predicted, labels = tensors.get("predicted", none), tensors.get("labels", none)
+    sound = all(v.ndim == 1 and v.dtype.kind == "u" and len(v) for v in (predicted, labels))
+    if not sound or len(predicted) != len(labels):
         raise StError(f"{path}: does not hold a class for each image; evaluate it again")
-    return found[0], found[1]
+    return predicted, labels

@@ -239,7 +239,8 @@ def to_markdown(table: pd.DataFrame, caption: str) -> str:
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     """A LaTeX table; needs the package booktabs."""
-    lines, columns = [], 0
+    lines: list[str] = []
+    columns = 0
     for dataset, architecture, group in groups(table):
         shown = printed(group, latex, r"\textbf{{{}}}")
         columns = shown.shape[1]

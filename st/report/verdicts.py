@@ -121,8 +121,8 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
         within = _within(subnet)
         signs, confidence = next(decisions) if within else ([], CONFIDENCE)
         comparisons = [
-            Comparison(*other, margin, sign, confidence)
-            for other, margin, sign in zip_longest(against, margins, signs)
+            Comparison(other, role, margin, sign, confidence)
+            for (other, role), margin, sign in zip_longest(against, margins, signs)
         ]
         name = subnet["method"].iloc[0]
         outcome, sentence = _verdict(name, subnet, comparisons, within)
@@ -160,7 +160,7 @@ def opponents(
     if reference != own:
         found[reference] = "the reference supernet"
     epochs = {name: runs[name]["epochs"].mean() for name in supernets.values()}
-    for name in sorted(epochs, key=epochs.get):
+    for name in sorted(epochs, key=lambda name: epochs[name]):
         if epochs[name] > epochs[own] and name not in found:
             found[name] = "a supernet that was trained for longer"
     return list(found.items())

@@ -96,7 +96,8 @@ def launch(arguments: list[str], processes: int, device: str, tell: Callable[[st
             for member in members:
                 member.kill()
                 member.wait()
-                member.stdin.close()
+                if member.stdin:
+                    member.stdin.close()
 
 
 def _wait(members: list[subprocess.Popen], folder: Path, tell: Callable[[str], None]) -> int:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +16,25 @@ from st.core.seeds import derive
 from st.core.shares import SHARE
 from st.data.augment import Augment
 from st.data.images import Images
+from st.networks.network import Network
 from st.training.accuracy import accuracy, predictions
 from st.training.objective import Objective, Outputs
 from st.training.optimiser import descend
 from st.training.parallel import Group
 from st.training.recipe import Training, learning_rate
 from st.training.teacher import Teacher, as_float, observe
+
+
+class Trained(Protocol):
+    """What st.resume and a step of SGD need of a training, or of a search that trains."""
+
+    recipe: Training
+    epochs: int
+    modules: dict[str, nn.Module]
+    weights: list[nn.Parameter]
+    momentum: list[Tensor]
+    history: list[dict[str, Any]]
+    early: dict[str, np.ndarray]
 
 
 @dataclass
@@ -36,21 +49,25 @@ class Run:
     augment: Augment
     seed: int
     device: Device
-    teacher: nn.Module | None = None
+    teacher: Network | None = None
     sparsity: float = 0.0
     group: Group | None = None  # the processes, if several compute this training
 
     def __post_init__(self):
         if self.objective.adaptive:
             sample = self.images.normalise(self.images.train_images[:2])
-            student, teacher = (
+
+            def look(network: nn.Module) -> Outputs:
                 # in evaluation mode: a look must not change running statistics
-                network and observe(network.eval(), sample, self.objective.taps, self.device)
-                for network in (self.network, self.teacher)
-            )
+                return observe(network.eval(), sample, self.objective.taps, self.device)
+
+            student, teacher = look(self.network), look(self.teacher) if self.teacher else None
             self.objective.adapt(student, teacher, self.seed, self.device)
         # what is trained, and so kept by st.training.resume
-        self.modules = {"weight": self.network, "adapter": self.objective.adapters}
+        self.modules: dict[str, nn.Module] = {
+            "weight": self.network,
+            "adapter": self.objective.adapters,
+        }
         self.weights = [w for module in self.modules.values() for w in module.parameters()]
         self.momentum = [torch.zeros_like(weight) for weight in self.weights]
         self.scales = [
@@ -84,6 +101,7 @@ class Step:
         self.run, self.steps = run, steps
         self.teacher = None
         if run.objective.teacher:
+            assert run.teacher is not None
             self.teacher = Teacher(
                 run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
             )
@@ -166,8 +184,8 @@ class Step:
             )
         for buffer, before in buffers:  # running statistics saw the batch once more
             buffer.copy_(before)
-        squares = torch.stack(squares)
-        norms = (run.group.add(squares) if run.group else squares).sqrt()
+        own = torch.stack(squares)
+        norms = (run.group.add(own) if run.group else own).sqrt()
         shares = (100 * norms / norms.sum().clamp_min(1e-30)).tolist()
         return {SHARE + name: part for name, part in zip(run.objective.terms, shares, strict=True)}
 
@@ -201,7 +219,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         last = epoch + 1 == run.epochs
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
         train_accuracy = means.pop("train_accuracy")
-        row = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
+        row: dict[str, Any] = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
         row["train_accuracy"] = train_accuracy
         measure = measure and run.leads
         row["test_accuracy"] = None
@@ -212,7 +230,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         after_epoch(run, speed)
 
 
-def check_finite(loss: float, run: Run, epoch: int, lower: str) -> None:
+def check_finite(loss: float, run: Trained, epoch: int, lower: str) -> None:
     """Stop a training that went astray: raises StError that says what to lower.
 
     The weights are looked at too, because the last step may ruin them after a finite loss. Once an
@@ -229,4 +247,5 @@ def check_finite(loss: float, run: Run, epoch: int, lower: str) -> None:
 def _add_sparsity(run: Run) -> None:
     """Network slimming's subgradient: lambda sign(gamma) on every BatchNorm scale."""
     signs = torch._foreach_sign([scale.detach() for scale in run.scales])
-    torch._foreach_add_([scale.grad for scale in run.scales], signs, alpha=run.sparsity)
+    gradients: Any = [scale.grad for scale in run.scales]
+    torch._foreach_add_(gradients, signs, alpha=run.sparsity)

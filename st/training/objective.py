@@ -1,6 +1,6 @@
 """The objective of a training: a weighted sum of losses, and the weights that losses have."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ Outputs = dict[str, Tensor]  # by tap
 class Term:
     """A registered loss with its weight and options, and the taps that it reads."""
 
-    loss: Callable
+    loss: Any  # a function with attributes
     weight: float
     options: dict[str, Any]
     taps: tuple[str, ...]

@@ -124,7 +124,7 @@ class Group:
         """Let all batch normalisations of `network` use the statistics of all processes."""
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.forward = partial(_normalised, module, self)
+                module.forward = partial(_normalised, module, self)  # type: ignore[method-assign]
 
     @staticmethod
     def _call(function: Callable, *arguments: Any, **options: Any) -> None:
@@ -186,8 +186,8 @@ class _Normalise(torch.autograd.Function):
         return (direct - through).to(x.dtype), of_weight, of_bias, None, None
 
 
-def _normalised(module: nn.BatchNorm1d | nn.BatchNorm2d, group: Group, x: Tensor) -> Tensor:
-    """A batch normalisation's forward pass."""
+def _normalised(module: Any, group: Group, x: Tensor) -> Tensor:
+    """The forward pass of `module`, a batch normalisation."""
     if not module.training:
         return type(module).forward(module, x)
     y, mean, variance = _Normalise.apply(x, module.weight, module.bias, group, module.eps)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, create_model
 
-from st.core.types import Flag, Fraction, Number, Section, Whole
+from st.core.types import Finite, Flag, Fraction, Section, Whole
 
 
 class Training(Section):
@@ -15,23 +15,23 @@ class Training(Section):
     batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
         64, description="Images a step; an epoch's incomplete last batch is left out."
     )
-    lr: Annotated[Number, Field(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
+    lr: Annotated[float, Finite(gt=0, le=100)] = Field(0.1, description="Highest learning rate.")
     schedule: Literal["step", "cosine", "onecycle", "constant"] = Field(
         "step", description="How the learning rate changes over the training."
     )
-    milestones: list[Annotated[Number, Field(gt=0, lt=1)]] = Field(
+    milestones: list[Annotated[float, Finite(gt=0, lt=1)]] = Field(
         [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
     )
     decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
-    warmup: Annotated[Number, Field(ge=0, lt=1)] = Field(
+    warmup: Annotated[float, Finite(ge=0, lt=1)] = Field(
         0.0,
         description="The fraction of the training in which the learning rate rises from 0 to `lr`; "
         "the schedule takes the rest. 0.0164 is 5 of 305 epochs. Not for onecycle, which rises by "
         "itself.",
     )
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.9, description="Momentum.")
+    momentum: Annotated[float, Finite(ge=0, lt=1)] = Field(0.9, description="Momentum.")
     nesterov: Flag = Field(False, description="Nesterov's momentum.")
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
+    weight_decay: Annotated[float, Finite(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="What networks compute in while they train; weights, losses and sums are "
@@ -45,7 +45,7 @@ class Training(Section):
     )
 
 
-TrainingChange = create_model(
+TrainingChange = create_model(  # type: ignore[call-overload]
     "TrainingChange",
     __base__=Section,
     __doc__="Changes to the training recipe; what is not given stays.",

@@ -20,7 +20,7 @@ from st.core.files import alone
 from st.core.job import fingerprint
 from st.core.progress import say
 from st.core.tensors import VERSION, read_tensors, write_tensors
-from st.training.loop import Run
+from st.training.loop import Trained
 from st.training.parallel import Group
 
 FORMAT = "search-and-train training state"
@@ -63,7 +63,7 @@ class Resume:
     def _request_stop(self, *_) -> None:
         self._stop = True
 
-    def restore(self, run: Run) -> None:
+    def restore(self, run: Trained) -> None:
         """Put the state into `run`, if there is one that fits it."""
         if not self.path.exists():
             return
@@ -87,7 +87,7 @@ class Resume:
             module.load_state_dict(weights[kind])
         run.history = header["history"]
 
-    def after_epoch(self, run: Run) -> None:
+    def after_epoch(self, run: Trained) -> None:
         """Write the state if it is time, or if the process was told to stop."""
         if len(run.history) == run.epochs:
             return
@@ -101,7 +101,7 @@ class Resume:
                 f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
             )
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: Trained) -> None:
         tensors = {
             f"{kind}:{name}": value.cpu().numpy()
             for kind, module in run.modules.items()

@@ -46,7 +46,7 @@ def fit_and_save(
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(f"{model}: the data's image shape or classes are not those of the network")
     recipe = Training(**job["training"])
-    where = device.choose(device_name, threads, member and member.rank, recipe.precision)
+    where = device.choose(device_name, threads, member.rank if member else None, recipe.precision)
     group = Group(member, where) if member else None
     training = Run(
         network=where.place(network.build(structure, initial)),

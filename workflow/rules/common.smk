@@ -81,18 +81,18 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
-def experiment(wildcards, architecture=None):
+def experiment(wildcards, architecture=""):
     """What a job with these wildcards is about; a rule of one architecture has no wildcard for it."""
     names = [wildcards.get(key) for key in ("supernet", "search", "method")]
     return Experiment(
-        wildcards.get("dataset"),
+        wildcards.get("dataset", ""),
         wildcards.get("architecture", architecture),
-        int(wildcards.seed) if "seed" in wildcards.keys() else None,
-        next((name for name in names if name), None),
+        int(wildcards.seed) if "seed" in wildcards.keys() else "",
+        next((name for name in names if name), ""),
     )
 
 
-def job(phase, architecture=None):
+def job(phase, architecture=""):
     """The param `job`: what the phase is told, as JSON."""
 
     # The report's rows have an order; elsewhere the order of keys must not matter.

@@ -30,7 +30,9 @@ def torchvision_data(kind: str, root: str, download: bool) -> Data:
         images = np.asarray(part.data)
         images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         arrays += [np.ascontiguousarray(images), np.asarray(part.targets, dtype=np.int64)]
-    return Data(*arrays, [str(name) for name in part.classes])
+    classes = [str(name) for name in part.classes]
+    train_images, train_labels, test_images, test_labels = arrays
+    return Data(train_images, train_labels, test_images, test_labels, classes)
 
 
 def fixed(channels: int, side: int, classes: int):

@@ -52,7 +52,8 @@ def imagefolder(
     arrays, shape = [], None
     converted, skipped = [], []
     for part in parts if split else [folder]:
-        images, labels = [], []
+        images: list[np.ndarray] = []
+        labels: list[int] = []
         for label, name in enumerate(classes):
             files = sorted(f for f in (part / name).rglob("*") if f.suffix.lower() in SUFFIXES)
             before = len(images)
@@ -83,9 +84,10 @@ def imagefolder(
     for found, what in ((converted, "converted"), (skipped, "skipped")):
         if found:
             say(f"{len(found)} images were {what}, the first: {found[0]}")
-    if not split:
-        arrays = _split(*arrays, test_fraction)
-    return Data(*arrays, classes)
+    if test_fraction is not None:  # not split yet
+        arrays = _split(arrays[0], arrays[1], test_fraction)
+    train_images, train_labels, test_images, test_labels = arrays
+    return Data(train_images, train_labels, test_images, test_labels, classes)
 
 
 def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape | None:
@@ -121,12 +123,12 @@ def _read(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, st
 
     try:
         # warnings are about tags, not pixels
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-            mode = image.mode
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as opened:
+            mode = opened.mode
             # conversion would clip them
             if mode in ("I", "F") or mode.startswith("I;"):
                 raise ValueError(f"more than 8 bits a channel, mode {mode}")
-            image = image.convert("L" if grayscale else "RGB")
+            image = opened.convert("L" if grayscale else "RGB")
             if size is not None and image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)

@@ -38,7 +38,7 @@ def vgg(
         raise ValueError("option 'layers' must begin with a convolution")
     x, number, stage = graph.input, 0, 1
     for step in plan:
-        if step == "M":
+        if isinstance(step, str):  # "M"
             x = graph.max_pool(graph.tap(f"stage{stage}", x))
             stage += 1
         else:

@@ -1,6 +1,6 @@
 """How strongly, or how often, a channel responds to images."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ def activation(
 
     nodes = rectifiers(subject.graph)
     network, where = build(subject, nodes)
-    totals = dict.fromkeys(nodes, 0)
+    totals: dict[str, Any] = dict.fromkeys(nodes, 0)
     count = 0
     with torch.inference_mode():
         for batch, _ in batches(subject, where, images, BATCH):
@@ -49,7 +49,7 @@ activation.comparable = lambda kind, **options: kind == "apoz"
 
 def rectifiers(graph: Graph) -> dict[str, int]:
     """Per group, the number of the ReLU that follows its batch normalisation."""
-    found = {}
+    found: dict[str, int] = {}
     for name, group in graph.groups.items():
         for number, node in enumerate(graph.nodes):
             if node.op == "relu" and graph.nodes[node.inputs[0]].name in group.norms:

@@ -1,6 +1,6 @@
 """Pruned structures as Li et al. (2017) published them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from st.pruning.selection import Budget
 # Family, options, and what remains per layer. ResNets: the skipped layers and the pruning ratio of
 # each stage. Layers are numbered as there: the first convolution of the network is 1, the first
 # ones of the blocks are 2, 4, 6, ...
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[Any, ...]] = {
     "vgg16-a": ("vgg", {"depth": 16, "hidden": 512}),
     "resnet56-a": ("resnet", {"depth": 56}, {16, 20, 38, 54}, (0.1, 0.1, 0.1)),
     "resnet56-b": ("resnet", {"depth": 56}, {16, 18, 20, 34, 38, 54}, (0.6, 0.3, 0.1)),
@@ -47,7 +47,8 @@ def widths(name: str) -> dict[str, int]:
     if not rule:
         return VGG16_A
     skip, ratios = rule
-    blocks, result = (options["depth"] - 2) // 6, {}
+    blocks = (options["depth"] - 2) // 6
+    result: dict[str, int] = {}
     for stage, ratio in enumerate(ratios, start=1):
         for block in range(1, blocks + 1):
             if ratio and 2 * ((stage - 1) * blocks + block) not in skip:

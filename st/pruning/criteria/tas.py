@@ -7,7 +7,7 @@ from pydantic import Field
 from st.core.errors import StError
 from st.core.progress import say
 from st.core.registry import criteria
-from st.core.types import Flag, Fraction, Number, Whole
+from st.core.types import Finite, Flag, Fraction, Whole
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget
@@ -23,17 +23,17 @@ def tas(
     *,
     epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 100,
     batch_size: Annotated[Whole, Field(ge=2, le=65536)] = 64,
-    lr: Annotated[Number, Field(gt=0, le=100)] = 0.1,
-    weight_decay: Annotated[Number, Field(ge=0, le=1)] = 5e-4,
+    lr: Annotated[float, Finite(gt=0, le=100)] = 0.1,
+    weight_decay: Annotated[float, Finite(ge=0, le=1)] = 5e-4,
     crop: Annotated[Whole, Field(ge=0, le=64)] = 0,
     flip: Flag = False,
     widths: Annotated[list[Fraction], Field(min_length=1, max_length=64)] = WIDTHS,
     temperature: Annotated[
-        list[Annotated[Number, Field(gt=0, le=1000)]], Field(min_length=2, max_length=2)
+        list[Annotated[float, Finite(gt=0, le=1000)]], Field(min_length=2, max_length=2)
     ] = TEMPERATURES,
-    architecture_lr: Annotated[Number, Field(gt=0, le=10)] = 1e-3,
-    architecture_weight_decay: Annotated[Number, Field(ge=0, le=1)] = 1e-3,
-    macs_weight: Annotated[Number, Field(ge=0, le=1000)] = 2.0,
+    architecture_lr: Annotated[float, Finite(gt=0, le=10)] = 1e-3,
+    architecture_weight_decay: Annotated[float, Finite(ge=0, le=1)] = 1e-3,
+    macs_weight: Annotated[float, Finite(ge=0, le=1000)] = 2.0,
 ) -> Structure:
     """The likeliest widths and depths with 95 to 100 % of the MACs that the budget allows.
 
@@ -80,6 +80,8 @@ def tas(
     suits(full, subject.budget, widths=widths)
     space = read(full, widths)
     max_params, target, _ = subject.budget.limits(full.graph)
+    if subject.data is None:
+        raise StError("criterion 'tas' needs the prepared data; give --data")
     from st.pruning.tas.loop import search
 
     probabilities = search(

@@ -1,6 +1,6 @@
 """First-order Taylor expansion at BatchNorm gates (Molchanov et al. 2019)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ def taylor(
     from st.pruning.scoring import batches, build
 
     network, where = build(subject)
-    norms = {
+    norms: dict[str, list[Any]] = {
         name: [network.get_submodule(norm) for norm in group.norms]
         for name, group in subject.graph.groups.items()
     }
@@ -39,7 +39,7 @@ def taylor(
         network.zero_grad()
         F.cross_entropy(network(batch), labels).backward()
         for name, layers in norms.items():
-            gate = sum(
+            gate: Any = sum(
                 norm.weight.detach() * norm.weight.grad + norm.bias.detach() * norm.bias.grad
                 for norm in layers
             )

@@ -29,7 +29,10 @@ def uniform(subject: Subject) -> Structure:
         cost = usage(part.graph, part.graph.widths({}))
         if any(n > limit for n, limit in zip(cost, limits, strict=True)):
             return False
-        return bound is None or subject.latency(part) <= bound
+        if bound is None:
+            return True
+        assert subject.latency is not None
+        return subject.latency(part) <= bound
 
     low, high = 1e-6, 1.0
     if not fits(low):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from st.core.device import Device, choose
@@ -59,7 +59,7 @@ class Search:
         self.weights = [weight for name, weight in named if name != "architecture"]
         self.momentum = [torch.zeros_like(weight) for weight in self.weights]
         self.epochs = self.recipe.epochs
-        self.modules = {"weight": self.network}
+        self.modules: dict[str, nn.Module] = {"weight": self.network}
 
     def outputs(self, batch: Tensor, choice: Choice) -> Tensor:
         """The network's logits for uint8 images, under a choice."""
@@ -100,7 +100,7 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
         orders = [run.device.tensor(rng.permutation(half)) for half in halves]
         noise = torch.Generator().manual_seed(derive(run.seed, "tas", "noise", epoch))
         draws = (len(network.space.layers), run.temperature(epoch), noise)
-        sums = dict.fromkeys(("ce", "architecture_ce", "correct"), 0)
+        sums: dict[str, Any] = dict.fromkeys(("ce", "architecture_ce", "correct"), 0)
         for step in range(steps):
             weights_part, architecture_part = (
                 order[step * batch_size : (step + 1) * batch_size] for order in orders

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,14 +41,14 @@ def interpolated(x: Tensor, channels: int) -> Tensor:
 def mixed(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """The sum of outputs times their weights, aligned to the output with the most channels."""
     channels = max(x.shape[1] for x, _ in parts)
-    return sum(weight * interpolated(x, channels) for x, weight in parts)
+    return sum(weight * interpolated(x, channels) for x, weight in parts)  # type: ignore[return-value]
 
 
 class Choice(NamedTuple):
     """What one forward pass mixes. `index`, `weights`: for each layer two of its widths, (layers,
     2) each; `depths`: a weight for every depth of each stage, (stages, candidates)."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple.index is not used
     weights: Tensor
     depths: Tensor
 
@@ -80,6 +80,9 @@ class Supernet(nn.Module):
     versions of a convolution use its first filters; each width has a batch normalisation of its
     own. It only trains, so there are no running statistics.
     """
+
+    first_moment: Tensor
+    second_moment: Tensor
 
     def __init__(self, structure: Structure, space: Space, seed: int):
         super().__init__()
@@ -162,7 +165,8 @@ class Supernet(nn.Module):
         x = inputs[0]
         if node.op == "conv":
             layer = self._layer_of[number]
-            sizes, norms = self.space.layers[layer].sizes, self.norms[layer]
+            sizes = self.space.layers[layer].sizes
+            norms: Any = self.norms[layer]
             widest = max(sizes[i] for i, _ in picks[layer])
             filters = self.filters[layer][:widest, : x.shape[1]]
             x = F.conv2d(x, filters, stride=node.stride, padding=node.kernel // 2)
@@ -170,8 +174,8 @@ class Supernet(nn.Module):
         if node.op == "bn":  # a convolution's has been applied with it
             return x if node.spatial else self.others[node.name](x)
         if node.op == "linear":
-            layer = self.others[node.name]
-            return F.linear(x, layer.weight[:, : x.shape[1]], layer.bias)
+            linear: Any = self.others[node.name]
+            return F.linear(x, linear.weight[:, : x.shape[1]], linear.bias)
         if node.op == "shortcut":
             return x[:, :, :: node.stride, :: node.stride]
         if node.op == "add":  # the shortcut's width is matched to the block's

@@ -220,7 +220,7 @@ def likeliest(space: Space, log_probabilities: Sequence[np.ndarray], target: flo
     return choice[best].tolist()
 
 
-def _joined(parts: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _joined(parts: list[tuple]) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
