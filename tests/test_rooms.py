@@ -169,13 +169,13 @@ def test_names_of_modules_in_strings_are_right():
         for path, text in texts.items()
         for name in re.findall(r'"(st(?:\.[a-z_0-9]+)+)"', text)
     }
-    assert ("common.smk", "st.training.losses.ce") in named
+    assert ("grid.py", "st.training.losses.ce") in named
     assert ("registry.py", "st.training.losses") in named
     wrong = {(file, name) for file, name in named if name not in MODULES}
     assert not wrong
 
 
-# A phase and the registered modules that one of its jobs names, as workflow/rules/common.smk does.
+# A phase and the registered modules that one of its jobs names, as Grid.modules does.
 VGG = "st.networks.architectures.vgg"
 JOBS = {
     "prepare": ("prepare", "st.data.datasets.imagefolder"),

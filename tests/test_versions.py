@@ -110,7 +110,7 @@ def st_on(seeds) -> set[str]:
 
 
 EDITS = {
-    "hyper-parameter of a method": ("params.yaml", "cc: 0.02", "cc: 0.05", st_on((0, 1))),
+    "hyper-parameter of a method": ("params.yaml", "cc: 10", "cc: 5", st_on((0, 1))),
     "code of a loss": ("st/training/losses/cc.py", ".square()", ".abs()", st_on((0, 1))),
     "a new seed": (
         "params.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]",
@@ -149,7 +149,7 @@ def assert_pulled(clone: Path, built: Path, **environment: str) -> None:
     run(clone, "dvc", "pull", **environment)
     assert table(clone) == table(built)
     assert_clean(clone)
-    edit(clone / "params.yaml", "cc: 0.02", "cc: 0.05")
+    edit(clone / "params.yaml", "cc: 10", "cc: 5")
     assert trainings(snakemake(clone, "-n")) == st_on((0, 1))
     assert "params.yaml" in run(clone, "dvc", "status")
 
@@ -206,7 +206,7 @@ def test_a_fresh_clone_pulls_from_s3(project, built, tmp_path):
 
 
 def test_back_to_an_older_version_and_forth(project, built):
-    edit(project / "params.yaml", "cc: 0.02", "cc: 5.0")
+    edit(project / "params.yaml", "cc: 10", "cc: 1000.0")
     snakemake(project, "results/table.csv")
     commit(project, "another weight")
     new = table(project)
@@ -242,7 +242,7 @@ def test_records_that_were_not_packed_are(project):
 
 
 def test_a_partial_run_is_not_recorded(project):
-    edit(project / "params.yaml", "cc: 0.02", "cc: 0.05")
+    edit(project / "params.yaml", "cc: 10", "cc: 5")
     lock = (project / "dvc.lock").read_bytes()
     snakemake(project, "results/train/digits/vgg/seed0/st/model.safetensors")
     assert (project / "dvc.lock").read_bytes() == lock
@@ -289,7 +289,7 @@ def test_metrics_params_plots_and_experiments(project, tmp_path):
     changed = json.loads(run(project, "dvc", "params", "diff", "--json"))
     (name, change), *others = changed["params.yaml"].items()
     assert name == "methods.st.objective.cc" and not others
-    assert (change["old"], change["new"]) == (0.02, 5.0)
+    assert (change["old"], change["new"]) == (10, 5.0)
     metrics = json.loads(run(project, "dvc", "metrics", "show", "--json"))
     value = metrics[""]["data"]["results/metrics.json"]["data"]["digits"]["vgg"]["st"]
     row = next(row for row in table(project) if row["method"] == "st")

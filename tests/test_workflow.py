@@ -86,7 +86,7 @@ def test_results_do_not_depend_on_file_dates(project):
 
 
 def test_a_hyper_parameter_of_one_method(project):
-    edit(project / "params/tiny.yaml", "cc: 0.02", "cc: 0.03")
+    edit(project / "params/tiny.yaml", "cc: 10", "cc: 5")
     grid = [f"digits/{a}/seed{s}" for a in ("vgg", "densenet") for s in (0, 1)]
     evaluated = {f"evaluate {run}" for run in grid}
     expected = {f"train {run}/st" for run in grid} | evaluated | {"report", "notebook"}

@@ -184,9 +184,11 @@ class Grid:
         criterion = registry.criteria.get(self.params.searches[search].criterion)
         return getattr(criterion, "data", False) or self.search_needs_rewind(search)
 
+    def search_measures(self, search: str) -> bool:
+        return self.params.searches[search].budget.latency is not None
+
     def search_uses_torch(self, search: str) -> bool:
-        measured = self.params.searches[search].budget.latency is not None
-        return measured or self.search_needs_data(search)
+        return self.search_measures(search) or self.search_needs_data(search)
 
     def needs_teacher(self, method: str) -> bool:
         losses = self.params.methods[method].objective
@@ -224,6 +226,29 @@ class Grid:
             "report": (),
         }.get(phase, ("dataset", "architecture", "seed", "name"))
         return getattr(self, phase)(*(getattr(experiment, name) for name in names))
+
+    def modules(self, phase: str, experiment: Experiment) -> list[str]:
+        """The modules that the phase finds by name for this job; their code is a part of it."""
+        params, name = self.params, experiment.name
+        if phase == "prepare":
+            return [registry.datasets.module(params.datasets[experiment.dataset].source)]
+        if phase == "report":
+            return []
+        family = params.architectures[experiment.architecture].family
+        found = [registry.architectures.module(family)]
+        if phase == "pretrain":
+            found += ["st.networks.inits.random", "st.training.losses.ce"]
+        elif phase == "search":
+            found += [registry.criteria.module(params.searches[name].criterion)]
+            # what the phase imports only for such searches
+            found += ["st.pruning.latency"] if self.search_measures(name) else []
+            if self.search_needs_rewind(name):
+                found += ["st.pruning.lottery", "st.training.losses.ce"]
+        elif phase == "initialize":
+            found += [registry.inits.module(params.methods[name].init)]
+        elif phase == "train":
+            found += [registry.losses.module(loss) for loss in params.methods[name].objective]
+        return found
 
     def files(self, phase: str, experiment: Experiment) -> Files:
         """What the job reads and writes."""

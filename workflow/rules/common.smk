@@ -19,7 +19,7 @@ from st.config import check, layout
 from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.sources import sources
-from st.core import registry, slots
+from st.core import slots
 from st.core import snakemake_internals as internals
 from st.core.errors import StError
 
@@ -113,9 +113,14 @@ def inputs(phase):
     return from_wildcards
 
 
-def code(phase, *modules):
-    """The source files that a phase and these registered modules consist of."""
-    return [os.path.relpath(path) for path in sources(f"st.phases.{phase}", *modules)]
+def code(phase, architecture=None):
+    """The source files that a job consists of."""
+
+    def from_wildcards(wildcards):
+        modules = GRID.modules(phase, experiment(wildcards, architecture))
+        return [os.path.relpath(path) for path in sources(f"st.phases.{phase}", *modules)]
+
+    return from_wildcards
 
 
 def contents(wildcards, input):
@@ -128,54 +133,13 @@ def contents(wildcards, input):
     if not CACHE:
         return {}
     found = {name: version(name) for name in ("numpy", "torch")}
-    if (
-        "search" in wildcards.keys()
-        and PARAMS.searches[wildcards.search].budget.latency is not None
-    ):
+    if "search" in wildcards.keys() and GRID.search_measures(wildcards.search):
         found["machine"] = platform.node()
     for name, path in input.items():
         if name != "code" and path:
             with open(path, "rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def family(architecture):
-    """The module that defines an architecture's family."""
-    return registry.architectures.module(PARAMS.architectures[architecture].family)
-
-
-def method(wildcards):
-    return PARAMS.methods[wildcards.method]
-
-
-def prepare_code(wildcards):
-    source = PARAMS.datasets[wildcards.dataset].source
-    return code("prepare", registry.datasets.module(source))
-
-
-def pretrain_code(wildcards):
-    modules = ["st.networks.inits.random", "st.training.losses.ce"]
-    return code("pretrain", family(wildcards.architecture), *modules)
-
-
-def search_code(wildcards):
-    search = PARAMS.searches[wildcards.search]
-    modules = [family(wildcards.architecture), registry.criteria.module(search.criterion)]
-    # what the phase imports only for such searches
-    modules += ["st.pruning.latency"] if search.budget.latency is not None else []
-    modules += ["st.pruning.lottery", "st.training.losses.ce"] if search.rounds > 1 else []
-    return code("search", *modules)
-
-
-def initialize_code(wildcards):
-    init = registry.inits.module(method(wildcards).init)
-    return code("initialize", family(wildcards.architecture), init)
-
-
-def train_code(wildcards):
-    losses = [registry.losses.module(name) for name in method(wildcards).objective]
-    return code("train", family(wildcards.architecture), *losses)
 
 
 def memory(phase):

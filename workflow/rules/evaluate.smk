@@ -22,7 +22,7 @@ for architecture in PARAMS.architectures:
             f"evaluate_{architecture}"
         input:
             **measured_files(architecture).inputs,
-            code=code("evaluate", family(architecture)),
+            code=code("evaluate", architecture),
         output:
             **measured_files(architecture).outputs,
         log:

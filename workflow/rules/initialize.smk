@@ -8,7 +8,7 @@ OUTPUTS: results/initialize/.../{method}/init.safetensors
 rule initialize:
     input:
         unpack(inputs("initialize")),
-        code=initialize_code,
+        code=code("initialize"),
     output:
         **layout.OUTPUTS["initialize"],
     log:

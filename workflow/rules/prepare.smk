@@ -6,7 +6,7 @@ OUTPUTS: results/prepare/{dataset}/data.safetensors
 
 rule prepare:
     input:
-        code=prepare_code,
+        code=code("prepare"),
     output:
         **layout.OUTPUTS["prepare"],
     log:

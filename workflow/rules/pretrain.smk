@@ -8,7 +8,7 @@ OUTPUTS: results/pretrain/.../{supernet}/: model.safetensors, rewind.safetensors
 rule pretrain:
     input:
         unpack(inputs("pretrain")),
-        code=pretrain_code,
+        code=code("pretrain"),
     output:
         **layout.OUTPUTS["pretrain"],
     log:

@@ -9,7 +9,7 @@ OUTPUTS: results/search/.../{search}/structure.json
 rule search:
     input:
         unpack(inputs("search")),
-        code=search_code,
+        code=code("search"),
     output:
         **layout.OUTPUTS["search"],
     log:

@@ -8,7 +8,7 @@ OUTPUTS: results/train/.../{method}/: model.safetensors, history.csv
 rule train:
     input:
         unpack(inputs("train")),
-        code=train_code,
+        code=code("train"),
     output:
         **layout.OUTPUTS["train"],
     log:
