@@ -28,7 +28,7 @@ def together(function, processes: int, folder: Path) -> list[dict]:
     """What `function(group)` returns, arrays by name, in each of so many processes."""
 
     def child(rank: int) -> None:
-        member = Member(rank, processes, folder)
+        member = Member(rank, processes, rank, processes, folder)
         group = Group(member, choose("cpu", threads=1)) if processes > 1 else None
         result = function(group)
         np.savez(folder / f"{rank}.npz", **result)

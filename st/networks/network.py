@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -67,6 +67,14 @@ class Network(nn.Module):
                 parent.add_module(part, nn.Module())
             parent = getattr(parent, part)
         parent.add_module(last, layer)
+
+    def exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
+        """Put `change(layer)` in the place of every layer."""
+        for place, (number, node, layer, frees) in enumerate(self._plan):
+            if layer is not None:
+                changed = change(layer)
+                self._attach(node.name, changed)
+                self._plan[place] = (number, node, changed, frees)
 
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
