@@ -63,7 +63,7 @@ class Command:
     def members(self) -> list[psutil.Process]:
         """By their number."""
         found = psutil.Process(self.process.pid).children()
-        return sorted(found, key=lambda p: re.search("--member=([0-9]+)", str(p.cmdline()))[1])
+        return sorted(found, key=lambda p: int(p.environ()["RANK"]))
 
     def trains(self) -> None:
         """Wait until it does."""

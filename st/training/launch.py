@@ -9,6 +9,7 @@ The command itself would end with a traceback after every error and signal, kill
 takes longer than 30 seconds to stop, and open a port to the network.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -88,7 +89,6 @@ def launch(arguments: list[str], processes: int, device: str, tell: Callable[[st
 def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str], None]) -> int:
     os.environ |= {
         FOLDER: str(folder),
-        "LOGLEVEL": "CRITICAL",  # the agent's own messages
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # all meet in files: no port is open
     }
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -103,6 +103,9 @@ def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str
 
     for number in STOP:
         signal.signal(number, pass_on)
+    quiet = logging.getLogger("torch.distributed.elastic")  # it would tell of every failure
+    quiet.propagate = False
+    quiet.addHandler(logging.NullHandler())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

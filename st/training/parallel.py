@@ -24,7 +24,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -94,8 +93,7 @@ class Group:
     def share(self, network: Network) -> nn.Module:
         """`network` as a module whose gradients are averaged over the processes in each backward
         pass. To be called when all have the same weights (`verify`)."""
-        # running statistics are computed alike in all: they need not be sent
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network)
 
     def gather(self, outputs: dict[str, Tensor], images: int) -> dict[str, Tensor]:
         """A network's outputs by tap for all of a batch's `images`, from those for the parts."""
@@ -173,6 +171,20 @@ def normalise_together(network: Network, device: Device) -> None:
     network.exchange(together)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of all processes' values; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 class Normalisation(_BatchNorm):
     """Batch normalisation over all processes on CPUs, where torch's SyncBatchNorm does not run."""
 
@@ -184,10 +196,10 @@ class Normalisation(_BatchNorm):
             return super().forward(x)
         axes, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
         values = x.float()
-        count = all_reduce(values.new_tensor(x.numel() // x.shape[1]))
-        mean = all_reduce(values.sum(axes)) / count
+        count = _Sum.apply(values.new_tensor(x.numel() // x.shape[1]))
+        mean = _Sum.apply(values.sum(axes)) / count
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _Sum.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
