@@ -56,7 +56,6 @@ class Member:
         """Signals to stop wait until the training can answer them; the process ends with its
         parent."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if self.folder and self.rank == 0:
             (self.folder / "leader").write_text(str(os.getpid()))
@@ -91,7 +90,11 @@ def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str
         FOLDER: str(folder),
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # all meet in files: no port is open
     }
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing import (
+        DefaultLogsSpecs,
+        SignalException,
+        Std,
+    )
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -116,7 +119,7 @@ def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str
         rdzv_configs={"store_type": "file"},
         local_addr="127.0.0.1",
         max_restarts=0,
-        signals_to_handle="SIGHUP",
+        signals_to_handle="SIGINT",  # the others are answered here
         logs_specs=DefaultLogsSpecs(
             str(folder / "logs"), dict.fromkeys(range(1, processes), Std.ERR)
         ),
@@ -125,6 +128,8 @@ def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str
         elastic_launch(config, sys.executable)("-m", "st", *arguments)
     except ChildFailedError as error:
         return _tell(error.failures, processes, folder, tell)
+    except SignalException:
+        return 130  # the leader has said so
     return 0
 
 

@@ -20,7 +20,7 @@ from st.core.files import alone
 from st.core.job import fingerprint
 from st.core.progress import say
 from st.core.tensors import VERSION, read_tensors, write_tensors
-from st.training.launch import STOP
+from st.training.launch import STOP, Abandoned
 from st.training.loop import Run
 from st.training.parallel import Group
 
@@ -101,6 +101,8 @@ class Resume:
         if stop:
             if self._group:
                 self._group.any(stop)  # no process goes before the state is written
+            if not self._leads:
+                raise Abandoned("stopped with the leader, which says so")
             raise Interrupted(
                 f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
             )
