@@ -36,7 +36,7 @@ def engine(
         recipe=Training(batch_size=case.batch, lr=RATE, schedule="constant", test_every=0),
         epochs=EPOCHS,
         objective=Objective(OBJECTIVE if distill else {"ce": {"weight": 1.0}}),
-        augment=Augment(crop, flip),
+        augment=Augment(crop=crop, flip=flip),
         seed=0,
         device=where,
         teacher=where.place(network(case)) if distill else None,

@@ -20,7 +20,7 @@ from torch import Tensor
 from train import TASKS, has_bfloat16
 from turns import perform, race
 
-from st.core import device
+from st.core import device, process
 from st.core.device import Device
 from st.data.augment import Augment
 from st.data.images import Images
@@ -76,7 +76,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "ReLU in place": partial(setattr, network, "FRESH", ()),
     "one kernel for all of SGD": torchs_sgd,
 }
-ON_CPU = {"freed memory is kept": partial(setattr, device, "_keep_memory", lambda: None)}
+ON_CPU = {"freed memory is kept": partial(setattr, process, "keep_memory", lambda: None)}
 ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "RECORD", False)}
 FOLDED, KEPT = "normalisation folded into the teacher", "the teacher's outputs kept"
 OF_TEACHERS = {

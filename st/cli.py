@@ -1,8 +1,6 @@
 """The command line: one sub-command a phase. Imports are lazy, so that `st --help` is instant."""
 
 import argparse
-import atexit
-import gc
 import importlib
 import json
 import logging
@@ -10,10 +8,11 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from st import __version__
 from st.config import layout
+from st.core import process
 from st.core.errors import StError, explained, one_line
 from st.training.launch import ABANDONED, Abandoned, Member, launch
 
@@ -65,7 +64,6 @@ def parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="compute it with N processes, each on a GPU of its own (default: 1)",
             )
-            command.add_argument("--member", help=argparse.SUPPRESS)  # as st.training.launch says
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = commands.add_parser("estimate", help=text, description=text)
     _add_params(cost)
@@ -149,11 +147,7 @@ def _print_params(path: str) -> None:
 
 def load_phase(name: str) -> ModuleType:
     """The phase's module."""
-    gc.disable()  # it would look for garbage many times while torch is imported
-    try:
-        return importlib.import_module(f"st.phases.{name}")
-    finally:
-        gc.enable()
+    return importlib.import_module(f"st.phases.{name}")
 
 
 def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -178,20 +172,27 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
         files[name] = given if given is not None else usual.get(name)
         if files[name] is None and name not in layout.OPTIONAL.get(options.command, ()):
             raise StError(f"--{name} is missing")
+    member, processes = None, 1
+    if options.command in PARALLEL:
+        member, processes = Member.here(), options.processes
+    if member:
+        member.begin()
+        files["member"], processes = member, member.neighbours
     if torch:
-        threads = options.threads
-        if options.command in PARALLEL:
-            threads = threads and max(1, threads // options.processes)
-            if options.member:
-                files["member"] = Member.begin(options.member, options.processes)
+        threads = options.threads and max(1, options.threads // processes)
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
         files |= {"device": options.device, "threads": threads}
-    member = files.get("member")
     if not member or member.rank == 0:
-        progress.start(f"{options.command} {label}", options.log, new=not member)
-    if options.command in PARALLEL and options.processes > 1 and not member:
-        return launch(arguments, options.processes, options.device, tell=_fail)
+        begun = member is not None and member.folder is not None  # by the parent
+        progress.start(f"{options.command} {label}", options.log, new=not begun)
+    if processes > 1 and options.device not in ("auto", "cpu", "cuda"):
+        raise StError(
+            f"--device {options.device}: with --processes {processes} each takes a GPU of its own; "
+            "use auto, cpu or cuda"
+        )
+    if processes > 1 and not member:
+        return launch(arguments, processes, options.device, tell=_fail)
     try:
         load_phase(options.command).run(job, **files)
     except StError:
@@ -243,16 +244,5 @@ def _label(options: argparse.Namespace) -> str:
     return "/".join(parts)
 
 
-def leave(status: int) -> NoReturn:
-    """End the process, with torch in one piece: to take it apart object by object takes python half
-    a second of every job."""
-    if "torch" in sys.modules:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
 def entry() -> None:
-    leave(main())
+    process.leave(main())

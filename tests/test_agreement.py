@@ -268,7 +268,7 @@ def a_run(objective, epochs=1, structure=STRUCTURE, precision="float32"):
         recipe=Training(batch_size=8, lr=0.05, schedule="constant"),
         epochs=epochs,
         objective=Objective(objective, structure.graph.taps),
-        augment=Augment(1),
+        augment=Augment(crop=1),
         seed=0,
         device=where,
         teacher=teacher,

@@ -24,7 +24,7 @@ def all_views(image: np.ndarray, crop: int, flip: bool) -> list[np.ndarray]:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 7)])
 def test_views_are_all_crops_and_flips(crop, flip, shape):
-    augment = Augment(crop, flip)
+    augment = Augment(crop=crop, flip=flip)
     image = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
     expected = all_views(image, crop, flip)
     assert augment.views == len(expected)
@@ -37,7 +37,7 @@ def test_views_are_all_crops_and_flips(crop, flip, shape):
 
 
 def test_each_image_has_its_own_view():
-    augment = Augment(1, True)
+    augment = Augment(crop=1, flip=True)
     images = torch.from_numpy(np.random.default_rng(1).integers(1, 256, (6, 3, 5, 4)))
     views = torch.tensor([0, 17, 4, 9, 8, 17])
     seen = augment.apply(images, views)
@@ -50,11 +50,11 @@ def test_nothing_asked_nothing_done():
     assert Augment().views == 1
     assert torch.equal(Augment().apply(images, Augment().draw(2, 0, 0)), images)
     # the middle crop that is not mirrored is the image itself
-    assert torch.equal(Augment(1, True).apply(images, torch.tensor([8, 8])), images)
+    assert torch.equal(Augment(crop=1, flip=True).apply(images, torch.tensor([8, 8])), images)
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
-    augment = Augment(1, True)
+    augment = Augment(crop=1, flip=True)
     first = augment.draw(500, 3, 7)
     torch.manual_seed(99)
     torch.rand(5)

@@ -118,9 +118,9 @@ def test_as_the_steps_by_hand(folder):
 def test_rounds_are_nested_and_shrink_evenly(folder, monkeypatch):
     seen, told = [], lottery.fit_and_save
 
-    def noted(job, data, structure, initial, *others, **options):
-        seen.append((structure, initial))
-        told(job, data, structure, initial, *others, **options)
+    def noted(job, data, work, *others):
+        seen.append((work.structure, work.initial))
+        told(job, data, work, *others)
 
     monkeypatch.setattr(lottery, "fit_and_save", noted)
     last = run(folder, "nested")

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # DistributedDataParallel does: here once, not in every process
 from conftest import random_tensors, small_structure, stripes
 
 from st.core import registry
-from st.core.device import choose
+from st.core.device import Device, choose
 from st.core.errors import StError
 from st.data.augment import Augment
 from st.data.images import Images
@@ -17,7 +18,7 @@ from st.networks import network
 from st.training.launch import Member
 from st.training.loop import Run, fit
 from st.training.objective import Objective
-from st.training.parallel import Group
+from st.training.parallel import Group, normalise_together
 from st.training.recipe import Training
 
 fork = multiprocessing.get_context("fork")
@@ -28,7 +29,7 @@ def together(function, processes: int, folder: Path) -> list[dict]:
     """What `function(group)` returns, arrays by name, in each of so many processes."""
 
     def child(rank: int) -> None:
-        member = Member(rank, processes, folder)
+        member = Member(rank, processes, rank, processes, folder)
         group = Group(member, choose("cpu", threads=1)) if processes > 1 else None
         result = function(group)
         np.savez(folder / f"{rank}.npz", **result)
@@ -128,6 +129,22 @@ def test_in_bfloat16(tmp_path, structure):
         assert leader[name] == pytest.approx(expected[name], rel=0.02)
     for name in (name for name in leader if ":" in name and not name.startswith("test_accuracy")):
         np.testing.assert_array_equal(other[name], leader[name], err_msg=name)
+
+
+def test_on_gpus_it_is_torchs_normalisation():
+    """Same layers, same weights: only the class is another, wherever the network has it."""
+    structure = small_structure("vgg-hidden", (1, 8, 8), 3)
+    net = network.build(structure, random_tensors(structure, np.random.default_rng(0)))
+    before = dict(net.named_parameters())
+    normalise_together(net, Device("cuda:1"))
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert {type(norm) for norm in norms} == {torch.nn.SyncBatchNorm} and len(norms) == 3
+    assert set(norms) == {layer for _, node, layer, _ in net._plan if node.op == "bn"}
+    for name, weight in net.named_parameters():
+        assert weight is before[name]
+    images = torch.randn(4, 1, 8, 8)
+    expected = network.build(structure, network.tensors(net)).eval()(images)
+    torch.testing.assert_close(net.eval()(images), expected)
 
 
 def test_parts():

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import TINY
-from project import copy_project, run, trainings
+from project import copy_project, run, trainings, wait_for
 from test_slots import fake_driver
 
 from st import cli
@@ -63,7 +64,7 @@ class Command:
     def members(self) -> list[psutil.Process]:
         """By their number."""
         found = psutil.Process(self.process.pid).children()
-        return sorted(found, key=lambda p: re.search("--member=([0-9]+)", str(p.cmdline()))[1])
+        return sorted(found, key=lambda p: int(p.environ()["RANK"]))
 
     def trains(self) -> None:
         """Wait until it does."""
@@ -129,6 +130,60 @@ def test_a_notice_stops_all_and_others_go_on(project, by_one, whom):
     # float32 rounds differently, and 420 steps amplify it
     np.testing.assert_allclose(found[:5, 2:], by_one[:5, 2:], rtol=1e-3)
     np.testing.assert_allclose(found[-1, 2:4], by_one[-1, 2:4], rtol=0.1)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_starts_them_too(project, by_one, nodes):
+    """On one machine, and as on two, where each runs torchrun with its number."""
+    each = str(2 // nodes)
+    several = ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "--nnodes", "2"]
+    nodes = [["--standalone"]] if nodes == 1 else [[*several, f"--node-rank={n}"] for n in range(2)]
+    folder, log = project / "results/pretrain/digits/vgg/seed0/plain", project / "torchrun.log"
+    running = [
+        subprocess.Popen(
+            [
+                *TORCHRUN, *node, "--nproc-per-node", each, "-m", "--", "st", "pretrain",
+                "digits/vgg/seed0/plain", "--device", "cpu", "--threads", "2", "--log", log,
+            ],
+            cwd=project, stderr=subprocess.PIPE, text=True,
+        )
+        for node in nodes
+    ]  # fmt: skip
+    told = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * len(nodes), told
+    found, lines = finished(folder), log.read_text().splitlines()
+    np.testing.assert_array_equal(found[:, :2], by_one[:, :2])
+    np.testing.assert_allclose(found[:5, 2:], by_one[:5, 2:], rtol=1e-3)
+    assert len([line for line in lines if "epoch 30/30" in line]) == 1  # the leader's
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_torchrun_passes_signals_on(project):
+    folder, log = project / "results/pretrain/digits/vgg/seed0/endless", project / "stop.log"
+    running = subprocess.Popen(
+        [
+            *TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "--", "st", "pretrain",
+            "digits/vgg/seed0/endless", "--device", "cpu", "--threads", "2", "--log", log,
+        ],
+        cwd=project, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: log.exists() and "epoch 2/" in log.read_text(), running, log)
+    running.send_signal(signal.SIGTERM)
+    told = running.communicate(timeout=60)[1]
+    assert running.returncode and told.count("error: stopped after epoch") == 1, told
+    (state,) = folder.iterdir()
+    assert state.name == "resume.safetensors"
+    state.unlink()
 
 
 @pytest.mark.slow

@@ -197,6 +197,7 @@ TRAINS = {"pretrain", "train", "search by tas", "search with rounds"}
 RERUN = {
     "core/files.py": JOBS.keys(),
     "core/errors.py": set(),
+    "core/process.py": set(),
     "core/device.py": {*TRAINS, "search by taylor", "evaluate"},
     "core/types.py": {*TRAINS, "prepare"},
     "networks/graph.py": JOBS.keys() - {"prepare", "report"},
@@ -204,7 +205,7 @@ RERUN = {
     "networks/architectures/densenet.py": set(),
     "networks/inits/rewind.py": {"initialize"},
     "data/dataset.py": {*TRAINS, "prepare", "search by taylor", "evaluate"},
-    "data/augment.py": TRAINS,
+    "data/augment.py": {*TRAINS, "report"},
     "data/datasets/imagefolder.py": {"prepare"},
     "data/datasets/digits.py": set(),
     "training/loop.py": TRAINS,

@@ -307,17 +307,3 @@ def test_the_supernet_holds_its_narrow_networks(name):
         expected = build(found, start).train()(x)
         mixture = network(x, Choice(index, weights, depths))
         torch.testing.assert_close(mixture, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_adam_is_torchs():
-    full = supernet("vgg")
-    network = Supernet(full, read(full, WIDTHS), 0)
-    options = {"architecture_lr": 0.01, "architecture_weight_decay": 0.1}
-    run = loop.Search(network, None, loop.Training(), 1.0, options, None, 0, None)
-    copy = torch.nn.Parameter(network.architecture.detach().clone())
-    adam = torch.optim.Adam([copy], lr=0.01, betas=(0.5, 0.999), weight_decay=0.1)
-    for step in range(1, 5):
-        copy.grad = torch.randn(copy.shape, generator=generator(step))
-        run.adam(copy.grad, step)
-        adam.step()
-    torch.testing.assert_close(network.architecture, copy)

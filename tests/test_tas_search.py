@@ -62,7 +62,7 @@ def run_loop(
     images = loop.Images(loop.load_data(data)[0], where)
     run = loop.Search(
         Supernet(full, space, 0), images, loop.Training(epochs=epochs, batch_size=8),
-        macs * full.cost()[1], options, loop.Augment(1), 0, where,
+        macs * full.cost()[1], options, loop.Augment(crop=1), 0, where,
     )  # fmt: skip
     if resume:
         resume.restore(run)

@@ -16,7 +16,7 @@ from st.networks.structure import Structure
 from st.training.accuracy import accuracy, predictions
 from st.training.loop import Run, _add_sparsity, fit
 from st.training.objective import Objective
-from st.training.optimiser import descend
+from st.training.optimiser import adam, descend
 from st.training.recipe import Training, learning_rate
 from st.training.teacher import Teacher
 
@@ -74,6 +74,20 @@ def test_sgd_is_torchs(momentum, nesterov, weight_decay):
         for weight, copy in zip(run.weights, copies, strict=True):
             torch.testing.assert_close(weight.detach(), copy.detach(), rtol=1e-6, atol=1e-7)
             assert weight.grad is None
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_is_torchs(weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(4, 3, generator=generator)
+    first, second = torch.zeros(2, 4, 3)
+    copy = nn.Parameter(value.clone())
+    other = torch.optim.Adam([copy], lr=0.01, betas=(0.5, 0.999), weight_decay=weight_decay)
+    for step in range(1, 5):
+        copy.grad = torch.randn(copy.shape, generator=generator)
+        adam(value, copy.grad, first, second, step, 0.01, weight_decay)
+        other.step()
+    torch.testing.assert_close(value, copy.detach())
 
 
 def test_a_whole_epoch_with_torchs_own_tools():

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, WithJsonSchema
 from st.core import registry
 from st.core.errors import StError
 from st.core.types import Finite, Flag, Fraction, Number, Section, Whole
+from st.data.augment import Augment
 from st.training.recipe import Training, TrainingChange
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -59,15 +60,6 @@ Loss = Annotated[
         }
     ),
 ]
-
-
-class Augment(Section):
-    """Random changes of the training images."""
-
-    crop: Annotated[Whole, Field(ge=0, le=64)] = Field(
-        0, description="Pad by so many pixels and crop back at random."
-    )
-    flip: Flag = Field(False, description="Mirror half of the images left to right.")
 
 
 class DataSet(Section):

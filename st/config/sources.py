@@ -13,7 +13,8 @@ ROOMS = ("core", "networks", "data", "training", "pruning", "config", "report", 
 # What these do can't change a result: messages, the command line, processes, which GPU is used; and
 # the rooms' own files, which only say what lives there.
 WITHOUT_EFFECT = {
-    *("st", "st.cli", "st.core.errors", "st.core.progress", "st.core.slots", "st.training.launch"),
+    *("st", "st.cli", "st.core.errors", "st.core.process", "st.core.progress", "st.core.slots"),
+    "st.training.launch",
     *(f"st.{room}" for room in ROOMS),
 }
 

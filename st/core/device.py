@@ -1,6 +1,5 @@
 """Where networks run: device, number format, memory layout, determinism."""
 
-import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from st.core import slots
+from st.core import process, slots
 from st.core.errors import StError
 from st.core.progress import say
 
@@ -130,11 +129,11 @@ def choose(
     precision: str = "auto",
 ) -> Device:
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
-    one with a free slot, if a workflow runs this. `rank`: the number of this process, if each of
-    several takes a GPU."""
+    one with a free slot, if a workflow runs this. `rank`: the number of this process on this
+    machine, if each of several takes a GPU."""
     if threads:
         torch.set_num_threads(threads)
-    _keep_memory()
+    process.keep_memory()
     if name == "auto":
         slots.take()
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,14 +156,3 @@ def choose(
         # Or every new tensor would be filled before it is written.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Device(name, precision)
-
-
-def _keep_memory() -> None:
-    """Let the C library keep freed memory. glibc gives large blocks back to the system, from which
-    the next step gets them again page by page."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
-    mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
-    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -46,7 +46,8 @@ def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rat
 
 def idle_job(phase: str) -> list[str]:
     """The command of a job that starts and ends as those of the phase do, and does nothing."""
-    return [sys.executable, "-c", f"from st import cli; cli.load_phase('{phase}'); cli.leave(0)"]
+    program = f"from st import cli; cli.load_phase('{phase}'); cli.process.leave(0)"
+    return [sys.executable, "-c", program]
 
 
 def _start(phase: str, jobs: int) -> float:

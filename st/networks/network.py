@@ -69,6 +69,14 @@ class Network(nn.Module):
             parent = getattr(parent, part)
         parent.add_module(last, layer)
 
+    def exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
+        """Put `change(layer)` in the place of every layer."""
+        for place, (number, node, layer, frees) in enumerate(self._plan):
+            if layer is not None:
+                changed = change(layer)
+                self._attach(node.name, changed)
+                self._plan[place] = (number, node, changed, frees)
+
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
         wanted = {self._taps[name] for name in taps} | {self._taps["logits"]}

@@ -8,7 +8,7 @@ from st.data.dataset import load_data
 from st.networks.checkpoint import save_model
 from st.networks.structure import Structure
 from st.training.launch import Member
-from st.training.trainer import fit_and_save
+from st.training.trainer import Place, Work, fit_and_save
 
 
 def run(
@@ -25,10 +25,11 @@ def run(
     images, digest = load_data(data)
     structure = Structure(job["family"], job["options"], images.input_shape, len(images.classes))
     initial = registry.inits.get("random")(structure, None, job["seed"], **job["init_options"])
-    if job["rewind_epoch"] == 0 and not (member and member.rank):
+    place = Place(model, history, device, threads, member)
+    if job["rewind_epoch"] == 0 and place.leads:
         save_model(rewind, structure, initial, epochs=0)
-    fit_and_save(
-        job, images, structure, initial, {"ce": {"weight": 1.0}}, job["training"]["epochs"],
-        {"job": job, "data": digest}, model, history, device, threads, member,
+    work = Work(
+        structure, initial, {"ce": {"weight": 1.0}}, job["training"]["epochs"],
         sparsity=job["sparsity"], rewind=(rewind, job["rewind_epoch"]),
     )  # fmt: skip
+    fit_and_save(job, images, work, place, {"job": job, "data": digest})

@@ -7,7 +7,7 @@ from st.data.dataset import load_data
 from st.networks.checkpoint import load_model
 from st.training.epochs import scaled_epochs
 from st.training.launch import Member
-from st.training.trainer import fit_and_save
+from st.training.trainer import Place, Work, fit_and_save
 
 
 def run(
@@ -32,8 +32,5 @@ def run(
         "init": start.digest(),
         "teacher": supernet.digest() if supernet else None,
     }
-    fit_and_save(
-        job, images, start.structure, start.tensors, job["objective"], epochs,
-        depends_on, model, history, device, threads, member,
-        teacher=supernet,
-    )  # fmt: skip
+    work = Work(start.structure, start.tensors, job["objective"], epochs, teacher=supernet)
+    fit_and_save(job, images, work, Place(model, history, device, threads, member), depends_on)

@@ -11,7 +11,7 @@ from st.networks.checkpoint import Checkpoint, load_model
 from st.networks.inits import sliced
 from st.pruning.criteria import Subject
 from st.pruning.search import searched
-from st.training.trainer import fit_and_save
+from st.training.trainer import Place, Work, fit_and_save
 
 
 def last_round(job: Job, subject: Subject, rewind: Path | None, folder: Path) -> Subject:
@@ -37,11 +37,13 @@ def last_round(job: Job, subject: Subject, rewind: Path | None, folder: Path) ->
         model = _model(folder, number)
         say(f"round {number} of {spec['rounds']}: {part.cost()[0]:,} parameters")
         if not _finished(model, recipe):
-            fit_and_save(
-                recipe, data, part, initial.tensors, {"ce": {"weight": 1.0}},
-                spec["training"]["epochs"], recipe, model, model.with_name("history.csv"),
-                subject.device, subject.threads, sparsity=spec["sparsity"],
+            work = Work(
+                part, initial.tensors, {"ce": {"weight": 1.0}}, spec["training"]["epochs"],
+                sparsity=spec["sparsity"],
             )  # fmt: skip
+            history = model.with_name("history.csv")
+            place = Place(model, history, subject.device, subject.threads)
+            fit_and_save(recipe, data, work, place, recipe)
         subject = replace(subject, structure=part, tensors=load_model(model).tensors)
     return subject
 

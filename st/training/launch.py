@@ -1,15 +1,17 @@
-"""Starting the processes of one training that computes with several, and ending them together.
+"""The processes of one training that computes with several: starting them, ending them together.
 
-`st train --processes N` becomes the parent of N times the same command, its members. The parent
-computes nothing: it has the GPUs' slots, passes signals on, and sees to it that no member outlives
-another's failure. The members, each on a GPU of its own, meet through a file (parallel.py).
-Member 0 leads: it writes all files and says what there is to say; from the others only an error is
-heard, and from the parent if a member cannot tell its own.
+torchrun starts them: `torchrun --nproc-per-node N -m st train ...`, on several nodes through the
+cluster's launcher. Each finds its rank and their number in the environment. The leader, rank 0,
+writes all files and says what there is to say.
+
+`st train --processes N` is the same for this machine alone, with torchrun's agent in this process.
+The command itself would end with a traceback after every error and signal, kill a training that
+takes longer than 30 seconds to stop, and open a port to the network.
 """
 
+import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,9 +23,9 @@ from pathlib import Path
 from st.core import slots
 from st.core.errors import StError
 
-ABANDONED = 3  # the exit status of a member that ended because another had
-GRACE = 5.0  # seconds that members have to end by themselves after a failure
-INTERVAL = 0.1  # seconds between two looks at the members
+ABANDONED = 3  # the exit status of a process that ended because another had
+FOLDER = "ST_MEETING"  # environment variable: where the processes of `launch` meet
+STOP = (signal.SIGTERM, signal.SIGURG)  # finish the epoch, write the state, go
 
 
 class Abandoned(StError):
@@ -32,36 +34,46 @@ class Abandoned(StError):
 
 @dataclass(frozen=True)
 class Member:
-    """One of a training's processes. `folder`: where all of them meet."""
+    """One of a training's processes. `local`: its number on this machine, of `neighbours`;
+    `folder`: where all of them meet, if `launch` started them; else torch finds the others."""
 
     rank: int
     processes: int
-    folder: Path
+    local: int
+    neighbours: int
+    folder: Path | None = None
 
     @classmethod
-    def begin(cls, text: str, processes: int) -> "Member":
-        """This process, as `launch` told it: `<rank>:<folder>`. It ends with its parent."""
-        rank, _, folder = text.partition(":")
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        return cls(int(rank), processes, Path(folder))
+    def here(cls) -> "Member | None":
+        """This process as torchrun or `launch` started it; None if it is the only one."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+            return None
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        rank, processes, local, neighbours = (int(os.environ[name]) for name in names)
+        folder = os.environ.get(FOLDER)
+        return cls(rank, processes, local, neighbours, Path(folder) if folder else None)
+
+    def begin(self) -> None:
+        """Signals to stop wait until the training can answer them; the process ends with its
+        parent."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        if self.folder and self.rank == 0:
+            (self.folder / "leader").write_text(str(os.getpid()))
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # a pipe into which nobody writes: it is read to its end when the parent is gone
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os._exit(ABANDONED)
 
 
 def launch(arguments: list[str], processes: int, device: str, tell: Callable[[str], None]) -> int:
-    """Run `st` with these arguments in so many processes; the exit status: 0, or 2 after an error.
+    """Run `st` with these arguments in so many processes of this machine; the exit status: 0, or 2
+    after an error.
 
-    `tell` gets the error's line if no member has told it.
+    `tell` gets the error's line if the leader has not told it.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise StError(
-            f"--device {device}: with --processes {processes} each takes a GPU of its own; use "
-            "auto, cpu or cuda"
-        )
     names = slots.gpus() if device != "cpu" else []
     if names and len(names) < processes:
         raise StError(
@@ -69,59 +81,73 @@ def launch(arguments: list[str], processes: int, device: str, tell: Callable[[st
         )
     if device == "auto":
         slots.take(processes)
-    environment = {name: value for name, value in os.environ.items() if name != slots.SLOTS}
-    members: list[subprocess.Popen] = []
+    os.environ.pop(slots.SLOTS, None)
+    with tempfile.TemporaryDirectory(prefix="st-") as name:
+        return _run(arguments, processes, Path(name), tell)
+
+
+def _run(arguments: list[str], processes: int, folder: Path, tell: Callable[[str], None]) -> int:
+    os.environ |= {
+        FOLDER: str(folder),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # all meet in files: no port is open
+    }
+    from torch.distributed.elastic.multiprocessing import (
+        DefaultLogsSpecs,
+        SignalException,
+        Std,
+    )
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     def pass_on(number: int, _) -> None:
-        for member in members:
-            member.send_signal(number)
+        leader = folder / "leader"  # who tells the others
+        if not leader.exists():
+            raise StError("stopped before the training began; run it again")
+        os.kill(int(leader.read_text()), number)
 
-    with tempfile.TemporaryDirectory(prefix="st-") as name:
-        folder = Path(name)
-        for number in (signal.SIGTERM, signal.SIGURG):
-            signal.signal(number, pass_on)
-        try:
-            for rank in range(processes):
-                with open(folder / f"{rank}.err", "wb") as errors:
-                    members.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "st", *arguments, f"--member={rank}:{folder}"],
-                            env=environment,
-                            stdin=subprocess.PIPE,
-                            stderr=errors if rank else None,
-                        )
-                    )
-            return _wait(members, folder, tell)
-        finally:
-            for member in members:
-                member.kill()
-                member.wait()
-                if member.stdin:
-                    member.stdin.close()
+    for number in STOP:
+        signal.signal(number, pass_on)
+    quiet = logging.getLogger("torch.distributed.elastic")  # it would tell of every failure
+    quiet.propagate = False
+    quiet.addHandler(logging.NullHandler())
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="st",
+        rdzv_backend="c10d",
+        rdzv_endpoint=str(folder / "agent"),
+        rdzv_configs={"store_type": "file"},
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        signals_to_handle="SIGINT",  # the others are answered here
+        logs_specs=DefaultLogsSpecs(
+            str(folder / "logs"), dict.fromkeys(range(1, processes), Std.ERR)
+        ),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "st", *arguments)
+    except ChildFailedError as error:
+        return _tell(error.failures, processes, folder, tell)
+    except SignalException:
+        return 130  # the leader has said so
+    return 0
 
 
-def _wait(members: list[subprocess.Popen], folder: Path, tell: Callable[[str], None]) -> int:
-    """Wait for all members, or for `GRACE` after the first that failed."""
-    deadline = None
-    while any(member.poll() is None for member in members):
-        if deadline is None and any(member.returncode for member in members):
-            deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
-            break
-        time.sleep(INTERVAL)
-    # a member that still runs here waits for one that is gone
-    failed = [(rank, m.returncode) for rank, m in enumerate(members) if m.returncode]
-    if not failed:
-        return 0
-    # one that failed by itself, the leader before the others
-    rank, status = next((pair for pair in failed if pair[1] != ABANDONED), (None, ABANDONED))
-    if rank is None:
+def _tell(failures: dict, processes: int, folder: Path, tell: Callable[[str], None]) -> int:
+    """Say why the training ended, unless the leader has; the exit status."""
+    # in the order in which they ended
+    own = {rank: f for rank, f in failures.items() if f.exitcode != ABANDONED}
+    if not own:
         tell("the processes lost touch with each other; run it again to go on")
-    elif status < 0:
-        name = signal.Signals(-status).name
-        tell(f"process {rank + 1} of {len(members)} was ended by {name}; run it again to go on")
-    elif rank:
-        lines = (folder / f"{rank}.err").read_text(errors="replace").splitlines()
-        last = next(filter(None, reversed(lines)), f"ended with status {status}")
-        tell(f"process {rank + 1} of {len(members)}: {last.removeprefix('st: error: ')}")
+    elif 0 not in own or own[0].exitcode < 0:
+        rank, failure = next(iter(own.items()))
+        if failure.exitcode < 0:
+            reason = f" was ended by {failure.signal_name()}; run it again to go on"
+        else:
+            (log,) = folder.glob(f"logs/*/*/{rank}/stderr.log")
+            lines = filter(None, log.read_text(errors="replace").splitlines())
+            reason = [f"ended with status {failure.exitcode}", *lines][-1]
+            reason = f": {reason.removeprefix('st: error: ')}"
+        tell(f"process {rank + 1} of {processes}{reason}")
     return 2

@@ -20,7 +20,7 @@ from st.networks.network import Network
 from st.training.accuracy import accuracy, predictions
 from st.training.objective import Objective, Outputs
 from st.training.optimiser import descend
-from st.training.parallel import Group
+from st.training.parallel import Group, normalise_together
 from st.training.recipe import Training, learning_rate
 from st.training.teacher import Teacher, as_float, observe
 
@@ -41,7 +41,7 @@ class Trained(Protocol):
 class Run:
     """Everything that one training needs; `fit` runs it."""
 
-    network: nn.Module
+    network: Network
     images: Images
     recipe: Training
     epochs: int
@@ -76,7 +76,7 @@ class Run:
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         ]
         if self.group:
-            self.group.normalise_together(self.network)
+            normalise_together(self.network, self.device)
         self.history: list[dict[str, Any]] = []
         self.early: dict[str, np.ndarray] = {}  # the weights at the rewind epoch
 
@@ -99,6 +99,7 @@ class Step:
 
     def __init__(self, run: Run, batch_size: int, steps: int):
         self.run, self.steps = run, steps
+        self._network = run.group.share(run.network) if run.group else run.network
         self.teacher = None
         if run.objective.teacher:
             assert run.teacher is not None
@@ -134,10 +135,10 @@ class Step:
         for weight in run.weights:  # a recording that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
-        terms, outputs, _ = self._forward(index)
+        terms, outputs, _ = self._forward(self._network, index)
         terms["loss"].backward()
         if group:
-            group.add_gradients(run.weights, whole=run.objective.adapters.parameters())
+            group.lead(run.objective.adapters.parameters())
         if run.sparsity:
             _add_sparsity(run)
         descend(run.weights, run.momentum, run.recipe, self._rates.index_select(0, self._number))
@@ -146,7 +147,7 @@ class Step:
         self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
         self._number += 1
 
-    def _forward(self, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
+    def _forward(self, network: nn.Module, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
         """The objective's terms for the images `index`, the student's outputs, and, of the part of
         them that this process computes, the tap through which the gradients of all terms go."""
         run, images, group = self.run, self.run.images, self.run.group
@@ -156,7 +157,7 @@ class Step:
         batch = images.normalise(run.augment.apply(images.train_images[index], views))
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
-            outputs = run.network(batch, run.objective.taps)
+            outputs = network(batch, run.objective.taps)
         first = outputs[run.objective.first]
         outputs = as_float(outputs)
         if group:
@@ -175,7 +176,7 @@ class Step:
         if len(run.objective.terms) == 1:
             return {}
         buffers = [(b, b.clone()) for module in run.modules.values() for b in module.buffers()]
-        values, _, first = self._forward(self._order[-1])
+        values, _, first = self._forward(run.network, self._order[-1])
         squares = []
         for term in run.objective.weighted(values).values():
             (gradient,) = torch.autograd.grad(term, first, retain_graph=True, allow_unused=True)

@@ -4,31 +4,33 @@ Each process holds the whole data set and draws the same order and views of it, 
 but what follows from the images: every process passes its part of a batch through the networks,
 and then
 
-- batch normalisation takes mean and variance over all parts,
+- batch normalisation takes mean and variance over all parts (torch's SyncBatchNorm on GPUs),
 - the outputs of all parts are gathered, and every process computes the objective of the whole
   batch, because losses may relate any two of its images. Its gradient goes on to the own part only,
-- the gradients of the network's weights, each process having its part's, are added up.
+- torch's DistributedDataParallel averages the gradients of the network's weights, each process
+  having its part's. The sum is meant: so gradients are multiplied by the number of processes where
+  they leave the objective.
 
-So what the processes have, and what one process has, differs by rounding alone. Gradients travel
-as one tensor in one call: torch's DistributedDataParallel would average what is to be added, and
-overlap sending with a backward pass that waits for batch normalisation at every layer anyway.
+What the processes have, and what one process has, differs by rounding alone.
 """
 
 import atexit
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
-from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from st.core.device import Device
 from st.core.errors import StError
+from st.networks.network import Network
 from st.training.launch import Abandoned, Member
 
 TIMEOUT = timedelta(minutes=30)  # for a process that neither goes on nor ends
@@ -37,29 +39,44 @@ TIMEOUT = timedelta(minutes=30)  # for a process that neither goes on nor ends
 class Group:
     """The processes of a training. All of them must call the same methods in the same order.
 
-    Methods raise Abandoned if a process is gone.
+    As a context it turns the errors of communication within it into Abandoned.
     """
 
     def __init__(self, member: Member, device: Device):
         self.rank, self.size, self._device = member.rank, member.processes, device
-        # They meet in a file, and talk through loopback and the GPUs' own links.
-        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-        os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+        if member.neighbours == member.processes:
+            # on one machine they talk through loopback and the GPUs' own links
+            names = (name for _, name in socket.if_nameindex() if name.startswith("lo"))
+            loopback = next(names, "lo")
+            os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
         if device.is_cuda:
             torch.cuda.set_device(device.name)
-        self._call(
-            distributed.init_process_group,
-            "nccl" if device.is_cuda else "gloo",
-            init_method=f"file://{member.folder}/store",
-            rank=self.rank,
-            world_size=self.size,
-            timeout=TIMEOUT,
-        )
+        with self:
+            distributed.init_process_group(
+                "nccl" if device.is_cuda else "gloo",
+                init_method=f"file://{member.folder}/store" if member.folder else "env://",
+                rank=self.rank,
+                world_size=self.size,
+                timeout=TIMEOUT,
+            )
         # its threads must end before the interpreter does, also after an error
         atexit.register(distributed.destroy_process_group)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        # gloo's errors have no type of their own
+        lost = isinstance(error, distributed.DistError)
+        if lost or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            reason = str(error).strip().partition("\n")[0]
+            raise Abandoned(f"lost touch with another process ({reason})") from error
+
     def parts(self, images: int) -> list[int]:
-        """How many of a batch's images each process takes: they differ by one at most."""
+        """How many of a batch's images each process takes: they differ by one at most.
+
+        Raises StError if there are fewer images than processes.
+        """
         if images < self.size:
             raise StError(
                 f"{self.size} processes cannot share batches of {images} images; use fewer "
@@ -73,8 +90,14 @@ class Group:
         start = sum(parts[: self.rank])
         return slice(start, start + parts[self.rank])
 
+    def share(self, network: Network) -> nn.Module:
+        """`network` as a module whose gradients are averaged over the processes in each backward
+        pass. To be called when all have the same weights (`verify`)."""
+        return DistributedDataParallel(network)
+
     def gather(self, outputs: dict[str, Tensor], images: int) -> dict[str, Tensor]:
         """A network's outputs by tap for all of a batch's `images`, from those for the parts."""
+        # one tensor: then all weights that lead to any of them have a gradient, as DDP expects
         flat = torch.cat([value.flatten(1) for value in outputs.values()], 1)
         columns = [value[0].numel() for value in outputs.values()]
         pieces = _Gather.apply(flat, self, images).split(columns, 1)
@@ -83,27 +106,22 @@ class Group:
             for (tap, value), piece in zip(outputs.items(), pieces, strict=True)
         }
 
-    def add_gradients(self, weights: Iterable[Tensor], whole: Iterable[Tensor]) -> None:
-        """Add up the gradients of `weights` over the processes. Those of `whole`, some of them,
-        are of the whole batch in each process already: the leader's are taken."""
-        for weight in whole if self.rank else ():
-            if weight.grad is not None:
-                weight.grad.zero_()
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        total = self.add(torch.cat([gradient.flatten() for gradient in gradients]))
-        pieces = total.split([gradient.numel() for gradient in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
+    def lead(self, weights: Iterable[Tensor]) -> None:
+        """Give all processes the leader's gradients of weights that every process has computed
+        from the whole batch: they may differ by rounding, and then the weights would."""
+        for weight in weights:
+            assert weight.grad is not None
+            distributed.broadcast(weight.grad, 0)
 
     def add(self, value: Tensor) -> Tensor:
         """The sum of all processes' values, in place: to the bit the same in each."""
-        self._call(distributed.all_reduce, value)
+        distributed.all_reduce(value)
         return value
 
     def collect(self, value: Tensor) -> list[Tensor]:
         """All processes' values, of one shape."""
         values = [torch.empty_like(value) for _ in range(self.size)]
-        self._call(distributed.all_gather, values, value)
+        distributed.all_gather(values, value)
         return values
 
     def any(self, flag: bool) -> bool:
@@ -120,79 +138,77 @@ class Group:
         if self.any(bool((self.collect(own)[0] != own).any())):
             raise StError("the processes read different files: did one change? Run it again")
 
-    def normalise_together(self, network: nn.Module) -> None:
-        """Let all batch normalisations of `network` use the statistics of all processes."""
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.forward = partial(_normalised, module, self)  # type: ignore[method-assign]
-
-    @staticmethod
-    def _call(function: Callable, *arguments: Any, **options: Any) -> None:
-        try:
-            function(*arguments, **options)
-        except RuntimeError as error:  # torch's errors of communication are such
-            reason = str(error).strip().partition("\n")[0]
-            raise Abandoned(f"lost touch with another process ({reason})") from error
-
 
 class _Gather(torch.autograd.Function):
-    """(part, columns) of each process to (images, columns) in all."""
+    """(part, columns) of each process to (images, columns) in all.
+
+    Not torch.distributed.nn's all_gather: its backward pass sends gradients, which here every
+    process has already.
+    """
 
     @staticmethod
     def forward(ctx, value: Tensor, group: Group, images: int) -> Tensor:
-        ctx.part, parts = group.part(images), group.parts(images)
+        ctx.size, ctx.part, parts = group.size, group.part(images), group.parts(images)
         padded = F.pad(value, (0, 0, 0, max(parts) - len(value)))
         received = group.collect(padded.contiguous())
         return torch.cat([rows[:count] for rows, count in zip(received, parts, strict=True)])
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient[ctx.part], None, None
+        return ctx.size * gradient[ctx.part], None, None  # DistributedDataParallel divides by it
 
 
-class _Normalise(torch.autograd.Function):
-    """Batch normalisation of a part, and the mean and unbiased variance of the whole batch."""
+def normalise_together(network: Network, device: Device) -> None:
+    """Let all batch normalisations of `network` use the statistics of all processes."""
 
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, group: Group, eps: float):
-        axes, channels = [0, *range(2, x.dim())], x.shape[1]
-        variance, mean = torch.var_mean(x.float(), axes, correction=0)
-        count = mean.new_full((1,), x.numel() // channels)
-        collected = torch.stack(group.collect(torch.cat([mean, variance, count])))
-        means, variances, counts = collected.split([channels, channels, 1], 1)
-        total = counts.sum()
-        mean = (means * counts).sum(0) / total
-        variance = ((variances + (means - mean).square()) * counts).sum(0) / total
-        ctx.group, ctx.eps = group, eps
-        ctx.save_for_backward(x, weight, mean, variance, total)
-        unbiased = variance * (total / (total - 1))
-        ctx.mark_non_differentiable(mean, unbiased)
-        # with given statistics, as in evaluation: torch's own kernels, forward and backward
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, unbiased
+    def together(layer: nn.Module) -> nn.Module:
+        if not isinstance(layer, _BatchNorm):
+            return layer
+        if device.is_cuda:
+            return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+        layer.__class__ = Normalisation  # with its weights and settings
+        return layer
+
+    network.exchange(together)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of all processes' values; its gradient is the sum of their gradients."""
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, *_):
-        x, weight, mean, variance, total = ctx.saved_tensors
-        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
-        )
-        # the part of the gradient that goes through the statistics, which all parts have made
-        sums = ctx.group.add(torch.cat([of_weight, of_bias])) / total
-        along, level = sums.chunk(2)
-        deviation = (variance + ctx.eps).rsqrt()
-        shape = (-1, *[1] * (x.dim() - 2))
-        level, along = weight * deviation * level, weight * deviation.square() * along
-        through = (x - mean.view(shape)) * along.view(shape) + level.view(shape)
-        return (direct - through).to(x.dtype), of_weight, of_bias, None, None
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
 
 
-def _normalised(module: Any, group: Group, x: Tensor) -> Tensor:
-    """The forward pass of `module`, a batch normalisation."""
-    if not module.training:
-        return type(module).forward(module, x)
-    y, mean, variance = _Normalise.apply(x, module.weight, module.bias, group, module.eps)
-    with torch.no_grad():
-        module.running_mean.lerp_(mean, module.momentum)
-        module.running_var.lerp_(variance, module.momentum)
-        module.num_batches_tracked += 1
-    return y
+class Normalisation(_BatchNorm):
+    """Batch normalisation over all processes on CPUs, where torch's SyncBatchNorm does not run."""
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """(n, channels) and (n, channels, height, width) are both right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
+        values = x.float()
+        count = _Sum.apply(values.new_tensor(x.numel() // x.shape[1]))
+        mean = _Sum.apply(values.sum(axes)) / count
+        centred = values - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)

@@ -20,6 +20,7 @@ from st.core.files import alone
 from st.core.job import fingerprint
 from st.core.progress import say
 from st.core.tensors import VERSION, read_tensors, write_tensors
+from st.training.launch import STOP, Abandoned
 from st.training.loop import Trained
 from st.training.parallel import Group
 
@@ -52,9 +53,12 @@ class Resume:
         # Told to stop: finish the epoch, write the state, go. SIGTERM ends the workflow around the
         # training too; SIGURG, which all other programs ignore, is a cluster's notice that time is
         # nearly up.
-        for number in (signal.SIGTERM, signal.SIGURG):
+        for number in STOP:
             before = signal.signal(number, self._request_stop)
             self._after.callback(signal.signal, number, before)
+        # one of several processes has kept them waiting
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+        self._after.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
         return self
 
     def __exit__(self, *_) -> None:
@@ -97,6 +101,8 @@ class Resume:
         if stop:
             if self._group:
                 self._group.any(stop)  # no process goes before the state is written
+            if not self._leads:
+                raise Abandoned("stopped with the leader, which says so")
             raise Interrupted(
                 f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
             )

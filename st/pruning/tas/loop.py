@@ -24,7 +24,7 @@ from st.networks.structure import Structure
 from st.pruning.tas.network import Choice, Supernet, sample
 from st.pruning.tas.space import TOLERANCE, Space
 from st.training.loop import check_finite
-from st.training.optimiser import descend
+from st.training.optimiser import adam, descend
 from st.training.recipe import Training, learning_rate
 from st.training.resume import Resume
 
@@ -71,17 +71,6 @@ class Search:
         hot, cold = self.options["temperature"]
         return cold + (hot - cold) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
-    def adam(self, gradient: Tensor, step: int) -> None:
-        """One step of the architecture parameters, as torch.optim.Adam with betas (0.5, 0.999)."""
-        network, options = self.network, self.options
-        first, second, value = network.first_moment, network.second_moment, network.architecture
-        with torch.no_grad():
-            gradient = gradient + options["architecture_weight_decay"] * value
-            first.lerp_(gradient, 1 - 0.5)
-            second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-            scale = (second / (1 - 0.999**step)).sqrt().add_(1e-8)
-            value.addcdiv_(first, scale, value=-options["architecture_lr"] / (1 - 0.5**step))
-
 
 def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
     """Train from where `run.history` ends: in turns a batch of one half of the training images for
@@ -122,7 +111,11 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
             penalty = options["macs_weight"] * cost(network.expected_macs(), macs, run.target)
             objective = ce + penalty.to(ce.device)
             (gradient,) = torch.autograd.grad(objective, network.architecture)
-            run.adam(gradient, epoch * steps + step + 1)
+            adam(
+                network.architecture, gradient, network.first_moment, network.second_moment,
+                epoch * steps + step + 1, options["architecture_lr"],
+                options["architecture_weight_decay"],
+            )  # fmt: skip
             sums["architecture_ce"] += ce.detach()
         speed = 2 * steps * batch_size / (time.perf_counter() - started)
         means = {name: float(value) / steps for name, value in sums.items()}
@@ -162,7 +155,7 @@ def search(
         nesterov=True,
         **{k: options[k] for k in ("epochs", "batch_size", "lr", "weight_decay")},
     )
-    augment = Augment(options["crop"], options["flip"])
+    augment = Augment(crop=options["crop"], flip=options["flip"])
     network = where.place(Supernet(full, space, seed))
     run = Search(network, Images(images, where), recipe, target, options, augment, seed, where)
     depends_on = {
