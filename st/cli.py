@@ -156,11 +156,11 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     _, torch = PHASES[options.command]
     inputs, outputs = layout.INPUTS[options.command], layout.OUTPUTS[options.command]
     if options.job is None:
-        from st.config.by_hand import by_hand
         from st.config.check import load
         from st.config.grid import Grid
+        from st.config.named import named_job
 
-        job, usual, label = by_hand(
+        job, usual, label = named_job(
             Grid(load(options.params)), options.command, getattr(options, "experiment", None)
         )
     else:
@@ -219,8 +219,8 @@ class _Job(dict):
 
     def __missing__(self, key: str) -> Any:
         raise StError(
-            f"--job: lacks '{key}'; the workflow passes complete jobs, by hand name the experiment "
-            "instead"
+            f"--job: lacks '{key}'; the workflow passes complete jobs; without it name the "
+            "experiment instead"
         )
 
 

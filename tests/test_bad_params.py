@@ -148,7 +148,7 @@ BAD = [
     ("methods", {"supernet-x": {"search": "slimming"}}, "own", "methods.supernet-x"),
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
-    ("seeds", [0, 1, 0], "0 is there twice"),
+    ("seeds", [0, 1, 0], "duplicate value 0"),
     ("searches.slimming.budget", {}, "is missing; give params"),
     ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
     (

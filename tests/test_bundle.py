@@ -110,7 +110,7 @@ def test_there_and_back(tmp_path):
     call(python, tool, "install", "--folder", there)
     said.append(stopped_while_it_trains(there, python, tool, *arguments))
     said.append(call(python, tool, *arguments))
-    assert "goes on after epoch" in said[-1]
+    assert "resumes after epoch" in said[-1]
     finished = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", "".join(said))
     assert finished.count("train") == 4 and finished.count("pretrain") == 2
 
@@ -228,12 +228,12 @@ def test_a_params_file_that_is_missing_is_named(tmp_path, capsys):
     there = made(tmp_path / "there", **{MODEL.format("m"): bytes(9)})
     (there / ".airgap").mkdir()  # as install leaves it
     options = argparse.Namespace(folder=there, params="none.yaml", state=None, targets=[], jobs=1)
-    with pytest.raises(volumes.Problem, match=r"^none\.yaml: is no file in "):
+    with pytest.raises(volumes.Problem, match=r"^none\.yaml: is not a file in "):
         airgap.run(options, None)
     command = ["pack", "--folder", str(there), "--state", "params/none.yaml", str(tmp_path / "to")]
     assert airgap.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"airgap: error: params/none.yaml: is no file in {there}; name one there"
+    assert line == f"airgap: error: params/none.yaml: is not a file in {there}; name one there"
     assert not (tmp_path / "to").exists()
 
 
@@ -241,5 +241,5 @@ def test_packs_of_something_else_are_refused(tmp_path, capsys):
     home = made(tmp_path / "home")
     volumes.write_volumes(tmp_path / "to", "results", {"code/cli.py": Path(__file__)}, 1)
     assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 2
-    assert "has files that are no results: code/cli.py" in capsys.readouterr().err
+    assert "has files that are not results: code/cli.py" in capsys.readouterr().err
     assert not (home / "code").exists()

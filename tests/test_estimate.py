@@ -132,7 +132,7 @@ def test_command(tiny, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == measured
     (tmp_path / "rates.json").write_text("{}")
     assert main(["estimate", "--rates", "rates.json"]) == 2
-    assert "rates.json: is no file of rates" in capsys.readouterr().err
+    assert "rates.json: is not a rates file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

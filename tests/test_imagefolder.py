@@ -161,7 +161,7 @@ def test_damaged_images_can_be_skipped(split, caplog):
     refused(split, str(bad[0]), "skip_damaged: true")
     data = read(split, skip_damaged=True)
     assert np.bincount(data.train_labels).tolist() == [4, 2]
-    assert f"3 images were skipped, the first: {bad[0]}: is no readable image" in caplog.text
+    assert f"3 images were skipped, the first: {bad[0]}: is not a readable image" in caplog.text
     # as many as there should be, if there are enough
     assert np.bincount(read(split, skip_damaged=True, per_class=2).train_labels).tolist() == [2, 2]
     for path in (split / "train" / "dog").iterdir():

@@ -6,10 +6,10 @@ import pytest
 
 from st.cli import load_phase
 from st.config import layout
-from st.config.by_hand import by_hand
 from st.config.check import parse
 from st.config.grid import Grid
 from st.config.layout import Experiment
+from st.config.named import named_job
 
 PHASES = ["prepare", "pretrain", "search", "initialize", "train", "evaluate"]
 
@@ -86,7 +86,7 @@ def test_evaluate_has_a_row_for_each_of_its_files(grid):
 
 
 def test_without_the_workflow_files_are_the_same(grid):
-    job, files, label = by_hand(grid, "train", "digits/vgg/seed3/st")
+    job, files, label = named_job(grid, "train", "digits/vgg/seed3/st")
     experiment = Experiment("digits", "vgg", 3, "st")
     expected = grid.files("train", experiment)
     assert {name: str(path) for name, path in files.items()} == expected.inputs | expected.outputs

@@ -7,9 +7,9 @@ import pytest
 from conftest import random_keep, small_structure, stripes
 from test_resume import epochs_run, interrupt_after  # noqa: F401
 
-from st.config.by_hand import by_hand
 from st.config.check import parse
 from st.config.grid import Grid
+from st.config.named import named_job
 from st.config.sources import sources
 from st.core.errors import StError
 from st.core.registry import criteria
@@ -219,10 +219,10 @@ def test_params_to_job(tiny):
     assert set(job["lottery"]) == {"seed", "sparsity", "augment", "training"}
     once = grid.search("digits", "vgg", 0, "slimming")
     assert {**job, "lottery": None} == once
-    _, files, _ = by_hand(grid, "search", "digits/vgg/seed0/rounds")
+    _, files, _ = named_job(grid, "search", "digits/vgg/seed0/rounds")
     assert files["rewind"].name == "rewind.safetensors"
     assert files["data"].name == "data.safetensors"
-    _, files, _ = by_hand(grid, "search", "digits/vgg/seed0/slimming")
+    _, files, _ = named_job(grid, "search", "digits/vgg/seed0/slimming")
     assert files["rewind"] is None and files["data"] is None
 
 

@@ -1,4 +1,4 @@
-"""Mistakes in every key of params.yaml, keys without effect, and keys that are there twice."""
+"""Mistakes in every key of params.yaml, keys without effect, and duplicate keys."""
 
 import copy
 
@@ -139,7 +139,7 @@ def test_every_key_with_every_kind_of_mistake(tiny):
 def test_keys_that_are_there_twice(tmp_path, text, key):
     path = tmp_path / "p.yaml"
     path.write_text(text)
-    with pytest.raises(StError, match="is there twice") as caught:
+    with pytest.raises(StError, match="duplicate key") as caught:
         load(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and f"'{key}'" in message and "line" in message

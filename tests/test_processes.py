@@ -118,13 +118,13 @@ def test_a_notice_stops_all_and_others_go_on(project, by_one, whom):
     status, errors = command.ends()
     assert status == 2 and len(errors) == 1, errors
     done = int(
-        re.fullmatch(r"stopped after epoch (\d+) of 30; run it again to go on", errors[0])[1]
+        re.fullmatch(r"stopped after epoch (\d+) of 30; run it again to resume", errors[0])[1]
     )
     assert gone(members)
     assert [path.name for path in command.folder.iterdir()] == ["resume.safetensors"]
     other = Command(project, "plain", {"the launcher": 1, "a member": 3, "the leader": 2}[whom])
     assert other.ends() == (0, [])
-    assert f"goes on after epoch {done} of 30" in other.log.read_text()
+    assert f"resumes after epoch {done} of 30" in other.log.read_text()
     found = finished(command.folder)
     np.testing.assert_array_equal(found[:, :2], by_one[:, :2])  # epochs and learning rates
     # float32 rounds differently, and 420 steps amplify it
@@ -198,7 +198,7 @@ def test_a_member_s_death_ends_all(project, rank):
     started = time.monotonic()
     members[rank].kill()
     assert command.ends() == (
-        2, [f"process {rank + 1} of 2 was ended by SIGKILL; run it again to go on"]
+        2, [f"process {rank + 1} of 2 was ended by SIGKILL; run it again to resume"]
     )  # fmt: skip
     assert time.monotonic() - started < 15 and gone(members)
     assert not (command.folder / "model.safetensors").exists()

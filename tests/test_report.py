@@ -105,7 +105,7 @@ def test_histories_that_are_none(tmp_path, text):
     write_results(tmp_path, job)
     path = place(job["rows"]["net"][2]["history"], tmp_path, seed=1)
     path.write_text(text)
-    with pytest.raises(StError, match="is no history") as caught:
+    with pytest.raises(StError, match="is not a training history") as caught:
         report.run(job, tmp_path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 

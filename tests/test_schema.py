@@ -33,7 +33,7 @@ LOSSES = [
 ]
 NAMED = [{name: {"search": "slimming"}} for name in ("a.b_c-1", ".a", "-a", "a/b", "é", "")]
 
-# a method without a loss, a seed that is there twice: the loader refuses them, but not for a type
+# a method without a loss, a seed that is a duplicate: the loader refuses them, but not for a type
 LATER = ({}, [1, 1])
 
 

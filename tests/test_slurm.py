@@ -103,7 +103,7 @@ def test_disturbed_trainings_end_as_if_nothing_had_happened(cluster, project, tm
         # now less than the profile's notice is left
         cluster.run("scontrol", "update", f"JobId={first['limited']['id']}", "TimeLimit=2")
         for name in DISTURBED:
-            wait_for(lambda name=name: "goes on after" in log_of(project, name), workflow, output)
+            wait_for(lambda name=name: "resumes after" in log_of(project, name), workflow, output)
             (project / name).unlink()
         assert workflow.wait(600) == 0, output.read_text()[-5000:]
     finally:

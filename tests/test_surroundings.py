@@ -91,7 +91,7 @@ ERRORS = [
         OSError(errno.ENOSPC, "No space left on device", "x"),
         "x: No space left on device; make room",
     ),
-    (OSError(errno.EROFS, "Read-only file system", "x"), "mend the permissions"),
+    (OSError(errno.EROFS, "Read-only file system", "x"), "fix the permissions"),
 ]
 
 

@@ -135,7 +135,7 @@ def run(options: argparse.Namespace, deadline: float | None) -> int:
             )  # fmt: skip
             stopped = _wait(process, deadline)
             if stopped and (process.returncode or target != options.targets[-1]):
-                say("stopped; the same command goes on")
+                say("stopped; the same command resumes")
                 return TIME_IS_UP
             if process.returncode:
                 return 1
@@ -157,7 +157,7 @@ def _wait(process: subprocess.Popen, deadline: float | None) -> bool:
     told: set[int] = set()
     while process.poll() is None:
         if time.monotonic() > deadline - 2:
-            say("the time is over: jobs are killed and go on from the states before")
+            say("time is up: jobs are killed and will resume from their last states")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             break
@@ -213,9 +213,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="at a time (default: %(default)s)"
     )
-    one.add_argument("--state", type=Path, help="a folder from `pack --state`, to go on from")
+    one.add_argument("--state", type=Path, help="a folder from `pack --state`, to resume from")
     one.add_argument("targets", nargs="*", default=[TABLE], help=f"default: {TABLE}")
-    one = command("pack", "pack results to take them home, or to go on elsewhere", there)
+    one = command("pack", "pack results to take them home, or to resume elsewhere", there)
     one.add_argument("to", type=Path, help="a folder")
     one.add_argument("--weights", action="store_true", help="with the subnets' weights")
     one.add_argument(

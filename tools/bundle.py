@@ -51,7 +51,7 @@ def installed(have: Path) -> dict[str, str | None]:
         if line := line.partition("#")[0].strip():
             name, _, version = line.partition("==")
             if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or "@" in version:
-                raise Problem(f"{have}: '{line}' is no NAME or NAME==VERSION; mend or remove it")
+                raise Problem(f"{have}: '{line}' is not NAME or NAME==VERSION; fix or remove it")
             # '+cu130': such builds are in no index
             found[canonicalize_name(name)] = version.partition("+")[0] or None
     return found
@@ -120,7 +120,7 @@ def project() -> dict[str, Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if done.returncode:
-        raise Problem(f"{ROOT}: is no git clone: {done.stderr.decode().strip()}")
+        raise Problem(f"{ROOT}: is not a git clone: {done.stderr.decode().strip()}")
     names = sorted(name for name in done.stdout.decode().split("\0") if name)
     return {name: ROOT / name for name in names if (ROOT / name).exists()}
 

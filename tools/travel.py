@@ -80,7 +80,7 @@ def unpack(source: Path, folder: Path) -> None:
     shutil.rmtree(arrived, ignore_errors=True)
     names = read_volumes(source, "results", arrived)
     if strange := [name for name in names if not name.startswith("results/")]:
-        raise Problem(f"{source}: has files that are no results: {', '.join(strange)}")
+        raise Problem(f"{source}: has files that are not results: {', '.join(strange)}")
     records = _project(folder, "core.records")
     archive = str(records.ARCHIVE)
     names.remove(archive)
@@ -122,7 +122,7 @@ def snakemake(folder: Path, params: str) -> list[str]:
     """The command, but for its targets; they stand behind '--'. Raises Problem if there is no such
     params file, of which Snakemake itself says a page."""
     if not (folder / params).is_file():
-        raise Problem(f"{params}: is no file in {folder}; name one there")
+        raise Problem(f"{params}: is not a file in {folder}; name one there")
     # --nolock: killed at the end of a lease it would leave a lock; `locked` is ours
     python = str(folder.absolute() / ".venv/bin/python")
     return [python, "-m", "snakemake", "--nolock", "--configfile", params]

@@ -29,7 +29,7 @@ from st.training.losses import taps_of
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML's readers silently take the last."""
+    """Refuses a key that is a duplicate, of which YAML's readers silently take the last."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -38,14 +38,14 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.composer.ComposerError(
-                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                        None, None, f"duplicate key '{key.value}'", key.start_mark
                     )
                 seen.add(key.value)
         return node
 
 
 def read(path: str | Path) -> Any:
-    """A params file's YAML, unchecked but for keys that are there twice."""
+    """A params file's YAML, unchecked but for duplicate keys."""
     try:
         # SafeLoader: only plain data, nothing that a file could run
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
@@ -53,7 +53,8 @@ def read(path: str | Path) -> Any:
         raise StError(f"{path}: cannot be read ({error.strerror})") from error
     # others: an impossible date, a list as a key
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise StError(f"{path}: is not YAML: {one_line(error)}") from error
+        text = one_line(error).replace(' in "<unicode string>",', ",")  # PyYAML's name for a string
+        raise StError(f"{path}: is not YAML: {text}") from error
 
 
 def load(path: str | Path) -> Params:
@@ -103,7 +104,9 @@ def _explain(error: Any) -> str:
         return f"{key}: must not be empty"
     if "[key]" in error["loc"]:
         if kind == "string_type":
-            return f"{key}: is no text ({type(error['input']).__name__}); write it in quotes"
+            return (
+                f"{key}: must be a string, not {type(error['input']).__name__}; write it in quotes"
+            )
         return (
             f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
         )
@@ -145,7 +148,7 @@ def _reference(name: str, known, what: str) -> list[str]:
 
 def _repeated_seeds(params: Params) -> list[str]:
     repeated = sorted({s for s in params.seeds if params.seeds.count(s) > 1})
-    return [f"seeds: {seed} is there twice" for seed in repeated]
+    return [f"seeds: duplicate value {seed}" for seed in repeated]
 
 
 Supernets = dict[tuple[str, str], Structure]  # by data set and architecture

@@ -29,18 +29,20 @@ def explained(error: BaseException, batch: str) -> str | None:
     are told by name, so that torch need not be imported.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    kept = "finished epochs and files are kept, run it again to go on"
+    kept = "finished epochs and files are kept, run it again to resume"
     text = one_line(error, 200)
     torchs = isinstance(error, RuntimeError)
     if "OutOfMemoryError" in names or (torchs and any(part in text for part in MEMORY)):
         return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
     if "AcceleratorError" in names or (torchs and "CUDA error" in text):
         return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
-    if "ValidationError" in names:  # params are checked before any job, so it is one by hand
+    if (
+        "ValidationError" in names
+    ):  # params are checked before any job, so it was run without the workflow
         return f"--job: {text}"
     if isinstance(error, MemoryError):
         return f"the memory is full; lower {batch}, or run fewer jobs at once; {kept}"
     if isinstance(error, OSError) and error.errno in FULL | REFUSED:
-        what = "make room" if error.errno in FULL else "mend the permissions"
+        what = "make room" if error.errno in FULL else "fix the permissions"
         return f"{error.filename or 'a file'}: {error.strerror}; {what}; {kept}"
     return None

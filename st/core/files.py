@@ -39,7 +39,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 def unwritable(path: str | Path, reason: str) -> str:
     return (
-        f"{path}: cannot be written ({reason}); make room or mend the permissions and run it "
+        f"{path}: cannot be written ({reason}); make room or fix the permissions and run it "
         "again, finished files are kept"
     )
 

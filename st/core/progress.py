@@ -47,7 +47,7 @@ class Progress:
         self.epochs, self.done = epochs, done
         self.started = self.shown = time.monotonic()
         if done:
-            say(f"goes on after epoch {done} of {epochs}")
+            say(f"resumes after epoch {done} of {epochs}")
 
     def epoch(self, row: dict[str, Any], speed: float) -> None:
         """Tell the row of an epoch's history; `speed` in images a second."""

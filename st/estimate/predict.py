@@ -129,7 +129,7 @@ def run(
         try:
             known = Rates(**read_json(rates))
         except TypeError:
-            raise StError(f"{rates}: is no file of rates; make one with --save") from None
+            raise StError(f"{rates}: is not a rates file; make one with --save") from None
     else:
         known = calibrate(params, data, jobs, device)
     if save:

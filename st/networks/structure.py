@@ -109,7 +109,9 @@ class Structure:
         require(most <= MOST_PARAMETERS, f"describes a network of {most:,} parameters")
         checked = {}
         for name, kept in keep.items():
-            require(name in groups, f"'keep' names '{name}', which {structure.family} has not")
+            require(
+                name in groups, f"'keep' names '{name}', which {structure.family} does not have"
+            )
             require(
                 isinstance(kept, list)
                 and len(kept) > 0

@@ -59,7 +59,7 @@ def read_metrics(job: Job, folder: str | Path) -> Iterator[dict[str, Any]]:
 def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the contents of a metrics.json about `names`."""
     if not isinstance(metrics, dict):
-        yield "is no object"
+        yield "must be a JSON object"
         return
     for key in (*MEASURED, *ENVIRONMENTS):
         if key not in metrics:
@@ -72,12 +72,12 @@ def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
         value = metrics[key]
         # also false for NaN
         if type(value) not in (int, float) or not 0 <= value <= most:
-            yield f"'{key}' is {one_line(repr(value), 40)}, which is no measurement"
+            yield f"'{key}' is {one_line(repr(value), 40)}, which is not a valid measurement"
     for key in ("device", "torch", "st"):
         if not isinstance(metrics[key], str):
-            yield f"'{key}' is no text"
+            yield f"'{key}' must be a string"
     if not isinstance(metrics["teacher"], str | None):
-        yield "'teacher' is no name"
+        yield "'teacher' must be a string or null"
     for key in ENVIRONMENTS:
         if not isinstance(metrics[key], dict):
             yield f"'{key}' does not say where"
@@ -212,7 +212,7 @@ def history(path: Path) -> pd.DataFrame:
         raise StError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StError(
-            f"{path}: is no history ({one_line(error)}); delete it and train again"
+            f"{path}: is not a training history ({one_line(error)}); delete it and train again"
         ) from error
 
 

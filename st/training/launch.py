@@ -139,11 +139,11 @@ def _tell(failures: dict, processes: int, folder: Path, tell: Callable[[str], No
     # in the order in which they ended
     own = {rank: f for rank, f in failures.items() if f.exitcode != ABANDONED}
     if not own:
-        tell("the processes lost touch with each other; run it again to go on")
+        tell("the processes lost touch with each other; run it again to resume")
     elif 0 not in own or own[0].exitcode < 0:
         rank, failure = next(iter(own.items()))
         if failure.exitcode < 0:
-            reason = f" was ended by {failure.signal_name()}; run it again to go on"
+            reason = f" was ended by {failure.signal_name()}; run it again to resume"
         else:
             (log,) = folder.glob(f"logs/*/*/{rank}/stderr.log")
             lines = filter(None, log.read_text(errors="replace").splitlines())

@@ -74,7 +74,7 @@ class Resume:
         try:
             tensors, header = read_tensors(self.path, FORMAT)
         except StError as error:
-            say(f"begins anew, because the state of the interrupted training is of no use: {error}")
+            say(f"starts over, because the interrupted training's state cannot be used: {error}")
             return
         if header.get("key") != self.key:
             return
@@ -104,7 +104,7 @@ class Resume:
             if not self._leads:
                 raise Abandoned("stopped with the leader, which says so")
             raise Interrupted(
-                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to go on"
+                f"stopped after epoch {len(run.history)} of {run.epochs}; run it again to resume"
             )
 
     def _write(self, run: Trained) -> None:

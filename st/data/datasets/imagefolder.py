@@ -134,7 +134,7 @@ def _read(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, st
             pixels = np.asarray(image)
     except Exception as error:  # decoders raise anything
         raise StError(
-            f"{file}: is no readable image ({one_line(error)}); mend or remove it, or give the "
+            f"{file}: is not a readable image ({one_line(error)}); fix or remove it, or give the "
             "option 'skip_damaged: true'"
         ) from error
     return pixels[None] if grayscale else pixels.transpose(2, 0, 1), mode

@@ -10,7 +10,7 @@ from st.core.job import Job
 from st.core.registry import closest
 
 
-def by_hand(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
+def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
     """Job, files and label for a phase that a person runs without the workflow.
 
     `experiment` is the folder below results/PHASE/: DATASET for prepare,
