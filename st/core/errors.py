@@ -36,9 +36,7 @@ def explained(error: BaseException, batch: str) -> str | None:
         return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
     if "AcceleratorError" in names or (torchs and "CUDA error" in text):
         return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
-    if (
-        "ValidationError" in names
-    ):  # params are checked before any job, so it was run without the workflow
+    if "ValidationError" in names:  # the workflow checks params before any job
         return f"--job: {text}"
     if isinstance(error, MemoryError):
         return f"the memory is full; lower {batch}, or run fewer jobs at once; {kept}"
