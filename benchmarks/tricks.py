@@ -20,7 +20,7 @@ from torch import Tensor
 from train import TASKS, has_bfloat16
 from turns import perform, race
 
-from st.core import process
+from st.core import device, process
 from st.core.device import Device
 from st.data.augment import Augment
 from st.data.images import Images
