@@ -169,16 +169,18 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_torchrun_passes_signals_on(project):
+    """With the options of docs/cluster.md."""
     folder, log = project / "results/pretrain/digits/vgg/seed0/endless", project / "stop.log"
     running = subprocess.Popen(
         [
-            *TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "--", "st", "pretrain",
+            *TORCHRUN, "--signals-to-handle", "SIGTERM,SIGINT,SIGURG",
+                "--standalone", "--nproc-per-node", "2", "-m", "--", "st", "pretrain",
             "digits/vgg/seed0/endless", "--device", "cpu", "--threads", "2", "--log", log,
         ],
         cwd=project, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(lambda: log.exists() and "epoch 2/" in log.read_text(), running, log)
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGURG)
     told = running.communicate(timeout=60)[1]
     assert running.returncode and told.count("error: stopped after epoch") == 1, told
     (state,) = folder.iterdir()
