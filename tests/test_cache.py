@@ -22,7 +22,7 @@ supernets:
   sparse: {{sparse: true}}
 searches:
   slimming: {{supernet: sparse, criterion: bn_scale, budget: {{params: 0.5}}}}
-  l1: {{supernet: plain, criterion: l1_norm, budget: {{params: 0.5}}}}
+  l1: {{supernet: plain, criterion: l1_norm, ranking: local, budget: {{params: 0.5}}}}
 methods:
   st: {{search: slimming, objective: {{ce: 0.1, kd: 0.9}}}}
   finetune: {{search: slimming, init: inherit}}

@@ -147,7 +147,7 @@ def test_a_file_that_is_no_image_is_named(split):
     good = (split / "train" / "dog" / "2.png").read_bytes()
     for content in (b"", b"not a picture", good[:50], good[: len(good) // 2]):
         (split / "train" / "dog" / "2.png").write_bytes(content)
-        refused(split, str(split / "train" / "dog" / "2.png"), "no readable image")
+        refused(split, str(split / "train" / "dog" / "2.png"), "not a readable image")
     (split / "train" / "dog" / "2.png").unlink()
     (split / "train" / "dog" / "2.png").mkdir()
     refused(split, str(split / "train" / "dog" / "2.png"))

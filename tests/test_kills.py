@@ -31,7 +31,7 @@ supernets:
   sparse: {sparse: true, bn_scale: 0.5}
 searches:
   slimming: {supernet: sparse, criterion: bn_scale, budget: {params: 0.5}}
-  lottery: {supernet: plain, criterion: l1_norm, budget: {params: 0.4}, rounds: 3}
+  lottery: {supernet: plain, criterion: l1_norm, ranking: local, budget: {params: 0.4}, rounds: 3}
   tas: {supernet: plain, criterion: tas, budget: {macs: 0.5}, options: {epochs: 4, crop: 1}}
 methods:
   st: {search: slimming, objective: {ce: 0.1, kd: {weight: 0.9, temperature: 4}, cc: 0.02}}

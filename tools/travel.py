@@ -38,7 +38,8 @@ def pack(options: argparse.Namespace) -> None:
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or path.name.startswith("."):
             continue
-        if path.suffix != HEAVY:
+        # the report reads predictions, which are small
+        if path.suffix != HEAVY or layout.owner(name) == ("evaluate", "predictions"):
             light[name] = path
         elif (
             (options.weights and layout.owner(name) == ("train", "model"))
