@@ -76,6 +76,7 @@ def wait_for(condition: Callable, workflow: subprocess.Popen, output: Path):
     """What `condition` returns as soon as it is true, while the workflow runs."""
     deadline = time.monotonic() + 600
     while not (result := condition()):
-        assert workflow.poll() is None and time.monotonic() < deadline, output.read_text()[-5000:]
+        told = output.read_text()[-5000:] if output.exists() else "nothing was logged"
+        assert workflow.poll() is None and time.monotonic() < deadline, told
         time.sleep(0.2)
     return result

@@ -26,8 +26,9 @@ def origin(tmp_path_factory) -> Path:
     params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text())
     del params["architectures"]["densenet"]
     params["searches"]["lottery"] = {
-        **{"supernet": "plain", "criterion": "l1_norm", "budget": {"params": 0.5}, "rounds": 2},
-    }
+        "supernet": "plain", "criterion": "l1_norm", "ranking": "local", "budget": {"params": 0.5},
+        "rounds": 2,
+    }  # fmt: skip
     params["methods"]["ticket"] = {"search": "lottery", "init": "rewind"}
     params["seeds"] = [0]
     params["evaluation"] = {"latency_rounds": 2}
@@ -49,8 +50,8 @@ def start(folder: Path) -> subprocess.Popen:
         cwd=folder,
         env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
         start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=(folder / "run.log").open("a"),
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -75,7 +76,7 @@ def whole(origin, tmp_path_factory):
     while process.poll() is None:
         addresses |= listening(watched)
         time.sleep(0.1)
-    assert process.returncode == 0
+    assert process.returncode == 0, (folder / "run.log").read_text()[-4000:]
     return folder, addresses
 
 
