@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("params", nargs="*", default=["params/tiny.yaml", "params.yaml"])
     options = parser.parse_args()
-    from project import copy_project
+    from helpers.project import copy_project
 
     where, rows = machine("cpu"), []
     for params in options.params:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_keep, random_tensors, stripes
+from helpers.images import stripes
+from helpers.networks import random_keep, random_tensors
 from torch.nn import functional as F
 
 from st.config.check import load, parse

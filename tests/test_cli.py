@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.project import ROOT
 
 from st import cli
 from st.config import layout
@@ -50,7 +51,7 @@ def test_help_is_light_and_fast():
 
 
 def test_the_workflow_needs_no_torch():
-    params = str(Path(__file__).parent.parent / "params.yaml")
+    params = str(ROOT / "params.yaml")
     code = (
         "import st.config.grid, st.config.params, st.config.check\n"
         f"grid = st.config.grid.Grid(st.config.check.load({params!r}))\n"
@@ -255,7 +256,7 @@ def test_wrong_usage(project, capsys, arguments):
 
 
 def test_as_a_program(project):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "st", "search", f"{EXPERIMENT}/slimming"],
         capture_output=True, text=True, env=environment, timeout=60,

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pruned, random_keep, random_tensors, small_structure, stripes
-from synthetic import make_job, place, write_results
-from test_model_files import mutate
+from helpers.images import stripes
+from helpers.networks import pruned, random_keep, random_tensors, small_structure
+from helpers.params import mutate
+from helpers.synthetic import make_job, place, write_results
 
 from st.config.layout import METRICS
 from st.core.errors import StError

@@ -3,14 +3,13 @@
 import importlib.resources
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers.project import ROOT
 
 import st
 
-ROOT = Path(__file__).parent.parent
 PARAMS = [ROOT / "params.yaml", *sorted((ROOT / "params").glob("*.yaml"))]
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from project import ROOT
+from helpers.project import ROOT
 
 from st.config.sources import ROOMS, sources
 

@@ -1,0 +1,264 @@
+"""Bad params.yaml files: each is refused in lines that name the file and the key."""
+
+import numpy as np
+import pytest
+from helpers.params import DROP, changed, mutate
+
+from st.config.check import load, parse
+from st.core.errors import StError
+from st.core.registry import losses
+
+# (key, value, words of the message beside the key); the key is where the value is put, and what
+# the message must name unless a fourth entry says what it names
+BAD = [
+    # unknown keys, at every depth
+    ("seed", [0], "did you mean 'seeds'"),
+    ("data", {}, "unknown key"),
+    ("training.learning_rate", 0.1, "unknown key"),
+    ("training.epoch", 3, "did you mean 'epochs'"),
+    ("datasets.digits.sauce", "digits", "did you mean 'source'"),
+    ("datasets.digits.augment.crops", 1, "did you mean 'crop'"),
+    ("architectures.vgg.width", 1, "unknown key"),
+    ("architectures.vgg.training.epohcs", 1, "did you mean 'epochs'"),
+    ("supernets.sparse.spars", True, "did you mean 'sparse'"),
+    ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
+    ("searches.slimming.rankings", "local", "did you mean 'ranking'"),
+    ("searches.slimming.budget.flops", 0.5, "known: channels, latency, macs, params"),
+    ("methods.st.inti", "random", "did you mean 'init'"),
+    ("methods.st.training.decays", 1, "did you mean 'decay'"),
+    ("evaluation.latency", 1, "did you mean"),
+    # missing keys
+    ("seeds", DROP, "is missing"),
+    ("datasets", DROP, "is missing"),
+    ("architectures", DROP, "is missing"),
+    ("datasets.digits.source", DROP, "is missing"),
+    ("architectures.vgg.family", DROP, "is missing"),
+    ("searches.slimming.criterion", DROP, "is missing"),
+    ("searches.slimming.budget", DROP, "is missing"),
+    ("methods.st.search", DROP, "is missing"),
+    # wrong types and bounds: a few for the words; test_schema.py goes through all keys
+    ("seeds", 0, "list"),
+    ("seeds", [True], "integer", "seeds.0"),
+    ("datasets.digits", "digits", "mapping"),
+    ("datasets.digits.augment.flip", "yes", "boolean"),
+    ("training", None, "mapping"),
+    ("training.lr", "fast", "number"),
+    ("training.epochs", 1e3, "integer"),
+    ("training.schedule", 5, "'step'"),
+    ("methods.st.objective", ["ce"], "mapping"),
+    ("methods.st.objective.ce", "much", "weight"),
+    ("methods.st.objective.ce", True, "weight"),
+    ("methods.st.search", 5, "string"),
+    ("seeds", [], "must not be empty"),
+    ("seeds", [2**32], "4294967296", "seeds.0"),
+    ("supernets", {}, "must not be empty"),
+    ("datasets.digits.holdout", 1, "less than 1"),
+    ("training.lr", 0, "greater than 0"),
+    ("training.lr", float("nan"), "finite"),
+    ("training.lr", 10**400, "training.lr"),
+    ("training.milestones", [0.5, 1.5], "less than 1", "training.milestones.1"),
+    ("searches.slimming.budget.macs", 1.1, "1"),
+    # names that nothing has
+    ("datasets.digits.source", "digit", "did you mean 'digits'", "datasets.digits"),
+    ("architectures.vgg.family", "vgg16", "did you mean 'vgg'", "architectures.vgg"),
+    ("searches.slimming.criterion", "bn_scales", "did you mean 'bn_scale'"),
+    ("searches.slimming.supernet", "spars", "did you mean 'sparse'"),
+    ("methods.st.search", "sliming", "did you mean 'slimming'"),
+    ("methods.st.init", "randon", "did you mean 'random'"),
+    ("methods.st.objective", {"ce": 1, "kdd": 1}, "did you mean 'kd'"),
+    ("methods.st.architectures", ["vg"], "did you mean 'vgg'"),
+    ("training.schedule", "cosin", "'cosine'"),
+    ("searches.slimming.ranking", "locale", "'local'"),
+    ("methods.st.epoch_rule", "sames", "'same'"),
+    ("plugins", ["no_such_module"], "no_such_module"),
+    ("plugins", ["json..x"], "json..x"),
+    # options of what is registered
+    ("datasets.digits.options", {"size": 8}, "unknown option 'size'", "datasets.digits"),
+    ("architectures.vgg.options", {"layer": [8]}, "did you mean 'layers'", "architectures.vgg"),
+    ("architectures.vgg.options", {"layers": ["M"]}, "convolution", "architectures.vgg"),
+    ("architectures.vgg.options", {"layers": [8, "N"]}, "layers.1", "architectures.vgg"),
+    ("architectures.vgg.options", {"width": 0}, "width", "architectures.vgg"),
+    ("architectures.vgg.options", {"width": float("nan")}, "width", "architectures.vgg"),
+    ("architectures.vgg.options", {1: 2}, "quotes", "architectures.vgg.options.1"),
+    ("searches.slimming.options", {"p": 2}, "unknown option 'p'", "searches.slimming.criterion"),
+    ("methods.st.init_options", {"std": 1}, "unknown option 'std'", "methods.st.init"),
+    ("methods.st.objective", {}, "needs a loss"),
+    ("methods.st.objective", {"ce": -1}, "0 or more"),
+    ("methods.st.objective", {"kd": {"temperature": 4}}, "'weight' is missing"),
+    ("methods.st.objective", {"kd": {"weight": float("nan")}}, "'weight'"),
+    ("methods.st.objective", {"kd": {"weight": True}}, "'weight'"),
+    ("methods.st.objective", {"kd": {"weight": 1, "temperature": 0}}, "'temperature'"),
+    ("methods.st.objective", {"cc": {"weight": 1, "order": 0}}, "'order'"),
+    ("methods.st.objective", {"ce": {"weight": 1, "T": 0}}, "'T'"),
+    # names of one's own
+    ("datasets", {"a b": {"source": "digits"}}, "names are letters", "datasets.a b"),
+    ("datasets", {"a/b": {"source": "digits"}}, "names are letters", "datasets.a/b"),
+    ("datasets", {"a\nb": {"source": "digits"}}, "names are letters", "datasets.a b"),
+    ("datasets", {"": {"source": "digits"}}, "names are letters", "datasets."),
+    ("datasets", {1: {"source": "digits"}}, "quotes", "datasets.1"),
+    ("methods", {"-st": {"search": "slimming"}}, "names are letters", "methods.-st"),
+    ("methods", {".st": {"search": "slimming"}}, "names are letters", "methods..st"),
+    ("methods", {"é": {"search": "slimming"}}, "names are letters", "methods.é"),
+    ("methods", {"a\n": {"search": "slimming"}}, "names are letters", "methods.a"),
+    ("methods", {"supernet-x": {"search": "slimming"}}, "own", "methods.supernet-x"),
+    ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
+    # what contradicts itself or the rest
+    ("seeds", [0, 1, 0], "duplicate value 0"),
+    ("searches.slimming.budget", {}, "is missing; give params"),
+    ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse"},
+        *("option 'name' is missing", "searches.p.criterion"),
+    ),
+    (
+        "searches.p",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg19-a"}},
+        *("'vgg16-a'", "searches.p.criterion"),
+    ),
+    (
+        "searches.slimming",
+        {"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+        *("a vgg of depth 16, hidden 512", "searches.slimming.criterion: vgg"),
+    ),
+    (
+        "searches.p",
+        {
+            **{"criterion": "published", "supernet": "sparse", "options": {"name": "vgg16-a"}},
+            **{"budget": {"params": 0.5}},
+        },
+        *("takes none", "searches.p.budget"),
+    ),
+    ("searches.slimming.budget", {"params": 1e-3}, "the tightest is params: 0."),
+    ("searches.slimming.min_channels", 8, "the tightest is", "searches.slimming.budget"),
+    ("searches.slimming.round_to", 8, "the tightest is", "searches.slimming.budget"),
+    (
+        "searches.slimming",
+        {"supernet": "sparse", "criterion": "random"},
+        *("is missing; give", "searches.slimming.budget"),
+    ),
+    (
+        "searches.u",
+        {
+            **{"criterion": "uniform", "supernet": "sparse"},
+            **{"budget": {"params": 0.5}, "rounds": 2},
+        },
+        *("ranks no channels", "searches.u.rounds"),
+    ),
+    ("supernets.sparse.rewind_epoch", 3, "after the last epoch, 2"),
+    (
+        "architectures",
+        {"r": {"family": "resnet", "options": {"depth": 9}}},
+        *("6n+2", "architectures.r"),
+    ),
+    (
+        "datasets",
+        {"f": {"source": "imagefolder", "options": {"size": 8}}},
+        *("'root' is missing", "datasets.f"),
+    ),
+    (
+        "datasets",
+        {"f": {"source": "imagefolder", "options": {"root": "/", "size": 4}}},
+        *("'size'", "datasets.f"),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: f"{case[0]}={case[1]!r}"[:60])
+def test_bad_files(tiny, case):
+    key, value, words, named = (*case, case[0])[:4]
+    with pytest.raises(StError) as caught:
+        parse(changed(tiny, key, value), "my/params.yaml")
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith("my/params.yaml: ") for line in lines), lines
+    assert any(line.startswith(f"my/params.yaml: {named}") and words in line for line in lines)
+    assert all(len(line) < 400 for line in lines)
+    assert len(lines) == 1, lines
+
+
+@pytest.mark.parametrize("init", ["inherit", "rewind"])
+def test_weights_for_a_structure_of_other_channels(tiny, init):
+    tiny["searches"]["narrow"] = {"criterion": "uniform", "budget": {"params": 0.5}}
+    tiny["methods"]["narrow"] = {"search": "narrow", "init": init}
+    tiny["supernets"]["plain"] = {}
+    with pytest.raises(StError, match=r"methods\.narrow\.init: .* that criterion 'uniform' finds"):
+        parse(tiny)
+
+
+def test_budgets_concern_the_architectures_that_are_searched(tiny):
+    tiny["architectures"]["narrow"] = {"family": "vgg", "options": {"layers": [2, 2]}}
+    for method in tiny["methods"].values():
+        method["architectures"] = ["vgg"]
+    tiny["searches"]["slimming"]["min_channels"] = 2
+    parse(tiny)
+    tiny["methods"]["st"]["architectures"] = ["narrow"]
+    with pytest.raises(StError, match=r"searches\.slimming\.budget: narrow on digits"):
+        parse(tiny)
+
+
+def test_all_problems_are_told_at_once(tiny):
+    tiny["training"]["lr"] = -1
+    tiny["seeds"] = ["x"]
+    tiny["methods"]["st"]["searhc"] = "slimming"
+    with pytest.raises(StError) as caught:
+        parse(tiny)
+    assert len(str(caught.value).split("\n")) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "3", "- a", "a: [", "a: b: c", "\t", "\x00", "a: !!python/object:x {}", "*a"),
+        *("a: 2024-99-99", "a: 0x_", "[" * 2000, "a: &a [*a]", "seeds: &a [*a]", "{[]: 1}"),
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_files_that_are_no_params(tmp_path, text):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(StError) as caught:
+        load(path)
+    assert all(line.startswith(f"{path}: ") for line in str(caught.value).split("\n"))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin").write_bytes(b"a: \xe9")
+    for path, words in [
+        (tmp_path / "none", "cannot be read"),
+        (tmp_path, "cannot be read"),
+        (tmp_path / "latin", "not YAML"),
+    ]:
+        with pytest.raises(StError, match=words) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, (text, words) in enumerate(
+        [
+            ("1 / 0", "ZeroDivisionError"),
+            ("raise ValueError('two\\nlines')", "two lines"),
+            ("def f(", "SyntaxError"),
+            ("from st.core.registry import losses\n@losses.register\ndef kd(): pass", "already"),
+        ]
+    ):
+        (tmp_path / f"plugin{number}.py").write_text(text)
+        losses.get("kd")
+        with pytest.raises(StError) as caught:
+            parse({**tiny, "plugins": [f"plugin{number}"]}, "p.yaml")
+        message = str(caught.value)
+        assert message.startswith("p.yaml: plugin") and "\n" not in message and words in message
+
+
+def test_mutated_files(tiny):
+    """Anything is either good or refused with StError."""
+    rng, bad = np.random.default_rng(0), 0
+    for _ in range(300):
+        try:
+            parse(mutate(tiny, rng), "p.yaml")
+        except StError as error:
+            bad += 1
+            assert all(line.startswith("p.yaml: ") for line in str(error).split("\n"))
+    assert 100 < bad < 300

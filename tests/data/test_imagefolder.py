@@ -1,0 +1,274 @@
+"""Folders of images: every form that is read, and what is said about every other."""
+
+import numpy as np
+import pytest
+from helpers.images import stripes
+from helpers.training import RECIPE, run
+from PIL import Image
+
+from st.core.errors import StError
+from st.core.registry import datasets
+from st.data.dataset import save_data
+from st.phases import train
+
+
+def picture(path, width=10, height=8, value=None, mode="RGB") -> np.ndarray:
+    """Write a picture and return its pixels, (height, width[, channels])."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    rng = np.random.default_rng(sum(path.name.encode()))
+    pixels = rng.integers(0, 256, shape) if value is None else np.full(shape, value)
+    pixels = pixels.astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def split(tmp_path):
+    """train/ and test/ with the classes cat and dog: 4 and 2 images of each."""
+    for part, amount in (("train", 4), ("test", 2)):
+        for name in ("dog", "cat"):
+            for number in range(amount):
+                picture(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Three class folders, of 10, 5 and 2 images."""
+    for name, amount in (("a", 10), ("b", 5), ("c", 2)):
+        for number in range(amount):
+            picture(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def read(root, **options):
+    options = datasets.check("imagefolder", {"root": str(root), **options})
+    data, shape = datasets.get("imagefolder")(**options), datasets.get("imagefolder").shape
+    assert data.train_images.dtype == np.uint8 and data.train_labels.dtype == np.int64
+    assert shape(**options) in (None, (data.input_shape, len(data.classes)))
+    assert (shape(**options) is None) == (options["size"] is None)
+    return data
+
+
+def refused(root, *words, **options):
+    with pytest.raises(StError) as caught:
+        read(root, **options)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_train_and_test_folders(split):
+    pixels = picture(split / "train" / "cat" / "0.png")
+    data = read(split)
+    assert data.classes == ["cat", "dog"]
+    assert data.train_labels.tolist() == [0] * 4 + [1] * 4
+    assert data.test_labels.tolist() == [0] * 2 + [1] * 2
+    assert data.input_shape == (3, 8, 10)
+    np.testing.assert_array_equal(data.train_images[0], pixels.transpose(2, 0, 1))
+
+
+def test_images_of_other_modes_and_in_deeper_folders(split):
+    gray = picture(split / "train" / "cat" / "deep" / "er" / "x.PNG", mode="L")
+    Image.new("RGBA", (10, 8), (10, 20, 30, 128)).save(split / "train" / "dog" / "y.png")
+    Image.new("P", (10, 8)).save(split / "train" / "dog" / "z.gif")
+    (split / "train" / "dog" / "notes.txt").write_text("no image")
+    data = read(split)
+    assert np.bincount(data.train_labels).tolist() == [5, 6]
+    np.testing.assert_array_equal(data.train_images[4], np.stack([gray] * 3))
+    y = data.train_images[data.train_labels == 1][4]
+    assert [int(channel.max()) for channel in y] == [10, 20, 30]
+
+
+def test_grayscale(split):
+    pixels = picture(split / "train" / "cat" / "0.png", mode="L")
+    data = read(split, grayscale=True)
+    assert data.input_shape == (1, 8, 10)
+    np.testing.assert_array_equal(data.train_images[0, 0], pixels)
+
+
+def test_size_fits_the_shorter_side_and_crops_the_centre(split):
+    # black, white, black: the white square in the middle is all that remains
+    wide = np.zeros((16, 48, 3), dtype=np.uint8)
+    wide[:, 16:32] = 255
+    Image.fromarray(wide).save(split / "train" / "cat" / "0.png")
+    tall = split / "train" / "cat" / "1.png"
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tall)
+    data = read(split, size=8)
+    assert data.input_shape == (3, 8, 8)
+    for image in data.train_images[:2]:
+        assert image[:, 1:-1, 1:-1].min() == 255 and image.mean() > 230
+    exact = picture(split / "test" / "cat" / "0.png", 8, 8)
+    np.testing.assert_array_equal(read(split, size=8).test_images[0], exact.transpose(2, 0, 1))
+
+
+def test_mixed_sizes_need_the_option_size(split):
+    picture(split / "test" / "dog" / "1.png", width=11)
+    picture(split / "train" / "dog" / "9.png", width=12, height=20)
+    refused(split, "9.png", "12x20", "10x8", "'size'")
+    assert read(split, size=16).input_shape == (3, 16, 16)
+
+
+def test_train_and_test_of_different_sizes(split):
+    for path in split.glob("test/*/*.png"):
+        picture(path, width=11)
+    refused(split, "11x8", "10x8", "'size'")
+
+
+def test_test_fraction(flat):
+    data = read(flat, test_fraction=0.4)
+    assert data.classes == ["a", "b", "c"]
+    assert np.bincount(data.test_labels).tolist() == [4, 2, 1]
+    assert np.bincount(data.train_labels).tolist() == [6, 3, 1]
+    pixels = {
+        image.tobytes() for images in (data.train_images, data.test_images) for image in images
+    }
+    everything = {
+        np.asarray(Image.open(f)).transpose(2, 0, 1).tobytes() for f in flat.glob("*/*.png")
+    }
+    assert pixels == everything
+    again = read(flat, test_fraction=0.4)
+    assert again.test_images.tobytes() == data.test_images.tobytes()
+    assert np.bincount(read(flat, test_fraction=0.01).test_labels).tolist() == [1, 1, 1]
+    refused(flat, "'test_fraction'", "without training images", test_fraction=0.9)
+
+
+def test_per_class(split, flat):
+    data = read(split, per_class=2)
+    assert np.bincount(data.train_labels).tolist() == [2, 2]
+    assert np.bincount(data.test_labels).tolist() == [2, 2]
+
+
+def test_per_class_of_a_flat_folder(flat):
+    data = read(flat, per_class=4, test_fraction=0.25)
+    assert np.bincount(data.train_labels).tolist() == [3, 3, 1]
+
+
+def test_a_file_that_is_no_image_is_named(split):
+    good = (split / "train" / "dog" / "2.png").read_bytes()
+    for content in (b"", b"not a picture", good[:50], good[: len(good) // 2]):
+        (split / "train" / "dog" / "2.png").write_bytes(content)
+        refused(split, str(split / "train" / "dog" / "2.png"), "not a readable image")
+    (split / "train" / "dog" / "2.png").unlink()
+    (split / "train" / "dog" / "2.png").mkdir()
+    refused(split, str(split / "train" / "dog" / "2.png"))
+
+
+def test_damaged_images_can_be_skipped(split, caplog):
+    caplog.set_level("INFO", logger="st")
+    bad = [split / "train" / "dog" / name for name in ("0.png", "2.png", "9.jpg")]
+    for path, content in zip(bad, (b"", b"not a picture", b"\xff\xd8\xff\xe0" * 9), strict=True):
+        path.write_bytes(content)
+    refused(split, str(bad[0]), "skip_damaged: true")
+    data = read(split, skip_damaged=True)
+    assert np.bincount(data.train_labels).tolist() == [4, 2]
+    assert f"3 images were skipped, the first: {bad[0]}: is not a readable image" in caplog.text
+    # as many as there should be, if there are enough
+    assert np.bincount(read(split, skip_damaged=True, per_class=2).train_labels).tolist() == [2, 2]
+    for path in (split / "train" / "dog").iterdir():
+        path.write_bytes(b"")
+    refused(split, str(split / "train" / "dog"), "all 5 are damaged", skip_damaged=True)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_are_converted_and_told(split, caplog, mode):
+    caplog.set_level("INFO", logger="st")
+    suffix = {"CMYK": "tif", "YCbCr": "jpg"}.get(mode, "png")
+    path = split / "train" / "cat" / f"x.{suffix}"
+    # P: with a palette of its own, as a picture's; no mixture of standard colours
+    palette = {"palette": Image.Palette.ADAPTIVE} if mode == "P" else {}
+    Image.new("RGB", (10, 8), (200, 200, 200)).convert(mode, **palette).save(path)
+    found = read(split).train_images[4]
+    if mode != "1":
+        assert abs(found.astype(int) - 200).max() <= 5
+    with Image.open(path) as image:
+        told = f"1 images were converted, the first: {path} ({image.mode})"
+        assert (told in caplog.text) == (image.mode != "RGB")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_refused(split, mode):
+    """Conversion would clip all values above 255 to white."""
+    path = split / "train" / "cat" / "x.tif"
+    Image.fromarray(np.full((8, 10), 1000, dtype=np.uint16)).convert(mode).save(path)
+    refused(split, str(path), "more than 8 bits", mode)
+    assert len(read(split, skip_damaged=True).train_labels) == 8
+
+
+def test_images_that_would_exhaust_the_memory_are_refused(split, monkeypatch):
+    path = split / "train" / "cat" / "x.png"
+    picture(path, 40, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    refused(split, str(path), "decompression bomb")
+
+
+def test_random_damage(split):
+    """Whatever is wrong with a file: it is named, or still read."""
+    path, rng, bad = split / "train" / "cat" / "x.png", np.random.default_rng(0), 0
+    good = {}
+    for suffix in ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm"):
+        picture(path.with_suffix(f".{suffix}"))
+        good[suffix] = path.with_suffix(f".{suffix}").read_bytes()
+        path.with_suffix(f".{suffix}").unlink()
+    for suffix, content in good.items():
+        for _ in range(30):
+            changed = bytearray(content[: rng.integers(1, len(content) + 1)])
+            for place in rng.integers(len(changed), size=3):
+                changed[place] = rng.integers(256)
+            path = path.with_suffix(f".{suffix}")
+            path.write_bytes(changed)
+            try:
+                read(split, size=8)
+            except StError as error:
+                bad += 1
+                assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        path.unlink()
+    assert bad > 50
+
+
+def test_folders_that_are_not_as_they_should_be(split, tmp_path):
+    refused(tmp_path / "nowhere", "nowhere", "'root'")
+    refused(split / "train" / "cat" / "0.png", "is not a folder")
+    refused(split, "test_fraction", test_fraction=0.5)
+    refused(split / "train", "test_fraction")
+    refused(split / "train" / "cat", "two class folders", test_fraction=0.5)
+    (split / "test" / "mouse").mkdir()
+    refused(split, "same class folders")
+    (split / "train" / "mouse").mkdir()
+    refused(split, str(split / "train" / "mouse"), "has no images")
+    (split / "train" / "mouse").rmdir()
+    (split / "test" / "mouse").rmdir()
+    (split / "train" / ".hidden").mkdir()
+    assert read(split).classes == ["cat", "dog"]
+    for path in split.glob("test/dog/*"):
+        path.unlink()
+    refused(split, str(split / "test" / "dog"), "has no images")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"size": 4}, "size"),
+        ({"size": 8.5}, "size"),
+        ({"test_fraction": 1}, "test_fraction"),
+        ({"per_class": 1}, "per_class"),
+        ({"grayscale": 3}, "grayscale"),
+        ({"sise": 8}, "did you mean 'size'"),
+    ],
+)
+def test_options(split, options, words):
+    refused(split, "imagefolder", words, **options)
+
+
+def test_models_and_data_that_do_not_belong_together(tmp_path):
+    save_data(tmp_path / "data", stripes(), {})
+    run(tmp_path / "supernet")
+    save_data(tmp_path / "other", stripes(side=9), {})
+    files = {"model": tmp_path / "model", "history": tmp_path / "history"}
+    job = {"training": RECIPE, "epoch_rule": "same", "objective": {}}
+    with pytest.raises(StError, match="image shape or classes"):
+        train.run(
+            job, tmp_path / "other", tmp_path / "supernet" / "model", None,
+            **files, device="cpu", threads=1,
+        )  # fmt: skip
+    assert not any(path.exists() for path in files.values())

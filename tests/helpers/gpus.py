@@ -1,0 +1,14 @@
+"""Machines with GPUs, pretended."""
+
+import os
+from pathlib import Path
+
+
+def fake_driver(folder: Path, count: int, status: int = 0) -> str:
+    """A PATH with an nvidia-smi that lists `count` GPUs."""
+    folder.mkdir(exist_ok=True)
+    tool = folder / "nvidia-smi"
+    listing = "".join(f"echo 'GPU {n}: NVIDIA H200 (UUID: GPU-{n})'\n" for n in range(count))
+    tool.write_text(f"#!/bin/sh\n{listing}exit {status}\n")
+    tool.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"

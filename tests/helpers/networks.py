@@ -1,0 +1,95 @@
+"""Small networks of every family, random structures and weights."""
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from st.networks import network
+from st.networks.graph import draw
+from st.networks.network import Network
+from st.networks.structure import Structure
+
+# (family, options): each drawing feature at least once, small enough to run many times
+SMALL = {
+    "vgg": ("vgg", {"layers": [6, 8, "M", 10, "M", 12]}),
+    "vgg-hidden": ("vgg", {"layers": [6, "M", 8], "hidden": 9}),
+    "resnet": ("resnet", {"depth": 14, "width": 0.5}),
+    "preresnet": ("preresnet", {"depth": 11, "width": 0.25}),
+    "preresnet-basic": ("preresnet", {"depth": 8, "width": 0.5, "bottleneck": False}),
+    "densenet": ("densenet", {"depth": 10, "growth": 4}),
+    "densenet-bc": ("densenet", {"depth": 10, "growth": 3, "bottleneck": True, "compression": 0.5}),
+}
+
+
+def small_structure(name: str, input_shape=(1, 9, 11), classes: int = 5) -> Structure:
+    family, options = SMALL[name]
+    return Structure(family, options, input_shape, classes)
+
+
+def full_cost(family: str, options: dict, input_shape=(3, 32, 32), classes: int = 10):
+    graph = draw(family, options, input_shape, classes)
+    return graph.cost(graph.widths({}))
+
+
+def random_keep(structure: Structure, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Of each group any channels, one or more; of some groups all."""
+    keep = {}
+    for name, group in structure.graph.groups.items():
+        amount = rng.integers(1, group.size + 1)
+        if rng.random() < 0.8:
+            keep[name] = np.sort(rng.permutation(group.size)[:amount])
+    return keep
+
+
+def pruned(structure: Structure, keep) -> Structure:
+    return Structure(
+        structure.family, structure.options, structure.input_shape, structure.classes, keep
+    )
+
+
+def random_tensors(structure: Structure, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights of no special form: nothing is zero, one, or the same for two channels."""
+    widths, result = structure.graph.widths(structure.keep), {}
+    for tensor in structure.graph.tensors():
+        shape = [widths[g] if g else n for n, g in zip(tensor.shape, tensor.groups, strict=True)]
+        if tensor.role == "count":
+            value = np.asarray(rng.integers(1, 99), dtype=np.int64)
+        elif tensor.role == "variance":
+            value = rng.uniform(0.5, 2, shape).astype(np.float32)
+        else:
+            scale = 1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
+            value = (scale * rng.standard_normal(shape)).astype(np.float32)
+        result[tensor.name] = value
+    return result
+
+
+def masked(structure: Structure, tensors: dict) -> dict:
+    """The full network's tensors with the scale and shift of every removed channel zeroed."""
+    result = {name: value.copy() for name, value in tensors.items()}
+    for name, kept in structure.keep.items():
+        removed = np.setdiff1d(np.arange(structure.graph.groups[name].size), kept)
+        for norm in structure.graph.groups[name].norms:
+            result[f"{norm}.weight"][removed] = 0
+            result[f"{norm}.bias"][removed] = 0
+    return result
+
+
+def logits(structure: Structure, tensors: dict, batch: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return network.build(structure, tensors).double().eval()(batch)
+
+
+def in_millions(number: int, like: str) -> str:
+    """With as many decimals as `like`."""
+    return f"{number / 1e6:.{len(like.split('.')[1])}f}"
+
+
+def counted(structure: Structure) -> tuple[int, int]:
+    """(parameters, MACs) of the torch network, run without data; checks the output's shape too."""
+    with torch.device("meta"):
+        network = Network(structure)
+    network = network.eval().to("meta")
+    with FlopCounterMode(display=False) as counter:
+        logits = network(torch.empty(1, *structure.input_shape, device="meta"))
+    assert logits.shape == (1, structure.classes)
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2

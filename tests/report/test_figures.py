@@ -1,0 +1,107 @@
+"""The report's figures, on a synthetic results tree."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.synthetic import ACCURACY, make_job, place, row, write_results
+
+from st.report import figures
+
+
+def test_pareto_front():
+    #       beaten  on it  on it  same cost, worse  beaten  on it
+    cost = [3, 1, 2, 2, 5, 8]
+    accuracy = [80, 70, 85, 84, 85, 90]
+    assert figures.pareto(cost, accuracy) == [1, 2, 5]
+
+
+def test_points_of_one_cost_are_drawn_apart():
+    cost = np.array([100.0, 1000.0, 100.0, 101.0])
+    drawn = figures.side_by_side(cost)
+    assert drawn[1] == pytest.approx(1000)
+    assert drawn[0] < drawn[2] < drawn[3]
+    assert np.all(np.abs(drawn / cost - 1) < 0.1)
+
+
+def test_many_points_of_one_cost_stay_near_it():
+    cost = np.array([1000.0] + [100.0] * 30)
+    drawn = figures.side_by_side(cost)[1:]
+    assert np.all(np.diff(drawn) > 0)
+    assert np.all(np.abs(drawn / 100 - 1) < 0.2)
+
+
+def test_accuracy_figure(made):
+    job, _, _, table = made
+    figure = figures.accuracy(job, table, "toy", "net")
+    left, right = figure.axes
+    assert left.get_xscale() == "log"
+    assert (left.get_xlabel(), right.get_xlabel()) == ("Parameters", "MACs for one image")
+    assert left.get_ylabel() == "Test accuracy (%)"
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert set(ACCURACY) | {"Pareto front"} <= set(lines)
+    assert lines["supernet"].get_marker() == "*"
+    assert lines["st"].get_ydata()[0] == pytest.approx(91.6333, abs=1e-4)
+    # all subnets cost the same: the best of them is the front, and beats the supernets
+    assert lines["Pareto front"].get_ydata() == pytest.approx([91.7, 91.7])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["Pareto front", *ACCURACY]
+
+
+def test_channels_figure(made):
+    job, folder, _, _ = made
+    figure = figures.channels(job, folder, "toy", "net")
+    assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes] == ["slim", "uniform"]
+    full, _, band, median = (patch.get_data() for patch in figure.axes[0].patches)
+    assert list(full.values) == [8, 16]
+    # 2, 3 and 4 channels of conv1 in the three seeds; conv2 is kept whole
+    assert (list(band.baseline), list(band.values)) == ([2, 16], [4, 16])
+    assert list(median.values) == [3, 16]
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["conv1", "conv2"]
+
+
+def test_curves_figure(made):
+    job, folder, _, _ = made
+    figure = figures.curves(job, folder, "toy", "net")
+    loss, _, test = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["Epoch"] * 3
+    assert loss.get_yscale() == "log"
+    line = {line.get_label(): line for line in test.get_lines()}["st"]
+    assert list(line.get_xdata()) == [2, 4]
+    assert list(line.get_ydata()) == [63, 65]
+    assert line.get_color() == figures.style(job)["st"]["color"]
+
+
+def test_shares_of_the_gradient_are_drawn(tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    for seed in job["seeds"]:
+        path = place(job["rows"]["net"][2]["history"], tmp_path, seed=seed)
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{row},{60 + seed},{40 - seed}" for row in rows]
+        path.write_text("\n".join([header + ",share_kd,share_cc", *lines]) + "\n")
+    figure = figures.curves(job, tmp_path, "toy", "net")
+    above, below = figure.subfigs
+    assert len(above.axes) == 3
+    (panel,) = [axes for axes in below.axes if axes.get_visible()]
+    assert panel.get_title() == "st" and panel.get_ylim() == (0, 100)
+    kd, cc = panel.collections
+    # means over seeds 0, 1, 2: 61 and 39 percent, stacked
+    assert kd.get_datalim(panel.transData).intervaly.tolist() == [0, 61]
+    assert cc.get_datalim(panel.transData).intervaly.tolist() == [61, 100]
+    assert [text.get_text() for text in below.legends[0].get_texts()] == ["kd", "cc"]
+
+
+def test_seeds_of_different_length():
+    short = pd.Series([1.0, 2.0], index=[10, 16])
+    long = pd.Series([3.0, 4.0, 6.0], index=[10, 20, 24])
+    epochs, mean, std = figures.over_seeds([short, long])
+    assert list(epochs) == [10, 20]
+    assert list(mean) == [2, 4]
+    assert std == pytest.approx([np.sqrt(2), np.sqrt(8)])
+
+
+def test_styles_differ_in_greyscale():
+    rows = [row(f"m{n}", search="s", init="random") for n in range(20)]
+    looks = figures.style({"rows": {"net": rows}}).values()
+    assert len({(look["marker"], look["linestyle"]) for look in looks}) == 20
+    assert len({(look["marker"], look["color"]) for look in looks}) == 20
