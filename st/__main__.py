@@ -1,3 +1,5 @@
+"""`python -m st` is `st`."""
+
 from st.cli import entry
 
 entry()

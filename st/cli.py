@@ -30,6 +30,7 @@ PARALLEL = ("pretrain", "train")  # phases that several processes can compute
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line: one sub-command for each phase, and those for people."""
     root = argparse.ArgumentParser(
         prog="st", description="Search-and-Train: two-stage compression of CNNs."
     )
@@ -245,4 +246,5 @@ def _label(options: argparse.Namespace) -> str:
 
 
 def entry() -> None:
+    """The program `st`: runs `main` and leaves with its status."""
     process.leave(main())

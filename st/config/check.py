@@ -32,6 +32,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is a duplicate, of which YAML's readers silently take the last."""
 
     def compose_mapping_node(self, anchor):
+        """A mapping; raises ComposerError at the second of two equal keys."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

@@ -53,6 +53,7 @@ class Grid:
     # Jobs, phase by phase.
 
     def prepare(self, dataset: str) -> Job:
+        """The images of a data set: source, its options with defaults, the part held out."""
         data = self.params.datasets[dataset]
         return {
             "source": data.source,
@@ -61,6 +62,7 @@ class Grid:
         }
 
     def pretrain(self, dataset: str, architecture: str, seed: int, supernet: str) -> Job:
+        """The training of a supernet."""
         arch, part = self.params.architectures[architecture], self.params.supernets[supernet]
         scale = part.bn_scale
         return {
@@ -75,6 +77,7 @@ class Grid:
         }
 
     def search(self, dataset: str, architecture: str, seed: int, search: str) -> Job:
+        """What of a supernet is kept, and by which criterion and budget."""
         spec, measured = self.params.searches[search], self.params.evaluation
         # said only where it matters, so that changing it reruns only that
         latency = {"batch": measured.latency_batch, "rounds": measured.latency_rounds}
@@ -96,6 +99,7 @@ class Grid:
         }
 
     def initialize(self, architecture: str, seed: int, method: str) -> Job:
+        """Where a subnet's first weights come from."""
         arch, spec = self.params.architectures[architecture], self.params.methods[method]
         if spec.init == "random":
             options = self._fresh(arch, spec.init_options)
@@ -108,6 +112,7 @@ class Grid:
         return registry.inits.check("random", {**architecture.init_options, **changes})
 
     def train(self, dataset: str, architecture: str, seed: int, method: str) -> Job:
+        """The training of a method's subnet."""
         arch, spec = self.params.architectures[architecture], self.params.methods[method]
         return {
             "seed": seed,
@@ -178,19 +183,24 @@ class Grid:
         }
 
     def search_needs_rewind(self, search: str) -> bool:
+        """Whether it returns to the supernet's early weights, as lottery rounds do."""
         return self.params.searches[search].rounds > 1
 
     def search_needs_data(self, search: str) -> bool:
+        """Whether it looks at training images."""
         criterion = registry.criteria.get(self.params.searches[search].criterion)
         return getattr(criterion, "data", False) or self.search_needs_rewind(search)
 
     def search_measures(self, search: str) -> bool:
+        """Whether it measures latencies, which nothing else may disturb."""
         return self.params.searches[search].budget.latency is not None
 
     def search_uses_torch(self, search: str) -> bool:
+        """Whether its job computes on the device; others read weights only."""
         return self.search_measures(search) or self.search_needs_data(search)
 
     def needs_teacher(self, method: str) -> bool:
+        """Whether one of the method's losses reads a teacher's outputs."""
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
 

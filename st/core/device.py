@@ -31,6 +31,7 @@ class Device:
 
     @property
     def is_cuda(self) -> bool:
+        """Whether it is a GPU."""
         return self.name.startswith("cuda")
 
     @property
@@ -39,14 +40,17 @@ class Device:
         return self.is_cuda if self.precision == "auto" else self.precision == "bfloat16"
 
     def autocast(self) -> AbstractContextManager:
+        """The context in which networks run: bfloat16 where `half`, else nothing special."""
         kind = "cuda" if self.is_cuda else "cpu"
         return torch.autocast(kind, torch.bfloat16) if self.half else nullcontext()
 
     def place(self, network: Module) -> Module:
+        """The network on the device, its maps with channels last, the layout that is fast on both."""
         # torch's stub lacks this combination
         return network.to(self.name, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def tensor(self, array: np.ndarray) -> Tensor:
+        """An array's values on the device."""
         return torch.from_numpy(array).to(self.name)
 
     def freeze(self, network: Module) -> Module:
@@ -69,9 +73,11 @@ class Device:
 
     @property
     def threads(self) -> int:
+        """Threads with which torch computes on the CPU."""
         return torch.get_num_threads()
 
     def describe(self) -> str:
+        """The GPU's name, or 'CPU', for people."""
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 
 
@@ -87,6 +93,7 @@ class Recorded:
         self._calls, self._again = 0, step
 
     def __call__(self) -> None:
+        """One step, recorded or not."""
         self._calls += 1
         if self._calls == 1:
             self._stream = self._new_stream()

@@ -38,6 +38,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def unwritable(path: str | Path, reason: str) -> str:
+    """The message of a file that cannot be written."""
     return (
         f"{path}: cannot be written ({reason}); make room or fix the permissions and run it "
         "again, finished files are kept"
@@ -93,11 +94,13 @@ def alone(folder: Path, purpose: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """A whole file of UTF-8 text, or none."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """A whole JSON file, or none; raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 

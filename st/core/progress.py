@@ -37,6 +37,7 @@ def start(label: str, log: Path | None, new: bool = True) -> None:
 
 
 def say(message: str) -> None:
+    """A line for the terminal and the job's log."""
     logger.info(message)
 
 
@@ -66,6 +67,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -29,6 +29,7 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
         return tuple(self.train_images.shape[1:])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +56,7 @@ class Data:
 
 
 def save_data(path: str | Path, data: Data, job: dict) -> None:
+    """Write a prepared data set with the job that it comes from and a digest of its contents."""
     tensors = {
         "train.images": data.train_images,
         "train.labels": data.train_labels,

@@ -96,4 +96,5 @@ def stand_in(full: Structure, search: Job) -> Structure:
 
 
 def shape_of(data: Data) -> Shape:
+    """What the cost of a network depends on: input shape and number of classes."""
     return data.input_shape, len(data.classes)

@@ -73,6 +73,7 @@ class Tensor:
 
     @property
     def trained(self) -> bool:
+        """Whether it is a parameter; the others are BatchNorm's statistics."""
         return self.role not in ("mean", "variance", "count")
 
 
@@ -147,6 +148,7 @@ class Graph:
         return self._same("bn", name, x)
 
     def relu(self, x: Value) -> Value:
+        """max(x, 0)."""
         return self._same("relu", "relu", x)
 
     def _same(self, op: str, name: str, x: Value) -> Value:

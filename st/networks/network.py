@@ -115,6 +115,7 @@ class Selection(nn.Module):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, h, w) to (n, selected channels, h, w)."""
         if torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled():
             return _Select.apply(x, self.index, self.place, self.taken)
         return _channels(x, self.index)
@@ -222,6 +223,7 @@ def folded(network: Network) -> Network:
 
 
 def load(checkpoint: Checkpoint) -> Network:
+    """The network of a model file, in training mode."""
     return build(checkpoint.structure, checkpoint.tensors)
 
 

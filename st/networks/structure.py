@@ -38,6 +38,7 @@ class Structure:
 
     @cached_property
     def graph(self) -> Graph:
+        """The drawing of the supernet, with all channels."""
         return draw(self.family, self.options, self.input_shape, self.classes)
 
     @property
@@ -55,6 +56,7 @@ class Structure:
         return self.keep[group] if group in self.keep else np.arange(self.graph.groups[group].size)
 
     def to_json(self) -> dict[str, Any]:
+        """As structure.json says it; `from_json` reads it back."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -132,4 +134,5 @@ def save_structure(path: str | Path, structure: Structure, **facts: Any) -> None
 
 
 def load_structure(path: str | Path) -> Structure:
+    """Read structure.json; raises StError that names the file and what is wrong in it."""
     return Structure.from_json(read_json(path), str(path))

@@ -65,6 +65,7 @@ def _capped(job: Job, runs: pd.DataFrame) -> str:
 
 
 def devices(runs: pd.DataFrame) -> str:
+    """The devices of all runs, each once."""
     return " / ".join(dict.fromkeys(runs["device"]))
 
 

@@ -35,10 +35,12 @@ class Margin:
 
     @property
     def seeds(self) -> int:
+        """Number of seeds."""
         return len(self.one)
 
     @property
     def images(self) -> int:
+        """Number of test images."""
         return self.one.shape[1]
 
     @cached_property
@@ -49,14 +51,17 @@ class Margin:
 
     @property
     def mean(self) -> float:
+        """Mean over the seeds, in points."""
         return float(self.by_seed.mean())
 
     @property
     def wins(self) -> int:
+        """Seeds in which the first is better."""
         return int((self.by_seed > 0).sum())
 
     @property
     def ties(self) -> int:
+        """Seeds in which both classify the same number of images correctly."""
         return int((self.by_seed == 0).sum())
 
     @property
@@ -161,4 +166,5 @@ def signed(number: float) -> str:
 
 
 def between(interval: tuple[float, float]) -> str:
+    """An interval's two ends, in points."""
     return f"{signed(interval[0])} to {signed(interval[1])}"

@@ -223,6 +223,7 @@ def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
+    """CSV, with as many decimals as the table has."""
     return table.round(DECIMALS).to_csv(index=False, lineterminator="\n")
 
 

@@ -86,6 +86,7 @@ class Run:
         return self.group is None or self.group.rank == 0
 
     def generator(self, *labels: str | int) -> torch.Generator:
+        """A generator of the training's own, for what the labels name."""
         return torch.Generator().manual_seed(derive(self.seed, *labels))
 
 
@@ -131,6 +132,7 @@ class Step:
         return rates[-1]
 
     def __call__(self) -> None:
+        """Train on the epoch's next batch."""
         run, group = self.run, self.run.group
         for weight in run.weights:  # a recording that failed leaves some behind
             weight.grad = None

@@ -25,6 +25,7 @@ class Term:
     taps: tuple[str, ...]
 
     def read(self, outputs: Outputs | None) -> Outputs | None:
+        """Those of a network's outputs that the loss reads; None stays None."""
         return outputs and {tap: outputs[tap] for tap in self.taps}
 
 

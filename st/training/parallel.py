@@ -198,6 +198,7 @@ class Normalisation(_BatchNorm):
         """(n, channels) and (n, channels, height, width) are both right."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """As torch's, with the statistics of all processes' batches."""
         if not self.training:
             return super().forward(x)
         axes, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))

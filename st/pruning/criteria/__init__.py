@@ -50,6 +50,7 @@ class Subject:
 
     @property
     def graph(self) -> Graph:
+        """The drawing of the searched network."""
         return self.structure.graph
 
     @property

@@ -124,6 +124,7 @@ class Supernet(nn.Module):
         return self.architecture.cpu().masked_fill(~self.exists, -torch.inf)
 
     def likeliest(self) -> list[int]:
+        """The likeliest candidate of each row of choices."""
         return self.logits().argmax(1).tolist()
 
     def expected_macs(self) -> Tensor:
