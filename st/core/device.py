@@ -45,7 +45,7 @@ class Device:
         return torch.autocast(kind, torch.bfloat16) if self.half else nullcontext()
 
     def place(self, network: Module) -> Module:
-        """The network on the device, its maps with channels last, the layout that is fast on both."""
+        """The network on the device, in channels_last, the layout that is fast on both kinds."""
         # torch's stub lacks this combination
         return network.to(self.name, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
