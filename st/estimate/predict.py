@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from st.config.check import load
 from st.config.grid import Grid
 from st.core import registry
@@ -110,12 +108,7 @@ def search_epochs(grid: Grid, name: str, supernet: int) -> int:
 
 def _values(training: Training) -> int:
     """Numbers in a model's file: parameters, and the running statistics of BatchNorm."""
-    structure = training.structure
-    widths = structure.graph.widths(structure.keep)
-    return sum(
-        int(np.prod([widths[g] if g else n for n, g in zip(t.shape, t.groups, strict=True)]))
-        for t in structure.graph.tensors()
-    )
+    return sum(math.prod(shape) for shape in training.structure.shapes().values())
 
 
 def run(

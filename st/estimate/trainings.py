@@ -8,7 +8,6 @@ import numpy as np
 
 from st.config.grid import Grid
 from st.config.layout import DATA
-from st.config.params import BudgetSection
 from st.core import registry
 from st.core.job import Job
 from st.data.dataset import Data, Shape, load_data
@@ -78,12 +77,12 @@ def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
 
 def stand_in(full: Structure, search: Job) -> Structure:
     """A structure of about the cost of the one that the search will find."""
-    bounds = BudgetSection(**search["budget"])
-    if bounds == BudgetSection():
+    budget = Budget(**search["budget"])
+    if budget == Budget():
         return full
-    # a call's time stands for its work, which it bounds if nothing else does
-    macs = bounds.latency if bounds.macs is None else bounds.macs
-    budget = Budget(bounds.params, macs, channels=bounds.channels)
+    if budget.macs is None:  # a call's time stands for its work, unless that is bounded itself
+        budget = replace(budget, macs=budget.latency)
+    budget = replace(budget, latency=None)
     if search["criterion"] == "uniform":
         subject = Subject(full, {}, budget, search["seed"])
         return registry.criteria.get("uniform")(subject)
@@ -92,7 +91,7 @@ def stand_in(full: Structure, search: Job) -> Structure:
     keep = select_channels(
         graph, scores, budget, "local", search["min_channels"], search["round_to"]
     )
-    return replace(full, keep=keep)
+    return full.with_keep(keep)
 
 
 def shape_of(data: Data) -> Shape:

@@ -47,11 +47,7 @@ def load_model(path: str | Path) -> Checkpoint:
     """Read a model and check every tensor against its structure."""
     tensors, header = read_tensors(path, FORMAT)
     structure = Structure.from_json(header.get("structure"), str(path))
-    widths = structure.graph.widths(structure.keep)
-    expected = {
-        t.name: tuple(widths[g] if g else n for n, g in zip(t.shape, t.groups, strict=True))
-        for t in structure.graph.tensors()
-    }
+    expected = structure.shapes()
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -35,7 +35,7 @@ class Network(nn.Module):
         super().__init__()
         self.structure = structure
         graph = structure.graph
-        self._widths: dict[Any, int] = graph.widths(structure.keep)
+        self._widths: dict[Any, int] = structure.widths
         self._taps = graph.taps
         last_use = {i: n for n, node in enumerate(graph.nodes) for i in node.inputs}
         self._plan = []

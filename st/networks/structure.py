@@ -1,6 +1,6 @@
 """Structures: which channels of a supernet remain. Plain, versioned data (structure.json)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,29 @@ class Structure:
         options = self.options if self.supernet_options is None else self.supernet_options
         return Structure(self.family, options, self.input_shape, self.classes)
 
+    def with_keep(self, keep: Keep) -> "Structure":
+        """Other channels of the same supernet; the drawing is made anew."""
+        return replace(self, keep=keep)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of kept channels of each group."""
+        return self.graph.widths(self.keep)
+
     def cost(self) -> tuple[int, int]:
         """(parameters, MACs for one image)."""
-        return self.graph.cost(self.graph.widths(self.keep))
+        return self.graph.cost(self.widths)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, by name, in the order of `graph.tensors()`."""
+        widths = self.widths
+        return {
+            tensor.name: tuple(
+                widths[group] if group else size
+                for size, group in zip(tensor.shape, tensor.groups, strict=True)
+            )
+            for tensor in self.graph.tensors()
+        }
 
     def kept(self, group: str) -> np.ndarray:
         """Indices of the kept channels of `group`, shape (k,)."""

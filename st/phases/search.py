@@ -53,7 +53,7 @@ def run(
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
-        widths=found.graph.widths(found.keep), supernet_widths=full.graph.widths({}), **measured,
+        widths=found.widths, supernet_widths=full.full.widths, **measured,
     )  # fmt: skip
     if lottery:
         lottery.tidy(job, structure.parent)

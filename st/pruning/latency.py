@@ -52,8 +52,7 @@ class Stopwatch:
 
     def __call__(self, part: Structure) -> float:
         """Latency of `part` as a fraction of the supernet's, measured once for each shape."""
-        graph = part.graph
-        key = (*(n.channels for n in graph.nodes), *graph.widths(part.keep).values())
+        key = (*(n.channels for n in part.graph.nodes), *part.widths.values())
         if key not in self._known:
             networks = [self._placed(part), self._supernet]
             own, full = seconds(networks, self._batch, self._rounds, self._device)

@@ -10,7 +10,6 @@ from st.core.seeds import stream
 from st.data.dataset import load_data
 from st.data.images import Images
 from st.networks import network
-from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 
 
@@ -24,7 +23,7 @@ def build(
     where = choose(subject.device, subject.threads)
     full = subject.structure
     # drawn anew: the taps are not for others
-    own = Structure(full.family, full.options, full.input_shape, full.classes, full.keep)
+    own = full.with_keep(full.keep)
     own.graph.taps.update(taps or {})
     return where.place(network.build(own, subject.tensors)).eval(), where
 

@@ -3,7 +3,6 @@
 from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
-from st.networks.graph import Keep
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import select_channels
@@ -19,14 +18,11 @@ def searched(job: Job, subject: Subject) -> Structure:
         return found
     whole = subject.structure
 
-    def part(keep: Keep) -> Structure:
-        return Structure(whole.family, whole.options, whole.input_shape, whole.classes, keep)
-
-    return part(
+    return whole.with_keep(
         select_channels(
             whole.graph, found, subject.budget,
             job["ranking"], job["min_channels"], job["round_to"],
-            latency=subject.latency and (lambda keep: subject.latency(part(keep))),
+            latency=subject.latency and (lambda keep: subject.latency(whole.with_keep(keep))),
             available=whole.keep,
         )
     )  # fmt: skip

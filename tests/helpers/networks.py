@@ -42,16 +42,14 @@ def random_keep(structure: Structure, rng: np.random.Generator) -> dict[str, np.
 
 
 def pruned(structure: Structure, keep) -> Structure:
-    return Structure(
-        structure.family, structure.options, structure.input_shape, structure.classes, keep
-    )
+    return structure.with_keep(keep)
 
 
 def random_tensors(structure: Structure, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights of no special form: nothing is zero, one, or the same for two channels."""
-    widths, result = structure.graph.widths(structure.keep), {}
+    shapes, result = structure.shapes(), {}
     for tensor in structure.graph.tensors():
-        shape = [widths[g] if g else n for n, g in zip(tensor.shape, tensor.groups, strict=True)]
+        shape = shapes[tensor.name]
         if tensor.role == "count":
             value = np.asarray(rng.integers(1, 99), dtype=np.int64)
         elif tensor.role == "variance":

@@ -31,10 +31,9 @@ def random(
     `seed`: the phases derive one for subnets, so that a layer that was not pruned does not start
     from its supernet's weights.
     """
-    widths = structure.graph.widths(structure.keep)
-    result, fan_in = {}, 0
+    shapes, result, fan_in = structure.shapes(), {}, 0
     for tensor in structure.graph.tensors():
-        shape = [widths[g] if g else n for n, g in zip(tensor.shape, tensor.groups, strict=True)]
+        shape = shapes[tensor.name]
         draws = stream(seed, "init", tensor.name)
         if tensor.role == "convolution":
             deviation = np.sqrt(2 / (shape[0] * np.prod(shape[2:])))

@@ -56,7 +56,7 @@ class Subject:
     @property
     def widths(self) -> dict[str, int]:
         """Channels per group, and so the shape of its scores."""
-        return self.graph.widths(self.structure.keep)
+        return self.structure.widths
 
 
 Scores = dict[str, np.ndarray]  # group -> (channels,)

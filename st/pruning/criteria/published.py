@@ -38,7 +38,7 @@ def published(subject: Subject, *, name: Name) -> Structure:
         group: np.sort(np.argsort(-sums[group], kind="stable")[:amount])
         for group, amount in widths(name).items()
     }
-    return Structure(full.family, full.options, full.input_shape, full.classes, keep)
+    return full.with_keep(keep)
 
 
 def widths(name: str) -> dict[str, int]:
