@@ -77,7 +77,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "one kernel for all of SGD": torchs_sgd,
 }
 ON_CPU = {"freed memory is kept": partial(setattr, process, "keep_memory", lambda: None)}
-ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "RECORD", False)}
+ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "CAPTURE", False)}
 FOLDED, KEPT = "normalisation folded into the teacher", "the teacher's outputs kept"
 OF_TEACHERS = {
     FOLDED: partial(setattr, teacher, "folded", lambda net: copy.deepcopy(net.eval())),

@@ -87,7 +87,7 @@ def files(folder: Path) -> set[str]:
 
 
 def run_all() -> None:
-    """Every phase but the report, by hand."""
+    """Every phase but the report, without Snakemake."""
     for arguments in [
         ("prepare", "digits"),
         ("pretrain", f"{EXPERIMENT}/sparse", *ON_CPU),
@@ -101,7 +101,7 @@ def run_all() -> None:
         assert st(*arguments) == 0, arguments
 
 
-def test_all_phases_by_hand(project, capsys):
+def test_all_phases_without_snakemake(project, capsys):
     run_all()
     results = project / "results"
     assert files(project) == {

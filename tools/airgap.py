@@ -55,7 +55,7 @@ def install(bundle: Path, folder: Path) -> None:
     (own / "machine.pth").write_text("".join(lines))
     wheels = sorted((folder / ".airgap" / "wheels").glob("*.whl"))
     python = environment / "bin/python"
-    # --no-deps: what torch asks for is no concern of ours; what our packages ask for, check() sees
+    # --no-deps: torch's requirements are the machine's affair; check() sees to our packages'
     _call(
         *(sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--quiet"),
         *("--python", python, "install", "--no-index", "--no-deps", "--no-cache-dir", *wheels),

@@ -120,7 +120,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def snakemake(folder: Path, params: str) -> list[str]:
-    """The command, but for its targets; they stand behind '--'. Raises Problem if there is no such
+    """The command, but for its targets; they come after '--'. Raises Problem if there is no such
     params file, of which Snakemake itself says a page."""
     if not (folder / params).is_file():
         raise Problem(f"{params}: is not a file in {folder}; name one there")

@@ -233,7 +233,7 @@ def _contradictions(
 
 
 def _weights_fit(params: Params, method: Method) -> None:
-    """Raise StError if the init wants the supernet's weights for a structure that has no use for
+    """Raise StError if the init needs the supernet's weights for a structure that has no use for
     them."""
     search = params.searches.get(method.search)
     if registry.inits.get(method.init).source is None or search is None:

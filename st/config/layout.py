@@ -79,7 +79,7 @@ def place(phase: str, option: str, experiment: Experiment, name: str | None = No
 
 
 def owner(path: str) -> tuple[str, str] | None:
-    """The phase and the option whose output a path is; None if it is no phase's."""
+    """The phase and the option whose output a path is; None if it belongs to none."""
     for phase, outputs in OUTPUTS.items():
         for option, pattern in outputs.items():
             if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):

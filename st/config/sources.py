@@ -46,7 +46,7 @@ def _is_st(name: str) -> bool:
 
 @cache
 def _file(name: str) -> Path | None:
-    """The file of a module, or None for what is no module (a name imported from one).
+    """The file of a module, or None for what is not a module (a name imported from one).
 
     Found without importing the module or its parents, which may import torch.
     """

@@ -16,9 +16,9 @@ from st.core.progress import say
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# Whether GPUs record training steps (see Recorded). False: every step is launched anew.
-RECORD = True
-WARM_UP = 3  # steps before the recording, in which libraries choose kernels and allocate
+# Whether GPUs capture training steps as CUDA graphs (see Captured).
+CAPTURE = True
+WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Device:
 
     def repeatable(self, step: Callable[[], None]) -> Callable[[], None]:
         """`step`, which is called many times, in the fastest form."""
-        return Recorded(step, self) if self.is_cuda and RECORD else step
+        return Captured(step, self) if self.is_cuda and CAPTURE else step
 
     def wait(self) -> None:
         """Return when all queued work is done; for measuring time."""
@@ -81,11 +81,11 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 
 
-class Recorded:
+class Captured:
     """A function that launches the same work on the same memory each time, as one CUDA graph.
 
-    The first calls run it as it is: none is for practice. Then a call is recorded, which runs
-    nothing, and what was recorded is repeated. If that is impossible, all calls run it as it is.
+    The first calls run it as it is: none is for practice. Then a call is captured, which runs
+    nothing, and from then on the graph is replayed. If that is impossible, all run it as it is.
     """
 
     def __init__(self, step: Callable[[], None], device: Device):
@@ -93,7 +93,7 @@ class Recorded:
         self._calls, self._again = 0, step
 
     def __call__(self) -> None:
-        """One step, recorded or not."""
+        """One step, replayed or not."""
         self._calls += 1
         if self._calls == 1:
             self._stream = self._new_stream()
@@ -106,23 +106,23 @@ class Recorded:
 
     def _record_or_not(self) -> None:
         try:
-            self._again = self._record()
+            self._again = self._capture()
         except RuntimeError as error:  # torch's errors of CUDA are such
             reason = str(error).strip().partition("\n")[0]
-            say(f"steps are launched one by one: recording one failed ({reason})")
+            say(f"steps are launched one by one: capturing one failed ({reason})")
 
     def _new_stream(self):
         return torch.cuda.Stream(self._device.name)
 
     def _beside(self, function: Callable[[], None]) -> None:
-        """Run on the stream that will record, as warming up must be."""
+        """Run on the stream that will capture, as warming up must be."""
         current = torch.cuda.current_stream(self._device.name)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             function()
         current.wait_stream(self._stream)
 
-    def _record(self) -> Callable[[], None]:
+    def _capture(self) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             self._step()

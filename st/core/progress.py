@@ -18,7 +18,7 @@ def start(label: str, log: Path | None, new: bool = True) -> None:
     `new`: it begins empty; otherwise this process adds to what another one writes.
     """
     logger.setLevel(logging.DEBUG)
-    # A log that can't be written, on a full disk, is no reason to stop a training.
+    # A log that can't be written, on a full disk, must not stop a training.
     logging.raiseExceptions = False
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(logging.Formatter(f"{label}: %(message)s"))

@@ -82,8 +82,8 @@ def records(folder: Path = RECORDS) -> dict[str, Path]:
 
 
 def record_path(name: str, folder: Path = RECORDS) -> Path:
-    """The file of a record in a folder that exists. Raises ValueError if the name is no record's:
-    such as might lead out of the folder."""
+    """The file of a record in a folder that exists. Raises ValueError if the name can't be a
+    record's, such as one that leads out of the folder."""
     if not re.fullmatch(r"[A-Za-z0-9_=-]+", name):
         raise ValueError(f"'{name}' is the name of no record")
     length = os.pathconf(folder, "PC_NAME_MAX") - 1

@@ -88,7 +88,7 @@ def select_channels(
     et al.'s pruning ratio). They are added from the top until one would exceed the budget; after
     it, each further one that still fits is added too. So the budget is met from below and the
     result is maximal: no channel can be added. Every group first gets its best `min_channels`,
-    because a layer without channels is no network. With `round_to` > 1 channels come in blocks of
+    because a network needs every layer. With `round_to` > 1 channels come in blocks of
     that many, ranked by the block's mean. Equal scores are ordered by group, then by channel.
 
     With a budget of channels alone this is network slimming's threshold. A latency budget ends the

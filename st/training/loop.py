@@ -95,7 +95,7 @@ class Step:
 
     All that differs between steps is put on the device once an epoch, and read there by the step's
     number, which the step counts up; what it adds up stays there until the epoch ends. So no step
-    waits for the device, and memory stays in place: a GPU can record a step once and repeat it.
+    waits for the device, and memory stays in place: a GPU can capture a step once and replay it.
     """
 
     def __init__(self, run: Run, batch_size: int, steps: int):
@@ -134,7 +134,7 @@ class Step:
     def __call__(self) -> None:
         """Train on the epoch's next batch."""
         run, group = self.run, self.run.group
-        for weight in run.weights:  # a recording that failed leaves some behind
+        for weight in run.weights:  # a capture that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
         terms, outputs, _ = self._forward(self._network, index)
@@ -207,7 +207,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     recipe, total = run.recipe, len(run.images.train_labels)
     batch_size = min(recipe.batch_size, total)
     step = Step(run, batch_size, steps=total // batch_size)
-    # not with several processes: what they send each other is not recorded
+    # not with several processes: what they send each other is not captured
     repeat = step if run.group else run.device.repeatable(step)
     for epoch in range(len(run.history), run.epochs):
         run.network.train()

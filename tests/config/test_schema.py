@@ -106,7 +106,7 @@ def complaint(data: dict) -> str:
 
 
 def whole(value) -> bool:
-    """Whether a float is a whole number: the loader wants 2 and refuses 2.0, which is the same
+    """Whether a float is a whole number: the loader requires 2 and refuses 2.0, which is the same
     number in JSON."""
     items = value if isinstance(value, list) else [value]
     return any(isinstance(item, float) and item.is_integer() for item in items)

@@ -149,7 +149,7 @@ def test_flipped_bits_in_the_header(saved):
     assert damaged > 300
 
 
-def test_read_tensors_wants_the_right_kind(saved):
+def test_read_tensors_requires_the_right_kind(saved):
     path, *_ = saved
     refused(path, lambda p: read_tensors(p, "search-and-train data"), "not a search-and-train data")
 

@@ -1,4 +1,4 @@
-"""Transformable Architecture Search: whole searches, by hand and from params.yaml."""
+"""Transformable Architecture Search: whole searches, called directly and from params.yaml."""
 
 import json
 

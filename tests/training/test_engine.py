@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from st.core import device
-from st.core.device import WARM_UP, Device, Recorded
+from st.core.device import WARM_UP, Captured, Device
 from st.data.augment import Augment
 from st.networks import network
 from st.networks.graph import Node
@@ -83,8 +83,8 @@ def test_relus_in_place_change_nothing(name, monkeypatch):
         torch.testing.assert_close(outputs[tap], value, rtol=0, atol=0)
 
 
-class Practised(Recorded):
-    """Recording as on a GPU, where a recording runs nothing and its repetitions do all."""
+class Practised(Captured):
+    """Capture as on a GPU, where it runs nothing and its replays do all."""
 
     def __init__(self, step, device):
         super().__init__(step, device)
@@ -97,7 +97,7 @@ class Practised(Recorded):
         self.eager += 1
         function()
 
-    def _record(self):
+    def _capture(self):
         def again():
             self.repeated += 1
             self._step()
@@ -162,13 +162,13 @@ def test_who_computes_in_bfloat16():
     }  # fmt: skip
 
 
-def test_where_recording_fails_steps_go_on(monkeypatch):
-    """As when a loss waits for the device: what the recording left behind must not count."""
+def test_where_capturing_fails_steps_go_on(monkeypatch):
+    """As when a loss waits for the device: what the capture left behind must not count."""
     said = []
     monkeypatch.setattr(device, "say", said.append)
 
     class Failing(Practised):
-        def _record(self):
+        def _capture(self):
             for weight in self._step.run.weights:
                 weight.grad = torch.full_like(weight, 1e9)
             raise RuntimeError("operation not permitted when stream is capturing\nmore")

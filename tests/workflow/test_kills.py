@@ -154,7 +154,7 @@ def test_killed_at_random_times(project, kind):
 
 
 def test_two_at_once(project, capfd):
-    """By hand in one folder: the second one says so, and the first is not disturbed."""
+    """Without Snakemake, in one folder: the second one says so, and the first is not disturbed."""
     folder = project / "results" / "pretrain" / RUN / "plain"
     before = contents(folder)
     with alone(folder, "training"):

@@ -34,7 +34,7 @@ def imagefolder(
     `size`: resize the shorter side to it and crop the centre; without it all images must have one
     size. `per_class`: take only so many images of each class and part, the first by name. Images of
     other modes (gray, palette, CMYK, ...) are converted, and counted in a message.
-    Raises StError with the path of a file that is no image, or has more than 8 bits a channel;
+    Raises StError with the path of a file that is not an image, or has more than 8 bits a channel;
     `skip_damaged`: leave these out, and count them in a message.
     """
     folder = _folder(root)
