@@ -8,6 +8,7 @@ import pandas as pd
 
 from st.core.job import Job
 from st.report import tables
+from st.report.columns import COLUMNS
 
 
 def split(job: Job, dataset: str) -> str:
@@ -25,19 +26,18 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         for name, datasets in places.items()
     )
     seeds = len(job["seeds"])
-    spread = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
     batch = job["latency_batch"]
-    return (
-        f"Accuracy on {where} at the last epoch{spread}; bold: the highest mean of each "
-        "group, as printed. "
-        "Params: trainable parameters. MACs: multiply-accumulates of convolution and linear layers "
-        "for one image. ↓: the part of the reference supernet's (row supernet) that was removed. "
-        f"Latency: {'median over seeds, ' if seeds > 1 else ''}batches of {batch} "
-        f"image{'s' * (batch > 1)} on {devices(runs)}; "
-        "it compares networks on this machine and says little about others. "
-        f"Epochs: of training the network itself, without its supernet's{_capped(job, runs)}. "
-        "Teacher: the network whose outputs supervised the training."
-    )
+    facts = {
+        "where": where,
+        "spread": f", mean ± sample standard deviation over {seeds} seeds"
+        if seeds > 1
+        else ", one seed",
+        "median": "median over seeds, " if seeds > 1 else "",
+        "images": f"{batch} image{'s' * (batch > 1)}",
+        "devices": devices(runs),
+        "capped": _capped(job, runs),
+    }
+    return " ".join(column.meaning.format(**facts) for column in COLUMNS if column.meaning)
 
 
 def _capped(job: Job, runs: pd.DataFrame) -> str:

@@ -19,7 +19,8 @@ from st.core.errors import StError
 from st.core.files import read_json, whole
 from st.core.job import Job
 from st.core.shares import SHARE
-from st.report.tables import history, place, short
+from st.report.columns import short
+from st.report.tables import history, place
 
 # Okabe & Ito's colours, which colour-blind people can tell apart. In greyscale, markers and dashes
 # do it: the numbers of colours, markers and dashes share no factor, so that combinations repeat

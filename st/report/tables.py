@@ -1,7 +1,6 @@
 """From all metrics.json to one table, and the ways to print it."""
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from html import escape as escape_html
 from pathlib import Path
@@ -15,26 +14,14 @@ from st.core.errors import StError, one_line
 from st.core.files import read_json
 from st.core.job import Job
 from st.core.shares import inert
+from st.report.columns import ACCURACY, COLUMNS, GROUP, LARGEST
 from st.report.predictions import load_predictions
 
-COLUMNS = [
-    "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
-    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
-]  # fmt: skip
-MEASURED = [
-    "dataset", "architecture", "method", "seed", "accuracy", "params", "params_kept", "macs",
-    "macs_kept", "latency_ms", "epochs", "teacher", "device", "torch", "st",
-]  # fmt: skip
+RUN = [*GROUP, "method", "seed"]
+MEASURED = [*RUN, *LARGEST, "teacher", "device", "torch", "st"]
 CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
 ENVIRONMENTS = ["trained", "evaluated"]  # see st/core/provenance.py
-POSITIVE = {
-    "accuracy": 100, "params": 1e15, "params_kept": 1e6, "macs": 1e18, "macs_kept": 1e6,
-    "latency_ms": 1e12, "epochs": 1e9,
-}  # fmt: skip
-GROUP = ["dataset", "architecture"]
-DECIMALS = {
-    "accuracy_mean": 3, "accuracy_std": 3, "params_kept": 4, "macs_kept": 4, "latency_ms": 3,
-}  # fmt: skip
+DECIMALS = {c.name: c.decimals for c in COLUMNS if c.decimals is not None}
 
 
 def place(pattern: str, folder: str | Path, **names: Any) -> Path:
@@ -68,7 +55,7 @@ def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
     for key, value in names.items():
         if metrics[key] != value:
             yield f"'{key}' is {one_line(repr(metrics[key]), 40)} instead of {value!r}"
-    for key, most in POSITIVE.items():
+    for key, most in LARGEST.items():
         value = metrics[key]
         # also false for NaN
         if type(value) not in (int, float) or not 0 <= value <= most:
@@ -152,31 +139,19 @@ def environment(job: Job, folder: str | Path) -> dict[str, Any]:
 
 
 def aggregate(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table: one line per data set, architecture and row, columns exactly `COLUMNS`.
+    """The table: one line per data set, architecture and row, with the columns of
+    `st.report.columns`.
 
     Accuracy in percent, its standard deviation that of a sample (NaN for one seed); fractions of
     the reference supernet; latency in ms, the median over seeds; everything else means over seeds.
     """
-    table = (
-        runs.groupby([*GROUP, "method"], sort=False)
-        .agg(
-            seeds=("seed", "size"),
-            accuracy_mean=("accuracy", "mean"),
-            accuracy_std=("accuracy", "std"),
-            params=("params", "mean"),
-            params_kept=("params_kept", "mean"),
-            macs=("macs", "mean"),
-            macs_kept=("macs_kept", "mean"),
-            latency_ms=("latency_ms", "median"),
-            epochs=("epochs", "mean"),
-            teacher=("teacher", "first"),
-        )
-        .reset_index()
-    )
+    ways = {column.name: (column.of, column.over_seeds) for column in COLUMNS}
+    table = runs.groupby([*GROUP, "method"], sort=False).agg(**ways).reset_index()
     table["teacher"] = table["teacher"].fillna("")
-    for name in ("params", "macs", "epochs"):
-        table[name] = table[name].round().astype(int)
-    return table[COLUMNS]
+    for column in COLUMNS:
+        if column.whole:
+            table[column.name] = table[column.name].round().astype(int)
+    return table
 
 
 def to_metrics(table: pd.DataFrame) -> dict:
@@ -218,7 +193,7 @@ def history(path: Path) -> pd.DataFrame:
 
 def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(data set, architecture, its lines of the table), in the table's order."""
-    for (dataset, architecture), group in table.groupby(GROUP, sort=False):
+    for (dataset, architecture), group in table.groupby(list(GROUP), sort=False):
         yield dataset, architecture, group
 
 
@@ -274,28 +249,14 @@ def printed(
     group: pd.DataFrame, escape: Callable[[str], str] = str, bold: str = "{}"
 ) -> pd.DataFrame:
     """One group's cells as a paper prints them; `bold` is the template of the best accuracies."""
-    top = best(group)
-    # as many decimals as give the fastest network three digits
-    decimals = max(0, 2 - math.floor(math.log10(max(group["latency_ms"].min(), 1e-3))))
-    accuracy = [
-        f"{mean:.1f}" + (f" ± {std:.1f}" if pd.notna(std) else "")
-        for mean, std in zip(group["accuracy_mean"], group["accuracy_std"], strict=True)
-    ]
-    cells = {
-        "Method": group["method"],
-        "Accuracy (%)": accuracy,
-        "Params": group["params"].map(short),
-        "Params ↓": group["params_kept"].map(reduction),
-        "MACs": group["macs"].map(short),
-        "MACs ↓": group["macs_kept"].map(reduction),
-        "Latency (ms)": group["latency_ms"].map(f"{{:.{decimals}f}}".format),
-        "Epochs": group["epochs"].map(str),
-        "Teacher": group["teacher"],
+    cells = {"Method": list(group["method"])}
+    cells |= {
+        column.title: column.cells(group) for column in COLUMNS if column.title and column.cells
     }
     shown = pd.DataFrame({name: list(map(escape, column)) for name, column in cells.items()})
-    shown["Accuracy (%)"] = [
-        bold.format(cell) if is_best else cell
-        for cell, is_best in zip(shown["Accuracy (%)"], top, strict=True)
+    shown[ACCURACY] = [
+        bold.format(cell) if top else cell
+        for cell, top in zip(shown[ACCURACY], best(group), strict=True)
     ]
     return shown
 
@@ -304,20 +265,6 @@ def best(group: pd.DataFrame) -> list[bool]:
     """Which lines have the highest mean accuracy, as printed: a tie in print is a tie."""
     shown = group["accuracy_mean"].round(1)
     return list(shown == shown.max())
-
-
-def short(number: float) -> str:
-    """Three significant digits: 950, 7.23k, 102k, 14.7M, 313M, 4.09G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        value = number / size
-        if value >= 0.9995:  # what rounds to 1.00
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
-    return f"{number:.0f}"
-
-
-def reduction(kept: float) -> str:
-    """What was removed: 0.0995 -> 90.1 %; nothing for a whole network."""
-    return "" if kept == 1 else f"{100 * (1 - kept):.1f} %"
 
 
 _LATEX = {

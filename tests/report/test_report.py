@@ -14,7 +14,7 @@ from helpers.synthetic import ACCURACY, IMAGES, make_job, place, write_results
 from st.config.layout import METRICS, PREDICTIONS
 from st.core.errors import StError
 from st.phases import report
-from st.report import captions, figures, tables
+from st.report import captions, columns, figures, tables
 from st.report.predictions import load_predictions, save_predictions
 from st.report.verdicts import claims
 
@@ -235,7 +235,7 @@ def test_latex(made):
      (999_600, "1.00M"), (14_720_000, "14.7M"), (4.09e9, "4.09G")],
 )  # fmt: skip
 def test_short_numbers(number, text):
-    assert tables.short(number) == text
+    assert columns.short(number) == text
 
 
 def test_holdout_is_said(tmp_path):
