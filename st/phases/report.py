@@ -38,6 +38,8 @@ def run(job: Job, folder: Path) -> None:
     write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))
     write_text(Path(folder, "table.csv"), tables.to_csv(table))
     for claim in verdicts:
-        say(claim.sentence)
+        say(claim.short)
+    if verdicts:
+        say("all comparisons and controls: verdicts.json, and comparison.html")
     for note in captions.notes(job, folder):
         say(note)

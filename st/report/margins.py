@@ -140,13 +140,14 @@ class Margin:
         if self.mean == 0:
             return "there is no difference to decide"
         needed = self.seeds_needed(confidence)
+        which = "corrected interval" if confidence > CONFIDENCE + 1e-9 else "interval"
         if needed is None:
             return (
-                f"the interval contains zero, and the {self.images:,} test images are too few to "
+                f"the {which} contains zero, and the {self.images:,} test images are too few to "
                 "decide so small a difference with any number of seeds"
             )
         return (
-            f"the interval contains zero; about {needed} seeds would decide it, if margin and "
+            f"the {which} contains zero; about {needed} seeds would decide it, if margin and "
             "spread stay as they are"
         )
 

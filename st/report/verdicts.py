@@ -23,7 +23,7 @@ import pandas as pd
 
 from st.core.job import Job
 from st.report.controls import controls
-from st.report.margins import CONFIDENCE, Margin, between
+from st.report.margins import CONFIDENCE, Margin, between, signed
 
 PARAMS, MACS = 1 / 10, 1 / 2
 
@@ -63,6 +63,20 @@ class Claim:
     sentence: str
     comparisons: list[Comparison]
     controls: list[str] = field(default_factory=list)
+
+    @property
+    def short(self) -> str:
+        """One line for a terminal: the comparison that decided the outcome, or left it open."""
+        better = [c.decided == 1 for c in self.comparisons]
+        last = self.comparisons[better.index(False) if False in better else -1]
+        points = f"{signed(last.margin.mean)} points"
+        interval = last.margin.interval(last.confidence)
+        sure = f" ({100 * last.confidence:.3g} % interval {between(interval)})" if interval else ""
+        verb = {"undecided": "is ", "not tested": "was "}.get(self.outcome, "")
+        return (
+            f"{self.architecture} on {self.dataset}: the claim {verb}{self.outcome.upper()} for "
+            f"{self.method}: {points}{sure} against {last.opponent}"
+        )
 
     def to_json(self, seeds: list[int]) -> dict[str, Any]:
         """For verdicts.json: all numbers, with McNemar's counts by seed."""

@@ -96,7 +96,8 @@ def test_claim_undecided(tmp_path):
     assert claim.outcome == "undecided" and "IS UNDECIDED" in claim.sentence
     assert "+0.50 points, 95 % interval" in claim.sentence
     assert "better in 2 of 3 seeds and equal in 1" in claim.sentence
-    assert "the interval contains zero" in claim.sentence
+    assert "the corrected interval contains zero" in claim.sentence
+    assert "the claim is UNDECIDED for st: +0.50 points (" in claim.short
 
 
 @pytest.mark.parametrize("kept", [(0.11, 0.25), (0.1, 0.51)])
