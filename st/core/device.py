@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from st.core import process, slots
-from st.core.errors import StError
+from st.core.errors import StError, one_line
 from st.core.progress import say
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -35,9 +35,26 @@ class Device:
         return self.name.startswith("cuda")
 
     @property
+    def computes(self) -> str:
+        """What networks compute in: float32, tf32 (on GPUs only) or bfloat16."""
+        if self.precision == "auto":
+            return "bfloat16" if self.is_cuda else "float32"
+        return "float32" if self.precision == "tf32" and not self.is_cuda else self.precision
+
+    @property
     def half(self) -> bool:
         """Whether networks compute in bfloat16."""
-        return self.is_cuda if self.precision == "auto" else self.precision == "bfloat16"
+        return self.computes == "bfloat16"
+
+    def using(self, precision: str) -> "Device":
+        """The same device with another precision, from now on."""
+        result = replace(self, precision=precision)
+        if self.is_cuda:
+            # By default torch lets convolutions round to TF32's 10 bits, which is not float32.
+            form = "tf32" if result.computes == "tf32" else "ieee"
+            torch.backends.cuda.matmul.fp32_precision = form
+            torch.backends.cudnn.conv.fp32_precision = form  # type: ignore[attr-defined]
+        return result
 
     def autocast(self) -> AbstractContextManager:
         """The context in which networks run: bfloat16 where `half`, else nothing special."""
@@ -107,9 +124,16 @@ class Captured:
     def _record_or_not(self) -> None:
         try:
             self._again = self._capture()
-        except RuntimeError as error:  # torch's errors of CUDA are such
-            reason = str(error).strip().partition("\n")[0]
-            say(f"steps are launched one by one: capturing one failed ({reason})")
+        except Exception as error:  # what is not the capture's fault comes again with the step
+            reasons: list[str] = []
+            cause: BaseException | None = error
+            while cause:
+                first = str(cause).strip().partition("\n")[0]  # the rest of CUDA's is advice
+                reasons.append(one_line(first, 200) or type(cause).__name__)
+                cause = cause.__cause__ or cause.__context__
+            # torch says first that the capture was ended, and why last
+            told = "; because: ".join(dict.fromkeys(reasons))
+            say(f"steps are launched one by one: capturing one failed ({told})")
 
     def _new_stream(self):
         return torch.cuda.Stream(self._device.name)
@@ -123,9 +147,16 @@ class Captured:
         current.wait_stream(self._stream)
 
     def _capture(self) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            self._step()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device.name)
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._step()
+        except BaseException:
+            # torch leaves its context before it restores the stream, and keeps the graph's memory
+            torch.cuda.set_stream(current)
+            with suppress(RuntimeError):
+                graph.reset()
+            raise
         return graph.replay
 
 
@@ -162,4 +193,4 @@ def choose(
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Or every new tensor would be filled before it is written.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return Device(name, precision)
+    return Device(name).using(precision)

@@ -19,9 +19,12 @@ PACKAGES = ("torch", "numpy", "safetensors")
 Facts = dict[str, Any]
 
 
-def here(device: str | None = None, threads: int | None = None) -> Facts:
+def here(
+    device: str | None = None, threads: int | None = None, precision: str | None = None
+) -> Facts:
     """This process: versions that decide numbers, the hash of the lock file (None without one), the
-    machine. `device`: as st.core.device describes it, None for what computes without torch."""
+    machine. `device` and `precision`: as st.core.device describes them, None for what computes
+    without torch."""
     lock = ROOT / "requirements.lock"
     return {
         "python": platform.python_version(),
@@ -31,6 +34,7 @@ def here(device: str | None = None, threads: int | None = None) -> Facts:
         "processor": processor(),
         "device": device,
         "threads": threads,
+        "precision": precision,
     }
 
 

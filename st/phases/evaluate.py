@@ -48,12 +48,14 @@ def run(
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
     latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
-    made = provenance.here(where.describe(), where.threads) | provenance.commit()
+    commit = provenance.commit()
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
     ):
         params, macs = sizes[number]
-        predicted = accuracy.predictions(net, images, where)
+        trained = checkpoint.facts.get("environment") or {}
+        used = where.using(trained.get("precision") or "auto")  # as in its training
+        predicted = accuracy.predictions(net, images, used)
         row = {
             "dataset": job["dataset"],
             "architecture": job["architecture"],
@@ -71,7 +73,7 @@ def run(
             "torch": torch.__version__,
             "st": __version__,
             "trained": checkpoint.facts.get("environment"),
-            "evaluated": made,
+            "evaluated": provenance.here(where.describe(), where.threads, used.computes) | commit,
         }
         save_predictions(
             predictions[number], predicted.cpu().numpy(), images.test_labels.cpu().numpy()

@@ -32,11 +32,12 @@ class Training(Section):
     momentum: Annotated[float, Finite(ge=0, lt=1)] = Field(0.9, description="Momentum.")
     nesterov: Flag = Field(False, description="Nesterov's momentum.")
     weight_decay: Annotated[float, Finite(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
         "auto",
         description="What networks compute in while they train; weights, losses and sums are "
         "float32. auto: bfloat16 on GPUs, float32 on CPUs, of which some have units for bfloat16 "
-        "(AVX512-BF16, AMX) and others are slow with it.",
+        "(AVX512-BF16, AMX) and others are slow with it. tf32: GPUs' float32 with 10 bits of "
+        "precision in convolutions and products; on a CPU the same as float32.",
     )
     test_every: Annotated[Whole, Field(ge=0)] = Field(
         10,

@@ -2,8 +2,9 @@
 
 The state is one safetensors file beside the model, never a declared output of the workflow: so it
 outlives a killed job. It holds weights, those of losses' adapters, momentum, the weights to rewind
-to, the number of epochs done (the history's length) and a key of everything the result depends on;
-a state with another key is of no use and is ignored. So is a damaged one.
+to, the number of epochs done (the history's length), a key of everything the result depends on,
+and what computed it. A state with another key, from another kind of device, or damaged, is of no
+use: the training starts over and says so.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Self
 
 import torch
 
+from st.core.device import Device
 from st.core.errors import StError
 from st.core.files import alone
 from st.core.job import fingerprint
@@ -39,10 +41,17 @@ class Resume:
     compute the training; all of them read the state, one writes it, and they stop together.
     """
 
-    def __init__(self, path: Path, depends_on: dict, group: Group | None = None):
+    def __init__(self, path: Path, depends_on: dict, device: Device, group: Group | None = None):
         self.path, self._group = path, group
         self._leads = group is None or group.rank == 0
-        self.key = fingerprint({**depends_on, "torch": torch.__version__})
+        self.key = fingerprint(depends_on)
+        cudnn = torch.backends.cudnn.version() if device.is_cuda else None
+        self._made = {
+            "torch": torch.__version__,
+            "device": "GPU" if device.is_cuda else "CPU",
+            "precision": device.computes,
+            "cuDNN": cudnn,
+        }
         self._saved = time.monotonic()
         self._stop = False
         self._after = ExitStack()
@@ -77,6 +86,16 @@ class Resume:
             say(f"starts over, because the interrupted training's state cannot be used: {error}")
             return
         if header.get("key") != self.key:
+            say("starts over: the interrupted training's job, data or initial weights were others")
+            return
+        made = header.get("made")
+        if made != self._made:
+            others = [
+                f"{name} {made.get(name)} instead of {value}"
+                for name, value in self._made.items()
+                if isinstance(made, dict) and made.get(name) != value
+            ]
+            say(f"starts over: the interrupted training used {', '.join(others) or 'other code'}")
             return
         weights: dict[str, dict] = {kind: {} for kind in run.modules}
         for name, value in tensors.items():
@@ -115,7 +134,13 @@ class Resume:
         }
         tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
         tensors |= {f"early:{name}": value for name, value in run.early.items()}
-        header = {"format": FORMAT, "version": VERSION, "key": self.key, "history": run.history}
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "key": self.key,
+            "made": self._made,
+            "history": run.history,
+        }
         write_tensors(self.path, tensors, json.loads(json.dumps(header)))
         self._saved = time.monotonic()
 

@@ -93,7 +93,7 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
     )
     rewind, rewind_epoch = work.rewind or (None, 0)
     state = place.model.with_name("resume.safetensors")
-    with group or nullcontext(), Resume(state, depends_on, group) as resume:
+    with group or nullcontext(), Resume(state, depends_on, where, group) as resume:
         resume.restore(training)
         if group:
             group.verify(f"{resume.key} {len(training.history)}", training.modules.values())
@@ -119,8 +119,9 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
             )
         write_csv(place.history, training.history)
         described = f"{group.size} x {where.describe()}" if group else where.describe()
+        made = provenance.here(described, where.threads, where.computes)
         save_model(
             place.model, structure, network.tensors(training.network), job=job,
-            epochs=work.epochs, environment=provenance.here(described, where.threads),
+            epochs=work.epochs, environment=made,
         )  # fmt: skip
         resume.finish()

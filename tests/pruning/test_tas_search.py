@@ -13,6 +13,7 @@ from helpers.tas import NETWORKS, WIDTHS, generator, supernet
 from st import cli
 from st.config.check import parse
 from st.config.sources import sources
+from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import criteria
 from st.data.dataset import save_data
@@ -115,8 +116,8 @@ def test_an_interrupted_search_goes_on_exactly(data, tmp_path):
     whole, _, _ = run_loop(data, 0.5, epochs=4)
     path = tmp_path / "resume.safetensors"
     with pytest.raises(Interrupted):
-        run_loop(data, 0.5, 4, resume=Resume(path, {}), stop=2)
-    rest, _, _ = run_loop(data, 0.5, 4, resume=Resume(path, {}))
+        run_loop(data, 0.5, 4, resume=Resume(path, {}, Device("cpu")), stop=2)
+    rest, _, _ = run_loop(data, 0.5, 4, resume=Resume(path, {}, Device("cpu")))
     assert rest.history == whole.history and len(rest.history) == 4
     for name, value in whole.network.state_dict().items():
         assert torch.equal(rest.network.state_dict()[name], value), name

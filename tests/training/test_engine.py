@@ -1,6 +1,7 @@
 """What makes training fast must not change what it computes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,71 @@ def test_where_capturing_fails_steps_go_on(monkeypatch):
         np.testing.assert_array_equal(value, weights[name])
     (message,) = said
     assert "one by one" in message and message.endswith("stream is capturing)")
+
+
+def test_a_failed_capture_restores_the_stream_and_tells_all_causes(monkeypatch):
+    """torch.cuda.graph leaves its context in the order of this stand-in: where ending the capture
+    fails, the stream is not restored, and the first cause is behind a second one."""
+    said, freed, current = [], [], ["default"]
+    monkeypatch.setattr(device, "say", said.append)
+
+    class Graph:
+        def reset(self):
+            freed.append(self)
+
+    class Capture:
+        def __init__(self, graph, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            current[0] = self.stream
+
+        def __exit__(self, *_):
+            raise RuntimeError("the capture was invalidated")
+
+    class Beside(Captured):
+        def _new_stream(self):
+            return "capturing"
+
+        def _beside(self, function):
+            function()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda name: current[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: current.__setitem__(0, stream))
+    streams = []
+
+    def step():
+        streams.append(current[0])
+        if current[0] == "capturing":
+            raise ValueError("a loss asks for a value")
+
+    step_or_not = Beside(step, Device("cuda"))
+    for _ in range(WARM_UP + 2):
+        step_or_not()
+    assert streams == ["default"] * WARM_UP + ["capturing"] + ["default"] * 2
+    assert current == ["default"] and len(freed) == 1
+    (message,) = said
+    assert "the capture was invalidated; because: a loss asks for a value" in message
+
+
+@pytest.mark.parametrize("precision, form", [("float32", "ieee"), ("tf32", "tf32")])
+def test_float32_on_a_gpu_is_not_tf32(precision, form, monkeypatch):
+    matmul, conv = SimpleNamespace(), SimpleNamespace()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends.cudnn, "conv", conv, raising=False)
+    used = Device("cuda:0").using(precision)
+    assert used.computes == precision and not used.half
+    assert matmul.fp32_precision == conv.fp32_precision == form
+    assert Device("cuda:0").using("auto").half
+    assert matmul.fp32_precision == conv.fp32_precision == "ieee"
+    assert Device("cpu").using("tf32").computes == "float32"
+
+
+def test_torch_has_the_switches_of_tf32():
+    assert torch.backends.cuda.matmul.fp32_precision in ("none", "ieee", "tf32")
+    assert torch.backends.cudnn.conv.fp32_precision in ("none", "ieee", "tf32")
 
 
 def test_a_step_never_waits_for_the_device(monkeypatch):

@@ -13,6 +13,7 @@ from helpers.project import ROOT
 from helpers.training import EPOCHS, JOB, NAMES, RECIPE, interrupt_after, run
 from safetensors.numpy import save_file
 
+from st.core.tensors import read_tensors, write_tensors
 from st.data.dataset import save_data
 from st.networks.checkpoint import load_model, save_model
 from st.networks.structure import Structure, save_structure
@@ -164,6 +165,33 @@ def test_a_state_of_other_params_is_ignored(folder, epochs_run, state, change):
     epochs_run.clear()
     assert run(place, job) == run(clean, job)
     assert epochs_run == 2 * list(range(1, job["training"]["epochs"] + 1))
+
+
+@pytest.mark.parametrize(
+    "fact, words",
+    [
+        ({"device": "GPU"}, "device GPU instead of CPU"),
+        ({"precision": "bfloat16"}, "precision bfloat16 instead of float32"),
+        ({"cuDNN": 91000}, "cuDNN 91000 instead of None"),
+        ({"torch": "2.0"}, "torch 2.0 instead of"),
+    ],
+)
+def test_a_state_from_another_device_starts_over_and_says_so(
+    folder, uninterrupted, epochs_run, state, fact, words, monkeypatch
+):
+    place = folder / f"other-{words}"
+    place.mkdir()
+    (place / "resume.safetensors").write_bytes(state)
+    tensors, header = read_tensors(place / "resume.safetensors", resume.FORMAT)
+    write_tensors(
+        place / "resume.safetensors", tensors, {**header, "made": {**header["made"], **fact}}
+    )
+    said = []
+    monkeypatch.setattr(resume, "say", said.append)
+    epochs_run.clear()
+    assert run(place) == uninterrupted
+    assert epochs_run == list(range(1, EPOCHS + 1))
+    assert len(said) == 1 and said[0].startswith("starts over") and words in said[0]
 
 
 def test_other_data_is_noticed(folder, epochs_run, state):

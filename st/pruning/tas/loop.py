@@ -162,7 +162,7 @@ def search(
         "search": "tas", "structure": full.to_json(), "options": options, "target": target,
         "seed": seed, "data": digest,
     }  # fmt: skip
-    with Resume(state, depends_on) if state else nullcontext() as resume:
+    with Resume(state, depends_on, where) if state else nullcontext() as resume:
         if resume:
             resume.restore(run)
         progress = Progress(run.epochs, done=len(run.history))

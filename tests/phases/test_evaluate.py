@@ -1,0 +1,53 @@
+"""Evaluate: each network in the precision of its training."""
+
+import json
+
+import numpy as np
+import torch
+from helpers.images import stripes
+from helpers.training import JOB, RECIPE, run
+
+from st.core.device import Device
+from st.data.dataset import load_data, save_data
+from st.data.images import Images
+from st.networks import network
+from st.networks.checkpoint import load_model
+from st.phases import evaluate
+from st.report.predictions import load_predictions
+from st.training.accuracy import predictions
+
+
+def test_accuracy_in_the_precision_of_the_training(tmp_path):
+    save_data(tmp_path / "data", stripes(), {})
+    precisions = ["float32", "bfloat16", "tf32"]
+    for name in precisions:
+        run(tmp_path / name, {**JOB, "training": {**RECIPE, "epochs": 1, "precision": name}})
+    models = [tmp_path / name / "model" for name in precisions]
+    job = {
+        "dataset": "stripes", "architecture": "vgg", "seed": 0, "latency_batch": 1,
+        "latency_rounds": 1, "rows": [{"method": name, "teacher": None} for name in precisions],
+    }  # fmt: skip
+    files = {
+        kind: [tmp_path / name / kind for name in precisions] for kind in ("metrics", "predictions")
+    }
+    evaluate.run(job, tmp_path / "data", models, **files, device="cpu", threads=1)
+    for name, expected in zip(precisions, ["float32", "bfloat16", "float32"], strict=True):
+        metrics = json.loads((tmp_path / name / "metrics").read_text())
+        assert metrics["trained"]["precision"] == metrics["evaluated"]["precision"] == expected
+        where = Device("cpu", expected)
+        net = network.load(load_model(tmp_path / name / "model"))
+        images = Images(load_data(tmp_path / "data")[0], where)
+        found, _ = load_predictions(tmp_path / name / "predictions")
+        np.testing.assert_array_equal(found, predictions(where.place(net), images, where))
+
+
+def test_the_test_tells_precisions_apart(tmp_path):
+    """The same weights give other logits in bfloat16."""
+    save_data(tmp_path / "data", stripes(), {})
+    run(tmp_path / "net", {**JOB, "training": {**RECIPE, "epochs": 1}})
+    net = network.load(load_model(tmp_path / "net" / "model")).eval()
+    batch = Images(stripes(), Device("cpu")).normalise(torch.from_numpy(stripes().test_images))
+    with torch.inference_mode():
+        whole = net(batch)
+        with Device("cpu", "bfloat16").autocast():
+            assert not torch.equal(net(batch).float(), whole)
