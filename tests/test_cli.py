@@ -31,7 +31,7 @@ def st(*arguments: str) -> int:
 
 def python(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def modules(code: str) -> set[str]:
@@ -259,7 +259,7 @@ def test_as_a_program(project):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "st", "search", f"{EXPERIMENT}/slimming"],
-        capture_output=True, text=True, env=environment, timeout=60,
+        capture_output=True, text=True, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "is missing" in done.stderr

@@ -75,7 +75,7 @@ class Command:
 
     def ends(self) -> tuple[int, list[str]]:
         """Its status and its errors' lines, none of them a traceback's."""
-        told = self.process.communicate(timeout=60)[1].splitlines()
+        told = self.process.communicate(timeout=600)[1].splitlines()
         assert all(line.startswith("pretrain digits/vgg/seed0/") for line in told), told
         errors = [line.partition("error: ")[2] for line in told if "error: " in line]
         assert [line for line in errors if line not in self.log.read_text()] == []
@@ -153,7 +153,7 @@ def test_torchrun_starts_them_too(project, by_one, nodes):
         )
         for node in nodes
     ]  # fmt: skip
-    told = [process.communicate(timeout=120)[1] for process in running]
+    told = [process.communicate(timeout=600)[1] for process in running]
     assert [process.returncode for process in running] == [0] * len(nodes), told
     found, lines = finished(folder), log.read_text().splitlines()
     np.testing.assert_array_equal(found[:, :2], by_one[:, :2])
@@ -181,7 +181,7 @@ def test_torchrun_passes_signals_on(project):
     )  # fmt: skip
     wait_for(lambda: log.exists() and "epoch 2/" in log.read_text(), running, log)
     running.send_signal(signal.SIGURG)
-    told = running.communicate(timeout=60)[1]
+    told = running.communicate(timeout=600)[1]
     assert running.returncode and told.count("error: stopped after epoch") == 1, told
     assert {path.name for path in folder.iterdir()} == {"resume.safetensors", "rewind.safetensors"}
 

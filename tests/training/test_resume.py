@@ -94,7 +94,7 @@ def test_kill(folder, uninterrupted, epochs_run, at, left):
     """Killed without a word: in the fourth epoch, or while the third state was being written."""
     place = folder / f"kill-{at}"
     command = [sys.executable, "-c", SCRIPT, str(ROOT / "tests"), str(place), at]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not any((place / name).exists() for name in NAMES)
     assert run(place) == uninterrupted
