@@ -3,7 +3,8 @@
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -131,7 +132,8 @@ def _known_keys(location: list) -> list[str]:
         model, location = Params.model_fields[location[0]].annotation, location[1:]
     for part in location:
         model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    sections_of = [m for m in get_args(model) or (model,) if m is not NoneType]  # or None
+    return list(sections_of[0].model_fields)
 
 
 def _problems(function, *arguments, **options) -> list[str]:

@@ -3,9 +3,13 @@
 Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
+from st.config import changes
 from st.config.layout import (
+    DATA,
     HISTORY,
     OUTPUTS,
     SUPERNET_HISTORY,
@@ -55,11 +59,15 @@ class Grid:
     def prepare(self, dataset: str) -> Job:
         """The images of a data set: source, its options with defaults, the part held out."""
         data = self.params.datasets[dataset]
-        return {
-            "source": data.source,
-            "options": registry.datasets.check(data.source, data.options),
-            "holdout": data.holdout,
-        }
+        options = registry.datasets.check(data.source, data.options)
+        job: Job = {"source": data.source, "options": options, "holdout": data.holdout}
+        if data.normalisation:
+            job["normalisation"] = data.normalisation.model_dump()
+        prepared = Path(DATA.format(dataset=dataset))
+        found = changes.fingerprint(data.source, json.dumps(options), data.compare, prepared)
+        if found is not None:
+            job["fingerprint"] = found
+        return job
 
     def pretrain(self, dataset: str, architecture: str, seed: int, supernet: str) -> Job:
         """The training of a supernet."""
@@ -153,7 +161,7 @@ class Grid:
                 for name in self.supernets(architecture)
             ] + [self._subnet_row(name) for name in self.methods(architecture)]
         return {
-            "datasets": {name: d.holdout for name, d in self.params.datasets.items()},
+            "datasets": {name: d.held_out for name, d in self.params.datasets.items()},
             "seeds": self.params.seeds,
             "rows": rows,
             "claims": self.params.claims,

@@ -62,6 +62,19 @@ Loss = Annotated[
 ]
 
 
+Channels = Annotated[list[Annotated[float, Finite(ge=0, le=1)]], Field(min_length=1, max_length=4)]
+Positive = Annotated[float, Finite(gt=0, le=1)]
+
+
+class Normalisation(Section):
+    """Of each channel, for values from 0 to 1."""
+
+    mean: Channels = Field(description="Subtracted.")
+    std: Annotated[list[Positive], Field(min_length=1, max_length=4)] = Field(
+        description="Divided by afterwards."
+    )
+
+
 class DataSet(Section):
     """A data set of the table."""
 
@@ -70,9 +83,24 @@ class DataSet(Section):
     augment: Augment = Augment()
     holdout: Annotated[float, Finite(ge=0, lt=1)] = Field(
         0.0,
-        description="Above 0: leave the test images alone and evaluate on this fraction of the "
-        "training images instead. For choosing settings.",
+        description="Above 0: leave the test images alone and evaluate on this fraction of each "
+        "class's training images instead. For choosing settings.",
     )
+    normalisation: Normalisation | None = Field(
+        None,
+        description="What is subtracted from each channel and what it is then divided by, for "
+        "pretrained networks; default: mean and deviation of the training images.",
+    )
+    compare: Literal["dates", "contents"] = Field(
+        "dates",
+        description="How changes of the source's files are noticed. dates: by names, sizes and "
+        "dates, and if these differ by the contents; contents: by reading all files at each start.",
+    )
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training images are evaluated, and not the test part."""
+        return self.holdout > 0 or self.options.get("val") == "holdout"
 
 
 class Architecture(Section):
@@ -140,7 +168,9 @@ class Search(Section):
         1, description="What every layer keeps at least."
     )
     round_to: Annotated[Whole, Field(ge=1, le=1024)] = Field(
-        1, description="Keep multiples of so many channels (8 suits tensor cores)."
+        1,
+        description="Keep multiples of so many channels (8 suits tensor cores). A layer of another "
+        "number of channels may be kept whole: structure.json lists these as `not_rounded`.",
     )
     rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
         1,

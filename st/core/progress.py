@@ -41,6 +41,23 @@ def say(message: str) -> None:
     logger.info(message)
 
 
+SHOWN = 3  # of a list's lines on a terminal
+
+
+def say_all(what: str, lines: list[str]) -> None:
+    """A list of things to be told: all of them in the log, the first few on the terminal too."""
+    if not lines:
+        return
+    logs = [h.baseFilename for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    shown = lines[:SHOWN] if logs else lines
+    place = f", all of them in {logs[0]}" if len(lines) > SHOWN and logs else ""
+    say(f"{len(lines)} {what}{place}:")
+    for line in shown:
+        say(f"  {line}")
+    for line in lines[len(shown) :]:
+        logger.debug(f"  {line}")
+
+
 class Progress:
     """Lines about a training's epochs."""
 

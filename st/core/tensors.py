@@ -45,21 +45,38 @@ def _umask() -> int:
     return mask
 
 
+def read_header(path: str | Path, kind: str) -> dict:
+    """The header alone, unchecked but for the format; raises StError that names the file."""
+    if not Path(path).exists():
+        raise StError(f"{path}: is missing; the phase before this one makes it")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _header(path, file, kind)
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise StError(
+            f"{path}: is damaged ({one_line(error)}); delete it and build it again"
+        ) from error
+
+
+def _header(path: str | Path, file, kind: str) -> dict:
+    header = json.loads((file.metadata() or {}).get("st", "null"))
+    if not isinstance(header, dict) or header.get("format") != kind:
+        raise StError(f"{path}: is not a {kind}")
+    if header.get("version") != VERSION:
+        found = one_line(header.get("version"), 30)
+        raise StError(
+            f"{path}: has format version {found}, not {VERSION}; delete it and build it again"
+        )
+    return header
+
+
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
     """Tensors and header of a file of the format `kind`; raises StError that names the file."""
     if not Path(path).exists():
         raise StError(f"{path}: is missing; the phase before this one makes it")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("st", "null"))
-            if not isinstance(header, dict) or header.get("format") != kind:
-                raise StError(f"{path}: is not a {kind}")
-            if header.get("version") != VERSION:
-                found = one_line(header.get("version"), 30)
-                raise StError(
-                    f"{path}: has format version {found}, not {VERSION}; delete it and build it "
-                    "again"
-                )
+            header = _header(path, file, kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # TypeError: bfloat16; the others: what only foreign files hold
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:

@@ -4,7 +4,8 @@ Preparing once a run spares each job the decoding, and jobs the import of torchv
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,20 @@ Shape = tuple[tuple[int, int, int], int]  # (channels, height, width), classes
 
 @dataclass(frozen=True)
 class Data:
-    """Images are uint8 (n, channels, height, width), labels int64 (n,)."""
+    """Images are uint8 (n, channels, height, width), labels int64 (n,).
+
+    `normalisation`: mean and deviation of each channel, in 0...255, if they are given; those of the
+    training images otherwise. `files`: where the training and test images come from, if that is
+    known; not kept in prepared data.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: list[str]
+    normalisation: tuple[list[float], list[float]] | None = None
+    files: tuple[list[str], list[str]] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -33,7 +41,9 @@ class Data:
         return tuple(self.train_images.shape[1:])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation per channel of the training images, in 0...255."""
+        """Mean and deviation per channel, in 0...255: those given, or the training images'."""
+        if self.normalisation:
+            return np.array(self.normalisation[0]), np.array(self.normalisation[1])
         # By histogram: exact, and without a float copy of the images.
         levels = np.arange(256, dtype=np.float64)
         mean, deviation = [], []
@@ -45,18 +55,69 @@ class Data:
         return np.array(mean), np.maximum(np.array(deviation), 1e-3)
 
     def holdout(self, fraction: float) -> "Data":
-        """The same without the test images: a fixed random part of the training images instead."""
-        order = stream(0, "holdout").permutation(len(self.train_labels))
-        amount = min(max(1, round(fraction * len(order))), len(order) - 1)
-        test, train = np.sort(order[:amount]), np.sort(order[amount:])
-        return Data(
-            self.train_images[train], self.train_labels[train],
-            self.train_images[test], self.train_labels[test], self.classes,
+        """The same without the test images: a fixed random part of each class's training images
+        instead. Raises StError that names a class which would have none left."""
+        test = drawn_by_class(
+            self.train_labels, fraction, "holdout",
+            lambda label: f"class '{self.classes[label]}': 'holdout'",
+        )  # fmt: skip
+        files = None
+        if self.files:
+            named = list(zip(self.files[0], test, strict=True))
+            files = [n for n, held in named if not held], [n for n, held in named if held]
+        return replace(
+            self,
+            train_images=self.train_images[~test], train_labels=self.train_labels[~test],
+            test_images=self.train_images[test], test_labels=self.train_labels[test], files=files,
         )  # fmt: skip
 
+    def repeated(self) -> list[str]:
+        """Test images that are, pixel by pixel, training images too: a line about each."""
+        train = {_digest(image): number for number, image in enumerate(self.train_images)}
+        found = []
+        for number, image in enumerate(self.test_images):
+            same = train.get(_digest(image))
+            if same is not None:
+                one, two = self.train_labels[same], self.test_labels[number]
+                other = "" if one == two else f", of another class ({self.classes[one]})"
+                found.append(f"{self._name(1, number)} is {self._name(0, same)}{other}")
+        return found
 
-def save_data(path: str | Path, data: Data, job: dict) -> None:
-    """Write a prepared data set with the job that it comes from and a digest of its contents."""
+    def _name(self, part: int, number: int) -> str:
+        kind = ("training", "test")[part]
+        return self.files[part][number] if self.files else f"{kind} image {number}"
+
+
+def drawn_by_class(
+    labels: np.ndarray, fraction: float, purpose: str, name: Callable[[int], str]
+) -> np.ndarray:
+    """Which images are drawn: of each class the fraction, at least one; bool (n,).
+
+    `purpose` names the random stream, `name(label)` the class and the option for an error: StError
+    is raised if a class would have no image left.
+    """
+    drawn = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        amount = max(1, round(fraction * len(members)))
+        if amount == len(members):
+            raise StError(
+                f"{name(int(label))} {fraction} leaves none of its {len(members)} images for "
+                "training; add images or lower it"
+            )
+        drawn[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
+    return drawn
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
+def save_data(path: str | Path, data: Data, job: dict, source: dict | None = None) -> None:
+    """Write a prepared data set with the job that it comes from and a digest of its contents.
+
+    `source`: fingerprints of what it was read from (`st.config.changes`).
+    """
     tensors = {
         "train.images": data.train_images,
         "train.labels": data.train_labels,
@@ -66,11 +127,15 @@ def save_data(path: str | Path, data: Data, job: dict) -> None:
     digest = hashlib.sha256()
     for value in tensors.values():
         digest.update(np.ascontiguousarray(value).data)
+    if data.normalisation:
+        digest.update(repr(data.normalisation).encode())
     header = {
         "format": FORMAT,
         "version": VERSION,
         "job": job,
+        "source": source,
         "classes": data.classes,
+        "normalisation": [values.tolist() for values in data.statistics()],
         "sha256": digest.hexdigest(),
     }
     write_tensors(path, tensors, header)
@@ -83,6 +148,7 @@ def load_data(path: str | Path) -> tuple[Data, str]:
         data = Data(
             tensors["train.images"], tensors["train.labels"],
             tensors["test.images"], tensors["test.labels"], header["classes"],
+            normalisation=header["normalisation"],
         )  # fmt: skip
         digest = header["sha256"]
     except KeyError as error:

@@ -11,7 +11,8 @@ from st.core import provenance
 from st.core.device import choose
 from st.core.files import write_json
 from st.core.job import Job
-from st.data.dataset import load_data
+from st.core.tensors import read_header
+from st.data.dataset import FORMAT, load_data
 from st.data.images import Images
 from st.networks import network
 from st.networks.checkpoint import load_model
@@ -36,7 +37,13 @@ def run(
     not by the formulas that the search uses. Latencies are measured side by side.
     """
     where = choose(device, threads)
-    images = Images(load_data(data)[0], where)
+    found, digest = load_data(data)
+    images = Images(found, where)
+    about = {
+        "sha256": digest,
+        "fingerprint": read_header(data, FORMAT)["job"].get("fingerprint"),
+        "classes": found.classes,
+    }
     checkpoints = [load_model(path) for path in models]
     networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
     batch = images.normalise(images.test_images[: job["latency_batch"]])
@@ -72,6 +79,8 @@ def run(
             "device": where.describe(),
             "torch": torch.__version__,
             "st": __version__,
+            "class_accuracy": accuracy.by_class(predicted, images.test_labels, found.classes),
+            "data": about,
             "trained": checkpoint.facts.get("environment"),
             "evaluated": provenance.here(where.describe(), where.threads, used.computes) | commit,
         }

@@ -1,21 +1,51 @@
 """Prepare a data set: decode it once for all jobs."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from st.config import changes
 from st.core import registry
+from st.core.errors import StError
 from st.core.job import Job
-from st.core.progress import say
-from st.data.dataset import save_data
+from st.core.progress import say, say_all
+from st.data.dataset import Data, save_data
 
 
 def run(job: Job, data: Path) -> None:
-    """Write the data set `job` names to `data`."""
+    """Write the data set `job` names to `data`.
+
+    Raises StError if the source's files are not as they should be, or the job's normalisation does
+    not fit them.
+    """
+    # before they are read: what changes meanwhile will be noticed
+    source = changes.facts(job["source"], job["options"])
     found = registry.datasets.get(job["source"])(**job["options"])
+    if source and not source["quick"]:  # downloaded only now
+        source = changes.facts(job["source"], job["options"])
     if job["holdout"]:
         found = found.holdout(job["holdout"])
-    save_data(data, found, job)
+    found = _normalised(found, job.get("normalisation"))
+    save_data(data, found, job, source)
     channels, height, width = found.input_shape
     say(
         f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "
         f"{channels} x {height} x {width}, {len(found.classes)} classes"
     )
+    say_all("test images are training images too, to the pixel", found.repeated())
+
+
+def _normalised(data: Data, given: Job | None) -> Data:
+    """With the mean and deviation that the params state, for values from 0 to 1."""
+    if given is None:
+        return data
+    channels = data.input_shape[0]
+    for name, values in given.items():
+        if len(values) != channels:
+            raise StError(
+                f"normalisation.{name}: has {len(values)} values, but the images have {channels} "
+                "channels; give one for each"
+            )
+    mean, deviation = (255 * np.array(given[name]) for name in ("mean", "std"))
+    return replace(data, normalisation=(mean.tolist(), deviation.tolist()))

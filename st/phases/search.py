@@ -5,7 +5,7 @@ from pathlib import Path
 
 from st.core.errors import StError
 from st.core.job import Job
-from st.core.progress import say
+from st.core.progress import say, say_all
 from st.networks.checkpoint import load_model
 from st.networks.structure import save_structure
 from st.pruning.criteria import Subject
@@ -49,11 +49,18 @@ def run(
     except StError as error:
         raise type(error)(f"{supernet}: {error}") from error  # an interruption stays one
     (params, macs), (full_params, full_macs) = found.cost(), full.cost()
+    # kept whole: the supernet's own number of channels, which need not be a multiple
+    uneven = {name: width for name, width in found.widths.items() if width % job["round_to"]}
+    say_all(
+        f"layers are kept whole, with channels that are no multiple of round_to {job['round_to']}",
+        [f"{name}: {width}" for name, width in uneven.items()],
+    )
     measured = {"latency_kept": latency(found)} if latency else {}
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
-        widths=found.widths, supernet_widths=full.full.widths, **measured,
+        widths=found.widths, supernet_widths=full.full.widths,
+        not_rounded=uneven, **measured,
     )  # fmt: skip
     if lottery:
         lottery.tidy(job, structure.parent)

@@ -89,6 +89,12 @@ def environment(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Where the networks were trained and evaluated (see tables.environment), as (subject, text)
     pairs."""
     pairs = [("Parameters", f"hash {found['params']}")]
+    for name, data in found["data"].items():
+        classes = data["classes"]
+        named = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        source = f", source {data['fingerprint']}" if data["fingerprint"] else ""
+        text = f"{len(classes)} classes ({named}), prepared {data['sha256'][:16]}{source}"
+        pairs.append((f"Data {name}", text))
     for kind in ("trained", "evaluated"):
         for made in found[kind]:
             facts = {key: value for key, value in made.items() if key != "networks"}

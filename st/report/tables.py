@@ -48,7 +48,7 @@ def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
     if not isinstance(metrics, dict):
         yield "must be a JSON object"
         return
-    for key in (*MEASURED, *ENVIRONMENTS):
+    for key in (*MEASURED, *ENVIRONMENTS, "data"):
         if key not in metrics:
             yield f"'{key}' is missing"
             return
@@ -68,6 +68,13 @@ def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
     for key in ENVIRONMENTS:
         if not isinstance(metrics[key], dict):
             yield f"'{key}' does not say where"
+    match metrics["data"]:
+        case {"sha256": str(), "fingerprint": str() | None, "classes": [*classes]} if all(
+            isinstance(name, str) for name in classes
+        ):
+            pass
+        case _:
+            yield "'data' does not say which images"
 
 
 def collect(job: Job, folder: str | Path) -> pd.DataFrame:
@@ -127,15 +134,18 @@ def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:
 
 
 def environment(job: Job, folder: str | Path) -> dict[str, Any]:
-    """What made the table: a hash of the params, and where the networks were trained and
-    evaluated, each environment once with the number of its networks."""
+    """What made the table: a hash of the params, what was in the data sets, and where the networks
+    were trained and evaluated, each environment once with the number of its networks."""
     found: dict[str, dict[str, dict]] = {kind: {} for kind in ENVIRONMENTS}
+    data: dict[str, Any] = {}
     for metrics in read_metrics(job, folder):
+        data.setdefault(metrics["dataset"], metrics["data"])
         for kind in ENVIRONMENTS:
             key = json.dumps(metrics[kind], sort_keys=True)
             entry = found[kind].setdefault(key, {**metrics[kind], "networks": 0})
             entry["networks"] += 1
-    return {"params": job["params"], **{kind: list(found[kind].values()) for kind in found}}
+    made = {kind: list(found[kind].values()) for kind in found}
+    return {"params": job["params"], "data": data, **made}
 
 
 def aggregate(runs: pd.DataFrame) -> pd.DataFrame:

@@ -21,3 +21,12 @@ def predictions(network: nn.Module, images: Images, device: Device) -> Tensor:
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Percentage of the images whose class was predicted."""
     return 100 * (predicted == labels).sum().item() / len(labels)
+
+
+def by_class(predicted: Tensor, labels: Tensor, classes: list[str]) -> dict[str, float | None]:
+    """The same for the images of each class; None for a class of which there are none."""
+    found: dict[str, float | None] = {}
+    for label, name in enumerate(classes):
+        here = labels == label
+        found[name] = accuracy(predicted[here], labels[here]) if here.any() else None
+    return found

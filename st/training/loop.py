@@ -206,6 +206,8 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     """
     recipe, total = run.recipe, len(run.images.train_labels)
     batch_size = min(recipe.batch_size, total)
+    if batch_size < 2:
+        raise StError("one training image is too few: batch normalisation needs two; add images")
     step = Step(run, batch_size, steps=total // batch_size)
     # not with several processes: what they send each other is not captured
     repeat = step if run.group else run.device.repeatable(step)

@@ -119,9 +119,11 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
             )
         write_csv(place.history, training.history)
         described = f"{group.size} x {where.describe()}" if group else where.describe()
+        mean, deviation = data.statistics()
         made = provenance.here(described, where.threads, where.computes)
         save_model(
             place.model, structure, network.tensors(training.network), job=job,
-            epochs=work.epochs, environment=made,
+            epochs=work.epochs, environment=made, classes=data.classes,
+            normalisation={"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()},
         )  # fmt: skip
         resume.finish()

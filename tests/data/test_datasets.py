@@ -60,7 +60,7 @@ def test_statistics_are_numpys(channels):
 def test_holdout():
     data = datasets.get("digits")()
     part = data.holdout(0.2)
-    assert len(part.test_labels) == round(0.2 * 897) and len(part.train_labels) == 897 - 179
+    assert len(part.test_labels) + len(part.train_labels) == 897
     held = {image.tobytes() for image in part.test_images}
     assert not held & {image.tobytes() for image in data.test_images}
     both = np.concatenate([part.train_images, part.test_images])
@@ -68,8 +68,12 @@ def test_holdout():
     again = data.holdout(0.2)
     assert again.test_images.tobytes() == part.test_images.tobytes()
     assert len(set(part.test_labels.tolist())) == 10
-    for extreme, left in [(1e-9, 896), (0.99999, 1)]:
-        assert len(data.holdout(extreme).train_labels) == left
+    assert np.bincount(part.test_labels).tolist() == [
+        round(0.2 * count) for count in np.bincount(data.train_labels)
+    ]
+    assert np.bincount(data.holdout(1e-9).test_labels).tolist() == [1] * 10
+    with pytest.raises(StError, match=r"class '0': 'holdout' .* leaves none of its"):
+        data.holdout(0.99999)
 
 
 def test_prepare_writes_what_was_read(tmp_path):

@@ -77,7 +77,8 @@ def test_images_of_other_modes_and_in_deeper_folders(split):
     assert np.bincount(data.train_labels).tolist() == [5, 6]
     np.testing.assert_array_equal(data.train_images[4], np.stack([gray] * 3))
     y = data.train_images[data.train_labels == 1][4]
-    assert [int(channel.max()) for channel in y] == [10, 20, 30]
+    # half transparent, on white
+    assert [int(channel.max()) for channel in y] == [132, 137, 142]
 
 
 def test_grayscale(split):
@@ -130,10 +131,11 @@ def test_test_fraction(flat):
     again = read(flat, test_fraction=0.4)
     assert again.test_images.tobytes() == data.test_images.tobytes()
     assert np.bincount(read(flat, test_fraction=0.01).test_labels).tolist() == [1, 1, 1]
-    refused(flat, "'test_fraction'", "without training images", test_fraction=0.9)
+    words = (f"{flat}/c: 'test_fraction' 0.9", "leaves none of its 2 images for training")
+    refused(flat, *words, test_fraction=0.9)
 
 
-def test_per_class(split, flat):
+def test_per_class(split):
     data = read(split, per_class=2)
     assert np.bincount(data.train_labels).tolist() == [2, 2]
     assert np.bincount(data.test_labels).tolist() == [2, 2]
@@ -149,9 +151,6 @@ def test_a_file_that_is_no_image_is_named(split):
     for content in (b"", b"not a picture", good[:50], good[: len(good) // 2]):
         (split / "train" / "dog" / "2.png").write_bytes(content)
         refused(split, str(split / "train" / "dog" / "2.png"), "not a readable image")
-    (split / "train" / "dog" / "2.png").unlink()
-    (split / "train" / "dog" / "2.png").mkdir()
-    refused(split, str(split / "train" / "dog" / "2.png"))
 
 
 def test_damaged_images_can_be_skipped(split, caplog):
@@ -162,7 +161,9 @@ def test_damaged_images_can_be_skipped(split, caplog):
     refused(split, str(bad[0]), "skip_damaged: true")
     data = read(split, skip_damaged=True)
     assert np.bincount(data.train_labels).tolist() == [4, 2]
-    assert f"3 images were skipped, the first: {bad[0]}: is not a readable image" in caplog.text
+    told = f"{split}/train/dog: 2 images read; 3 skipped, the first: {bad[0]}: is not a readable"
+    assert told in caplog.text
+    refused(split, str(bad[0]), "(2 more like this)")
     # as many as there should be, if there are enough
     assert np.bincount(read(split, skip_damaged=True, per_class=2).train_labels).tolist() == [2, 2]
     for path in (split / "train" / "dog").iterdir():
@@ -182,7 +183,7 @@ def test_other_modes_are_converted_and_told(split, caplog, mode):
     if mode != "1":
         assert abs(found.astype(int) - 200).max() <= 5
     with Image.open(path) as image:
-        told = f"1 images were converted, the first: {path} ({image.mode})"
+        told = f"{split}/train/cat: 5 images read; 1 converted, the first: {path} ({image.mode}"
         assert (told in caplog.text) == (image.mode != "RGB")
 
 
@@ -230,10 +231,10 @@ def test_folders_that_are_not_as_they_should_be(split, tmp_path):
     refused(tmp_path / "nowhere", "nowhere", "'root'")
     refused(split / "train" / "cat" / "0.png", "is not a folder")
     refused(split, "test_fraction", test_fraction=0.5)
-    refused(split / "train", "test_fraction")
+    refused(split / "train", "give 'test_fraction'")
     refused(split / "train" / "cat", "two class folders", test_fraction=0.5)
     (split / "test" / "mouse").mkdir()
-    refused(split, "same class folders")
+    refused(split, "same class folders: train/ lacks mouse")
     (split / "train" / "mouse").mkdir()
     refused(split, str(split / "train" / "mouse"), "has no images")
     (split / "train" / "mouse").rmdir()
@@ -272,3 +273,56 @@ def test_models_and_data_that_do_not_belong_together(tmp_path):
             **files, device="cpu", threads=1,
         )  # fmt: skip
     assert not any(path.exists() for path in files.values())
+
+
+def test_what_a_val_folder_is_for(split, caplog):
+    caplog.set_level("INFO", logger="st")
+    for name in ("cat", "dog"):
+        for number in range(3):
+            picture(split / "val" / name / f"v{number}.png")
+    assert len(read(split).test_labels) == 4
+    assert f"{split}/val is not used" in caplog.text
+    held = read(split, val="holdout")
+    assert len(held.test_labels) == 6 and len(held.train_labels) == 8
+    refused(split, "has a test part too", val="test")
+    for path in sorted((split / "test").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (split / "test").rmdir()
+    refused(split, "no test part", "'val: test'")
+    assert len(read(split, val="test").test_labels) == 6
+    refused(split / "train", "needs a folder val/", val="test", test_fraction=0.5)
+
+
+def test_each_class_tells_what_was_done(split, caplog):
+    caplog.set_level("INFO", logger="st")
+    picture(split / "train" / "cat" / "x.jfif.jpg")
+    (split / "train" / "cat" / "x.jfif.jpg").rename(split / "train" / "cat" / "x.jfif")
+    for name in ("IMG.JPG~", "a.heic", ".hidden.png"):
+        (split / "train" / "cat" / name).write_bytes(b"x")
+    assert np.bincount(read(split).train_labels).tolist() == [5, 4]
+    told = f"{split}/train/cat: 5 images read; 3 left out, the first: "
+    assert told in caplog.text and "train/dog" not in caplog.text
+
+
+def test_images_on_both_sides_are_named(split):
+    picture(split / "train" / "cat" / "only.png")
+    before = read(split, size=16).repeated()
+    same = split / "test" / "dog" / "same.png"
+    same.write_bytes((split / "train" / "cat" / "only.png").read_bytes())
+    first = read(split, size=16).repeated()
+    line = f"{same} is {split}/train/cat/only.png, of another class (cat)"
+    assert line not in before and len(first) == len(before) + 1
+    assert line in first
+    # another file of the same pixels
+    Image.open(same).save(split / "test" / "dog" / "z.bmp")
+    assert len(read(split, size=16).repeated()) == len(first) + 1
+
+
+def test_held_out_images_keep_their_files(flat):
+    for number in range(2, 6):
+        picture(flat / "c" / f"{number}.png")
+    data = read(flat, test_fraction=0.4).holdout(0.34)
+    assert np.bincount(data.test_labels).tolist() == [2, 1, 1]
+    for names, images in zip(data.files, (data.train_images, data.test_images), strict=True):
+        for name, image in zip(names, images, strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(name)).transpose(2, 0, 1))

@@ -80,3 +80,13 @@ def wait_for(condition: Callable, workflow: subprocess.Popen, output: Path):
         assert workflow.poll() is None and time.monotonic() < deadline, told
         time.sleep(0.2)
     return result
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that `dvc repro` says it runs."""
+    return re.findall(r"^Running stage '(.*)':$", output, re.MULTILINE)
+
+
+def assert_settled(folder: Path) -> None:
+    """DVC knows of no change; images outside it can't know, so it always asks Snakemake."""
+    assert run(folder, "dvc", "status").split() == ["prepare:", "always", "changed"]

@@ -98,6 +98,7 @@ def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
                 "device": "CPU_0 & co", "torch": "2.0", "st": "0.1",
                 "trained": {"processor": "fast" if seed else "slow", "threads": 1},
                 "evaluated": {"processor": "fast", "commit": None},
+                "data": {"sha256": "5a" * 32, "fingerprint": "f1", "classes": ["cat", "dog"]},
             }  # fmt: skip
             write(METRICS, json.dumps(metrics), method=entry["method"], seed=seed)
             save_predictions(

@@ -82,7 +82,8 @@ BAD_METRICS = [
     ("accuracy", "90"), ("accuracy", float("nan")), ("accuracy", -1), ("accuracy", 101),
     ("accuracy", True), ("accuracy", None), ("params", float("inf")), ("macs", [1]),
     ("latency_ms", {}), ("epochs", "4"), ("teacher", 3), ("device", None), ("torch", 2.0),
-    ("trained", None), ("evaluated", "here"), ("dataset", ["x" * 999] * 999),
+    ("trained", None), ("evaluated", "here"), ("data", None), ("data", {"sha256": "x"}),
+    ("dataset", ["x" * 999] * 999),
 ]  # fmt: skip
 
 
@@ -187,6 +188,9 @@ def test_environments_are_counted(made):
     rows = len(ACCURACY)
     assert found == {
         "params": "0123",
+        "data": {
+            "toy": {"sha256": "5a" * 32, "fingerprint": "f1", "classes": ["cat", "dog"]},
+        },
         "trained": [
             {"processor": "slow", "threads": 1, "networks": rows},
             {"processor": "fast", "threads": 1, "networks": 2 * rows},
@@ -194,6 +198,7 @@ def test_environments_are_counted(made):
         "evaluated": [{"processor": "fast", "commit": None, "networks": 3 * rows}],
     }
     pairs = captions.environment(found)
+    assert ("Data toy", f"2 classes (cat, dog), prepared {'5a' * 8}, source f1") in pairs
     assert (f"{rows} networks trained", "processor slow, threads 1") in pairs
     assert pairs[-1] == (f"{3 * rows} networks evaluated", "processor fast")
 

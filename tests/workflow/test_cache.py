@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers.project import ROOT, copy_project, edit, run
+from helpers.project import ROOT, assert_settled, copy_project, edit, run
 from PIL import Image
 
 PARAMS = """
@@ -127,7 +127,7 @@ def test_a_second_clone_trains_nothing(shared, tmp_path):
     for options in ((), ("--cache",)):
         output = run(project, "snakemake", "--dry-run", *options)
         assert "Nothing to be done" in output
-    assert "up to date" in run(project, "dvc", "status")
+    assert_settled(project)
 
 
 @pytest.mark.slow

@@ -2,7 +2,11 @@
 
 Its attribute `shape` tells ((channels, height, width), classes) from the options alone, without
 reading any image, or None where only the images tell. Budgets can then be checked before any job.
+Its attribute `paths` tells from the options which files and folders it reads, so that changes of
+them are noticed; a source without it is taken never to change.
 """
+
+from pathlib import Path
 
 from st.core.errors import StError
 from st.data.dataset import Data, Shape
@@ -42,3 +46,12 @@ def fixed(channels: int, side: int, classes: int):
         return (channels, side, side), classes
 
     return shape
+
+
+def below(folder: str):
+    """A `paths` of a folder below the option `root`."""
+
+    def paths(*, root: str, **others) -> list[Path]:
+        return [Path(root).expanduser() / folder]
+
+    return paths

@@ -2,7 +2,7 @@
 
 from st.core.registry import datasets
 from st.data.dataset import Data
-from st.data.datasets import fixed, torchvision_data
+from st.data.datasets import below, fixed, torchvision_data
 
 
 @datasets.register
@@ -12,3 +12,4 @@ def cifar10(*, root: str = "data", download: bool = False) -> Data:
 
 
 cifar10.shape = fixed(3, 32, 10)
+cifar10.paths = below("cifar-10-batches-py")

@@ -2,7 +2,7 @@
 
 from st.core.registry import datasets
 from st.data.dataset import Data
-from st.data.datasets import fixed, torchvision_data
+from st.data.datasets import below, fixed, torchvision_data
 
 
 @datasets.register
@@ -12,3 +12,4 @@ def cifar100(*, root: str = "data", download: bool = False) -> Data:
 
 
 cifar100.shape = fixed(3, 32, 100)
+cifar100.paths = below("cifar-100-python")

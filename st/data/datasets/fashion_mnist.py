@@ -2,7 +2,7 @@
 
 from st.core.registry import datasets
 from st.data.dataset import Data
-from st.data.datasets import fixed, torchvision_data
+from st.data.datasets import below, fixed, torchvision_data
 
 
 @datasets.register
@@ -12,3 +12,4 @@ def fashion_mnist(*, root: str = "data", download: bool = False) -> Data:
 
 
 fashion_mnist.shape = fixed(1, 28, 10)
+fashion_mnist.paths = below("FashionMNIST/raw")

@@ -1,22 +1,22 @@
 """Any folder of class folders."""
 
-import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from st.core.errors import StError, one_line
-from st.core.progress import say
+from st.core.errors import StError
+from st.core.progress import say, say_all
 from st.core.registry import datasets
-from st.core.seeds import stream
 from st.core.types import Flag
-from st.data.dataset import Data, Shape
+from st.data.dataset import Data, Shape, drawn_by_class
+from st.data.decode import decode, suffixes
+from st.data.folder import Layout, files, layout
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Field(gt=0, lt=1)]
+FEW = 10  # images of a class, of which a warning tells
 
 
 @datasets.register
@@ -26,127 +26,159 @@ def imagefolder(
     size: SIDE | None = None,
     grayscale: bool = False,
     test_fraction: SHARE | None = None,
+    val: Literal["test", "holdout"] | None = None,
     per_class: Annotated[int, Field(ge=2, strict=True)] | None = None,
     skip_damaged: Flag = False,
 ) -> Data:
     """`root`/train/CLASS/* and `root`/test/CLASS/*, or `root`/CLASS/* split by `test_fraction`.
 
-    `size`: resize the shorter side to it and crop the centre; without it all images must have one
-    size. `per_class`: take only so many images of each class and part, the first by name. Images of
-    other modes (gray, palette, CMYK, ...) are converted, and counted in a message.
+    Parts may have their other usual names (`st.data.folder.PARTS`). `val`: what a val part is for;
+    test: it is the test part, where there is no other; holdout: it is evaluated in place of the
+    test part, which is left alone. `size`: resize the shorter side to it and crop the centre;
+    without it all images must have one size. `per_class`: take only so many images of each class
+    and part, the first by name. What is done to the images of each class is told, with an example.
     Raises StError with the path of a file that is not an image, or has more than 8 bits a channel;
     `skip_damaged`: leave these out, and count them in a message.
     """
-    folder = _folder(root)
-    parts = [folder / "train", folder / "test"]
-    split = all(part.is_dir() for part in parts)
-    if split == (test_fraction is not None):
-        raise StError(
-            f"{root}: has train/ and test/, so 'test_fraction' must not be given"
-            if split
-            else f"{root}: give 'test_fraction', or sort the images into train/ and test/"
-        )
-    classes = _classes(parts[0] if split else folder)
-    if split and _classes(parts[1]) != classes:
-        raise StError(f"{root}: train/ and test/ must have the same class folders")
-    arrays, shape = [], None
-    converted, skipped = [], []
-    for part in parts if split else [folder]:
-        images: list[np.ndarray] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            files = sorted(f for f in (part / name).rglob("*") if f.suffix.lower() in SUFFIXES)
-            before = len(images)
-            for file in files:
-                if len(images) - before == per_class:
-                    break
-                try:
-                    pixels, mode = _read(file, size, grayscale)
-                except StError as error:
-                    if not skip_damaged:
-                        raise
-                    skipped.append(str(error))
-                    continue
-                if mode != ("L" if grayscale else "RGB"):
-                    converted.append(f"{file} ({mode})")
-                shape = shape or pixels.shape
-                if pixels.shape != shape:
-                    raise StError(
-                        f"{file}: is {pixels.shape[2]}x{pixels.shape[1]}, others are "
-                        f"{shape[2]}x{shape[1]}; give the option 'size'"
-                    )
-                images.append(pixels)
-                labels.append(label)
-            if len(images) == before:
-                reason = f"all {len(files)} are damaged" if files else ", ".join(sorted(SUFFIXES))
-                raise StError(f"{part / name}: has no images ({reason})")
-        arrays += [np.stack(images), np.array(labels, dtype=np.int64)]
-    for found, what in ((converted, "converted"), (skipped, "skipped")):
-        if found:
-            say(f"{len(found)} images were {what}, the first: {found[0]}")
+    found = layout(root)
+    _check_parts(root, found, test_fraction, val)
+    tested = "val" if val else "test"
+    arrays: list[np.ndarray] = []
+    names: list[list[str]] = []
+    reader = _Reader(size, grayscale, per_class, skip_damaged)
+    for part in [""] if "" in found.parts else ["train", tested]:
+        images, labels, read = reader.read(found, part)
+        arrays += [images, labels]
+        names.append(read)
+    reader.tell()
     if test_fraction is not None:  # not split yet
-        arrays = _split(arrays[0], arrays[1], test_fraction)
+        images, labels = arrays
+        test = drawn_by_class(
+            labels, test_fraction, "split",
+            lambda label: f"{found.parts[''] / found.classes[label]}: 'test_fraction'",
+        )  # fmt: skip
+        arrays = [images[~test], labels[~test], images[test], labels[test]]
+        names = [[n for n, t in zip(names[0], test, strict=True) if t == side] for side in (0, 1)]
     train_images, train_labels, test_images, test_labels = arrays
-    return Data(train_images, train_labels, test_images, test_labels, classes)
+    counts = np.bincount(train_labels, minlength=len(found.classes))
+    few = [f"{name} ({count})" for name, count in zip(found.classes, counts, strict=True)]
+    few = [text for text, count in zip(few, counts, strict=True) if count < FEW]
+    say_all("classes with fewer than ten training images", few)
+    return Data(
+        train_images, train_labels, test_images, test_labels, found.classes,
+        files=(names[0], names[1]),
+    )  # fmt: skip
 
 
 def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape | None:
     if size is None or not Path(root).expanduser().is_dir():
         return None
-    folder = _folder(root)
-    folder = folder / "train" if (folder / "train").is_dir() else folder
-    return (1 if grayscale else 3, size, size), len(_classes(folder))
+    return (1 if grayscale else 3, size, size), len(layout(root).classes)
 
 
 imagefolder.shape = _shape
+imagefolder.paths = lambda *, root, **others: [Path(root).expanduser()]
 
 
-def _folder(root: str) -> Path:
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise StError(f"{root}: is not a folder; the option 'root' names a folder of class folders")
-    return folder
-
-
-def _classes(folder: Path) -> list[str]:
-    classes = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
-    if len(classes) < 2:
-        raise StError(f"{folder}: needs at least two class folders, has {len(classes)}")
-    return classes
-
-
-def _read(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, str]:
-    """An image as uint8 (channels, height, width), and its mode before it was converted."""
-    from PIL import Image, ImageOps
-
-    try:
-        # warnings are about tags, not pixels
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as opened:
-            mode = opened.mode
-            # conversion would clip them
-            if mode in ("I", "F") or mode.startswith("I;"):
-                raise ValueError(f"more than 8 bits a channel, mode {mode}")
-            image = opened.convert("L" if grayscale else "RGB")
-            if size is not None and image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
-    except Exception as error:  # decoders raise anything
+def _check_parts(root: str, found: Layout, test_fraction: float | None, val: str | None) -> None:
+    """Raise StError unless the options say what to do with each part."""
+    has = [path.name for path in found.parts.values()]
+    if "" in found.parts:
+        if test_fraction is None:
+            raise StError(f"{root}: give 'test_fraction', or sort the images into train/ and test/")
+        if val:
+            raise StError(f"{root}: the option 'val' needs a folder val/ beside train/")
+        return
+    if test_fraction is not None:
+        raise StError(f"{root}: has {', '.join(has)}, so 'test_fraction' must not be given")
+    if val and "val" not in found.parts:
+        raise StError(f"{root}: the option 'val' needs a folder val/ beside {', '.join(has)}")
+    if val == "test" and "test" in found.parts:
         raise StError(
-            f"{file}: is not a readable image ({one_line(error)}); fix or remove it, or give the "
-            "option 'skip_damaged: true'"
-        ) from error
-    return pixels[None] if grayscale else pixels.transpose(2, 0, 1), mode
+            f"{root}: has a test part too, so 'val: test' would leave it unused; 'val: holdout' "
+            "evaluates on val"
+        )
+    if not val and "test" not in found.parts:
+        advice = (
+            "say 'val: test' to test on val, or 'val: holdout' to choose settings on it"
+            if "val" in found.parts
+            else "add test/, or let 'root' name train/ and give 'test_fraction'"
+        )
+        raise StError(f"{root}: has {', '.join(has)}, but no test part; {advice}")
+    if not val and "val" in found.parts:
+        say(f"{found.parts['val']} is not used; the option 'val: holdout' evaluates on it")
 
 
-def _split(images: np.ndarray, labels: np.ndarray, fraction: float) -> list[np.ndarray]:
-    """Train and test parts, class by class at random."""
-    test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        amount = max(1, round(fraction * len(members)))
-        if amount == len(members):
-            raise StError(f"'test_fraction' {fraction} leaves a class without training images")
-        test[stream(0, "split", int(label)).permutation(members)[:amount]] = True
-    return [images[~test], labels[~test], images[test], labels[test]]
+class _Reader:
+    """Reads the parts of a layout, and keeps what is to be told of them."""
+
+    def __init__(self, size: int | None, grayscale: bool, most: int | None, skip: bool):
+        self._size, self._grayscale, self._most, self._skip = size, grayscale, most, skip
+        self._suffixes = suffixes()
+        self._shape: tuple[int, ...] | None = None
+        self._told: list[str] = []
+        self._damaged: list[str] = []
+
+    def read(self, found: Layout, part: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """A part's images, labels and files."""
+        images: list[np.ndarray] = []
+        labels: list[int] = []
+        names: list[str] = []
+        for label, name in enumerate(found.classes):
+            read = list(self._class(found.parts[part] / name))
+            images += [pixels for pixels, _ in read]
+            names += [file for _, file in read]
+            labels += [label] * len(read)
+        if self._damaged and not self._skip:
+            say_all("images that cannot be read", self._damaged)
+            first, *more = self._damaged
+            raise StError(first + (f" ({len(more)} more like this)" if more else ""))
+        return np.stack(images), np.array(labels, dtype=np.int64), names
+
+    def _class(self, folder: Path):
+        """The pixels and the path of each of a class's images."""
+        left_out: list[str] = []
+        converted: list[str] = []
+        skipped: list[str] = []
+        count = tried = 0
+        for file in files(folder, left_out):
+            if file.suffix.lower() not in self._suffixes:
+                left_out.append(f"{file} (not a suffix of images that can be read)")
+                continue
+            if count == self._most:
+                break
+            tried += 1
+            try:
+                pixels, done = decode(file, self._size, self._grayscale)
+            except StError as error:
+                skipped.append(str(error))
+                continue
+            if done:
+                converted.append(f"{file} ({done})")
+            self._shape = self._shape or pixels.shape
+            if pixels.shape != self._shape:
+                height, width = self._shape[1:]
+                raise StError(
+                    f"{file}: is {pixels.shape[2]}x{pixels.shape[1]}, others are "
+                    f"{width}x{height}; give the option 'size'"
+                )
+            count += 1
+            yield pixels, str(file)
+        self._damaged += skipped
+        kinds = {"converted": converted, "skipped": skipped, "left out": left_out}
+        parts = [f"{len(f)} {kind}, the first: {f[0]}" for kind, f in kinds.items() if f]
+        if parts:
+            self._told.append(f"{folder}: {count} images read; {'; '.join(parts)}")
+        if not count:
+            reason = (
+                f"all {tried} are damaged, the first: {skipped[0]}"
+                if skipped
+                else f"left out: {left_out[0]}"
+                if left_out
+                else "it is empty"
+            )
+            raise StError(f"{folder}: has no images that can be read ({reason})")
+
+    def tell(self) -> None:
+        """Say what was converted, skipped and left out, class by class."""
+        say_all("class folders with files that were converted, skipped or left out", self._told)

@@ -1,0 +1,84 @@
+"""Whether the files that a data set is read from have changed since they were prepared.
+
+The job of `prepare` names a fingerprint of the source, so that other images are another job, to
+Snakemake and to whoever compares. It must be cheap (folders may hold millions of files), and the
+same again wherever the contents are the same: copies have other dates, and on a machine that has
+only the results there are no images at all.
+"""
+
+import json
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from st.core import registry
+from st.core.errors import StError
+from st.core.tensors import read_header
+from st.data.dataset import FORMAT
+from st.data.folder import full_fingerprint, quick_fingerprint
+
+# What was found of sources whose dates have changed, so that they are not read at every start.
+KNOWN = Path(".snakemake/st-sources.json")
+
+
+def paths(source: str, options: dict[str, Any]) -> list[Path]:
+    """The files and folders outside results/ that a source reads."""
+    named = getattr(registry.datasets.get(source), "paths", None)
+    return list(named(**options)) if named else []
+
+
+@cache
+def fingerprint(source: str, options: str, compare: str, prepared: Path) -> str | None:
+    """A name for the present contents of a source; None for one without files.
+
+    `options`: as JSON; `compare`: as the key of params.yaml; `prepared`: the prepared data set. By
+    `dates`, names, sizes and dates are compared with those that were prepared, and if they differ,
+    the contents, which are read once. By `contents` these are read at every start.
+    """
+    read = paths(source, json.loads(options))
+    if not read:
+        return None
+    before = _prepared(prepared)
+    known = before.get("fingerprint")
+    if compare == "contents":
+        # without the source there is nothing to compare
+        return full_fingerprint(read) or known
+    quick = quick_fingerprint(read)
+    if not quick or quick == before.get("quick"):
+        return known
+    if not before:
+        return quick
+    noted = _noted()
+    contents = noted.get(quick)
+    if contents is None:
+        contents = full_fingerprint(read)
+        with suppress(OSError):
+            KNOWN.parent.mkdir(exist_ok=True)
+            KNOWN.write_text(json.dumps({**noted, quick: contents}), encoding="utf-8")
+    return known if contents == before.get("contents") else quick
+
+
+def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:
+    """What prepare notes of a source beside the data: see `fingerprint`."""
+    read = paths(source, options)
+    if not read:
+        return None
+    return {"quick": quick_fingerprint(read), "contents": full_fingerprint(read)}
+
+
+def _prepared(path: Path) -> dict[str, Any]:
+    """A prepared data set's facts of its source, and its job's fingerprint; empty without one."""
+    try:
+        header = read_header(path, FORMAT)
+        return {**(header["source"] or {}), "fingerprint": header["job"].get("fingerprint")}
+    except (StError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _noted() -> dict[str, str]:
+    try:
+        found = json.loads(KNOWN.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,68 @@
+"""An image file as pixels, by one stated rule (docs/data.md)."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from st.core.errors import StError, one_line
+
+# Formats that the library knows by name but decodes only with other programs, or not at all.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+def suffixes() -> set[str]:
+    """The suffixes of files that the image library reads, in lower case, with the dot."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return {s for s, kind in known.items() if kind in Image.OPEN and kind not in NOT_DECODED}
+
+
+def decode(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, str]:
+    """The pixels, uint8 (channels, height, width), and what was done to them ('' if nothing).
+
+    The first frame, turned upright as its EXIF data says; transparent pixels lie on white; then
+    converted to RGB or gray. `size`: the shorter side is scaled to it and the centre cropped.
+    Raises StError that names the file if it can't be decoded, or has more than 8 bits a channel.
+    """
+    from PIL import Image, ImageOps
+
+    done = []
+    try:
+        # warnings are about tags, not pixels
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as opened:
+            mode = opened.mode
+            # conversion would clip them, or keep their upper bits, which may be empty
+            if mode in ("I", "F") or ";16" in mode + _raw_modes(opened):
+                raise ValueError(f"more than 8 bits a channel, mode {mode}")
+            image = ImageOps.exif_transpose(opened)
+            if opened.getexif().get(0x0112, 1) != 1:
+                done.append("turned upright")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                image = Image.alpha_composite(white, image)
+                done.append("laid on white")
+            wanted = "L" if grayscale else "RGB"
+            if mode != wanted:
+                done.insert(0, mode)
+            image = image.convert(wanted)
+            if size is not None and image.size != (size, size):
+                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+    except Exception as error:  # decoders raise anything
+        raise StError(
+            f"{file}: is not a readable image ({one_line(error)}); fix or remove it, or give the "
+            "option 'skip_damaged: true'"
+        ) from error
+    return pixels[None] if grayscale else pixels.transpose(2, 0, 1), ", ".join(done)
+
+
+def _raw_modes(image) -> str:
+    """How the file stores pixels, which an image's mode hides: RGB;16B is read as RGB."""
+    modes = []
+    for tile in getattr(image, "tile", None) or []:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        modes += [argument for argument in arguments if isinstance(argument, str)]
+    return " ".join(modes)

@@ -1,0 +1,198 @@
+"""Folders of images on disk: which parts, classes and files there are, and whether they changed.
+
+Needs neither torch nor an image library: the workflow reads folders at every start.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from st.core.errors import StError
+
+# What each part of a split is called, in any case.
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+# What systems and programs leave in folders, beside everything whose name begins with a dot.
+BY_PRODUCTS = {
+    "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
+    "desktop.ini", "icon\r",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`parts`: the folder of each part by its name in PARTS, or one of '' that is not split;
+    `classes`: the names of the class folders, sorted, the same in all parts."""
+
+    parts: dict[str, Path]
+    classes: list[str]
+
+
+def layout(root: str | Path) -> Layout:
+    """How a folder of images is laid out: class folders, or parts of class folders.
+
+    A folder is a part if its name says so and it holds class folders, not images: 'train' may be a
+    class. Raises StError that names the folders which are in the way.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise StError(f"{root}: is not a folder; the option 'root' names a folder of class folders")
+    names = _folders(folder)
+    bare = [name for name in names if _only_folders(folder / name)]
+    found: dict[str, list[str]] = {}
+    for part, known in PARTS.items():
+        for name in bare:
+            if name.lower() in known:
+                found.setdefault(part, []).append(name)
+    if not found:
+        return Layout({"": folder}, _classes(folder, names, bare))
+    for part, several in found.items():
+        if len(several) > 1:
+            raise StError(f"{root}: {_listed(several)} are both the {part} part; keep one")
+    others = [name for name in names if [name] not in found.values()]
+    if others:
+        split = _listed([several[0] for several in found.values()])
+        raise StError(
+            f"{root}: {_listed(others)} beside {split}; keep only the folders of a split "
+            "(train, val, test) or only class folders"
+        )
+    parts = {part: folder / several[0] for part, several in found.items()}
+    if "train" not in parts:
+        raise StError(
+            f"{root}: has {_listed([p.name for p in parts.values()])}, but no train; add it, or "
+            "let 'root' name a folder of class folders"
+        )
+    classes = {part: _classes(path) for part, path in parts.items()}
+    every = sorted(set().union(*classes.values()))
+    missing = {part: [c for c in every if c not in found] for part, found in classes.items()}
+    if any(missing.values()):
+        lacks = {parts[part].name: names for part, names in missing.items() if names}
+        told = "; ".join(f"{name}/ lacks {_listed(names)}" for name, names in lacks.items())
+        raise StError(f"{root}: all parts must have the same class folders: {told}")
+    return Layout(parts, every)
+
+
+def files(folder: Path, left_out: list[str] | None = None) -> Iterator[Path]:
+    """All files below a folder, by name, through links to folders, but for by-products.
+
+    What is not followed, links to nothing and links back to a folder above, is added to `left_out`
+    as text, and so are by-products.
+    """
+    yield from _files(folder, left_out if left_out is not None else [], ())
+
+
+def _files(folder: Path, left_out: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    status = folder.stat()
+    above = (*above, (status.st_dev, status.st_ino))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if is_by_product(entry.name):
+            left_out.append(f"{path} (hidden, or a by-product)")
+        elif entry.is_dir():
+            inner = entry.stat()
+            if (inner.st_dev, inner.st_ino) in above:
+                left_out.append(f"{path} (a link back to a folder above)")
+            else:
+                yield from _files(path, left_out, above)
+        elif entry.is_file():
+            yield path
+        else:
+            left_out.append(f"{path} (a link to nothing, or not a file)")
+
+
+def is_by_product(name: str) -> bool:
+    """Whether a file or folder of this name is never a part of the data."""
+    return name.startswith(".") or name.lower() in BY_PRODUCTS
+
+
+def quick_fingerprint(paths: Iterable[Path]) -> str:
+    """Of the names, sizes and dates of files and of all files in folders; '' if none exists."""
+    return _fingerprint(paths, lambda path, status: f"{status.st_size} {status.st_mtime_ns}")
+
+
+def full_fingerprint(paths: Iterable[Path]) -> str:
+    """Of the names and contents of files and of all files in folders; '' if none exists."""
+
+    def content(path: str, status: os.stat_result) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+
+    return _fingerprint(paths, content)
+
+
+def _fingerprint(paths, fact) -> str:
+    digest, found = hashlib.blake2b(digest_size=16), False
+    for path in paths:
+        names = _names(str(path), "", ()) if path.is_dir() else [""] if path.exists() else []
+        for name in names:
+            place = f"{path}{os.sep}{name}" if name else str(path)
+            try:
+                digest.update(f"{name}\n{fact(place, os.stat(place))}\n".encode(errors="replace"))
+            except OSError:  # removed meanwhile, or a link to nothing
+                continue
+            found = True
+    return digest.hexdigest() if found else ""
+
+
+def _names(root: str, inner: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Relative names of all files, as `files` finds them; without Path objects, for millions."""
+    status = os.stat(root)
+    above = (*above, (status.st_dev, status.st_ino))
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if is_by_product(entry.name):
+            continue
+        name = f"{inner}{entry.name}"
+        if entry.is_dir():
+            if entry.is_symlink():
+                target = entry.stat()
+                if (target.st_dev, target.st_ino) in above:
+                    continue
+            yield from _names(entry.path, f"{name}{os.sep}", above)
+        else:
+            yield name
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_by_product(e.name))
+
+
+def _only_folders(folder: Path) -> bool:
+    """Whether a folder holds folders and no file."""
+    has_folder = False
+    for entry in os.scandir(folder):
+        if is_by_product(entry.name):
+            continue
+        if not entry.is_dir():
+            return False
+        has_folder = True
+    return has_folder
+
+
+def _classes(
+    folder: Path, names: list[str] | None = None, bare: list[str] | None = None
+) -> list[str]:
+    """The class folders in a folder; raises StError if they can't be that."""
+    names = _folders(folder) if names is None else names
+    bare = [name for name in names if _only_folders(folder / name)] if bare is None else bare
+    if bare:
+        inner = _folders(folder / bare[0])
+        raise StError(
+            f"{folder}: {_listed(bare)} hold only folders ({bare[0]}: {_listed(inner)}), but class "
+            "folders hold images; call the parts of a split train, val and test, or let 'root' "
+            "name the folder of the class folders"
+        )
+    if len(names) < 2:
+        raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
+    return names
+
+
+def _listed(names: list[str]) -> str:
+    """The first three, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,125 @@
+"""Changes of the files behind a data set."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from st.config import changes
+from st.config.check import parse
+from st.config.grid import Grid
+from st.config.layout import DATA
+from st.core.errors import StError
+from st.data.dataset import load_data
+from st.phases import prepare
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, tiny):
+    """A folder with images and params.yaml's data about them."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(["cat", "dog"] * 6):
+        path = tmp_path / "images" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 20 * number, dtype=np.uint8)).save(path)
+    options = {"root": "images", "size": 8, "grayscale": True, "test_fraction": 0.3}
+    tiny["datasets"] = {"pets": {"source": "imagefolder", "options": options}}
+    return tmp_path, tiny
+
+
+def job(params: dict) -> dict:
+    changes.fingerprint.cache_clear()  # as another process
+    return Grid(parse(params)).prepare("pets")
+
+
+def made(params: dict) -> dict:
+    """The job, after it ran."""
+    found = job(params)
+    prepare.run(found, DATA.format(dataset="pets"))
+    return found
+
+
+def test_sources_without_files_have_none(tiny):
+    assert "fingerprint" not in Grid(parse(tiny)).prepare("digits")
+
+
+@pytest.mark.parametrize("compare", ["dates", "contents"])
+def test_the_same_images_are_the_same_job(place, compare, monkeypatch):
+    root, params = place
+    params["datasets"]["pets"]["compare"] = compare
+    first = made(params)
+    assert job(params) == first
+    shutil.copytree(root / "images", root / "copy")  # with new dates
+    shutil.rmtree(root / "images")
+    assert job(params) == first  # a machine that has the results only
+    (root / "copy").rename(root / "images")
+    assert job(params) == first
+    reads, read = [], changes.full_fingerprint
+    monkeypatch.setattr(changes, "full_fingerprint", lambda p: reads.append(p) or read(p))
+    assert job(params) == first
+    assert len(reads) == (compare == "contents")  # dates: read once, then known
+
+
+@pytest.mark.parametrize("compare", ["dates", "contents"])
+def test_other_images_are_another_job(place, compare):
+    root, params = place
+    params["datasets"]["pets"]["compare"] = compare
+    first = made(params)
+    shutil.copy(root / "images/cat/0.png", root / "images/cat/99.png")
+    second = job(params)
+    assert second != first and job(params) == second
+    prepare.run(second, DATA.format(dataset="pets"))
+    assert job(params) == second
+    (root / "images/cat/99.png").unlink()
+    assert job(params) != second
+
+
+def test_contents_are_compared_where_dates_lie(place):
+    root, params = place
+    path = root / "images/dog/11.png"
+    first, status = made(params), path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert job(params) == first
+    params["datasets"]["pets"]["compare"] = "contents"
+    first = job(params)
+    path.write_bytes(path.read_bytes()[::-1])
+    assert job(params) != first
+
+
+def test_a_damaged_note_is_no_obstacle(place):
+    root, params = place
+    first = made(params)
+    os.utime(root / "images/cat/0.png")
+    assert job(params) == first
+    for text in ("", "[1]", "{"):
+        changes.KNOWN.write_text(text)
+        assert job(params) == first
+    (root / DATA.format(dataset="pets")).write_bytes(b"x")
+    assert job(params)["fingerprint"]
+
+
+def test_a_stated_normalisation(place):
+    _, params = place
+    given = {"mean": [0.5], "std": [0.25]}
+    made(params)
+    before, digest = load_data(DATA.format(dataset="pets"))
+    params["datasets"]["pets"]["normalisation"] = given
+    made(params)
+    data, other = load_data(DATA.format(dataset="pets"))
+    assert [values.tolist() for values in data.statistics()] == [[127.5], [63.75]]
+    assert other != digest  # trainings with another one do not resume
+    assert before.statistics()[0] == pytest.approx(before.train_images.mean())
+    params["datasets"]["pets"]["normalisation"] = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    with pytest.raises(StError, match=r"normalisation\.mean: has 3 values, .* 1 channels"):
+        made(params)
+
+
+def test_the_header_says_where_it_is_from(place):
+    _, params = place
+    found = made(params)
+    about = changes._prepared(DATA.format(dataset="pets"))
+    assert about["fingerprint"] == found["fingerprint"] and json.dumps(about)

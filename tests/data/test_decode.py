@@ -1,0 +1,84 @@
+"""One image file: the stated rule of what happens to its pixels."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from st.core.errors import StError
+from st.data.decode import decode, suffixes
+
+CORNERS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
+
+
+def png(path, kind: int, channels: int, values: np.ndarray):
+    """A PNG of 16 bits a channel, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values.reshape(height, -1))
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    assert values.size == height * width * channels
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, orientation):
+    """By the definition of the tag, in numpy: where row 0 and column 0 of the file belong."""
+    back = {
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a),
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.concatenate([CORNERS, CORNERS + 9])
+    Image.fromarray(stored).save(tmp_path / "x.png", exif=exif)
+    pixels, done = decode(tmp_path / "x.png", None, False)
+    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), back[orientation](stored))
+    assert ("turned upright" in done) == (orientation != 1)
+
+
+@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_refused_whatever_the_channels(tmp_path, kind, channels):
+    """Read as 8 bits, twelve-bit values in sixteen bits would be 0 to 15 of 255."""
+    png(tmp_path / "x.png", kind, channels, np.full((2, 3, channels), 4095))
+    with pytest.raises(StError, match=r"x\.png: .*more than 8 bits"):
+        decode(tmp_path / "x.png", None, False)
+
+
+@pytest.mark.parametrize("grayscale", [False, True])
+def test_transparent_pixels_lie_on_white(tmp_path, grayscale):
+    for mode, colour in (("RGBA", (0, 0, 0, 0)), ("LA", (0, 0)), ("RGBA", (255, 0, 0, 0))):
+        Image.new(mode, (3, 3), colour).save(tmp_path / "x.png")
+        pixels, done = decode(tmp_path / "x.png", None, grayscale)
+        assert (pixels == 255).all() and done == f"{mode}, laid on white"
+    palette = Image.new("P", (3, 3), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "x.png", transparency=1)
+    assert (decode(tmp_path / "x.png", None, grayscale)[0] == 255).all()
+    palette.save(tmp_path / "x.png")
+    pixels, done = decode(tmp_path / "x.png", None, False)
+    assert pixels[:, 0, 0].tolist() == [10, 20, 30] and done == "P"
+    Image.new("RGB", (3, 3), (10, 20, 30)).save(tmp_path / "x.png", transparency=(10, 20, 30))
+    assert (decode(tmp_path / "x.png", None, False)[0] == 255).all()
+
+
+def test_animations_give_their_first_frame(tmp_path):
+    frames = [Image.new("RGB", (3, 3), (shade,) * 3) for shade in (50, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert abs(decode(tmp_path / "x.gif", None, True)[0].astype(int) - 50).max() <= 2
+
+
+def test_the_library_says_which_suffixes_it_reads():
+    assert {".jpg", ".jfif", ".png", ".webp", ".tif", ".jp2", ".ppm"} <= suffixes()
+    assert not {".txt", ".heic", ".jpg~", ".pdf", ".h5", ".mpg"} & suffixes()

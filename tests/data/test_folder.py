@@ -1,0 +1,147 @@
+"""Folders on disk: layouts, what is passed over, and fingerprints."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from st.core.errors import StError
+from st.data.folder import files, full_fingerprint, layout, quick_fingerprint
+
+
+def tree(root: Path, *names: str) -> Path:
+    """Files of these names, each with its name as its content."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return root
+
+
+def classes(root: Path, *parts: str) -> Path:
+    return tree(root, *(f"{part}/{name}/1.png" for part in parts for name in ("cat", "dog")))
+
+
+def refused(root: Path, *words: str) -> None:
+    with pytest.raises(StError) as caught:
+        layout(root)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "names, parts",
+    [
+        (["train", "test"], ["train", "test"]),
+        (["Training", "TESTING"], ["train", "test"]),
+        (["train", "val"], ["train", "val"]),
+        (["train", "valid", "eval"], ["train", "val", "test"]),
+        (["Train", "Validation", "Test"], ["train", "val", "test"]),
+    ],
+)
+def test_the_usual_names_of_a_split(tmp_path, names, parts):
+    found = layout(classes(tmp_path, *names))
+    assert found.classes == ["cat", "dog"]
+    assert found.parts == {part: tmp_path / name for part, name in zip(parts, names, strict=True)}
+
+
+def test_class_folders(tmp_path):
+    found = layout(tree(tmp_path, "cat/1.png", "dog/deep/er/1.png", "dog/2.png", "notes.txt"))
+    assert (found.parts, found.classes) == ({"": tmp_path}, ["cat", "dog"])
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    """As in CIFAR-100: a part holds folders, a class images."""
+    found = layout(tree(tmp_path, "train/1.png", "bus/1.png", "test/1.png"))
+    assert (found.parts, found.classes) == ({"": tmp_path}, ["bus", "test", "train"])
+
+
+def test_folders_of_folders_are_named(tmp_path):
+    refused(classes(tmp_path / "a", "trn", "tst"), "trn, tst hold only folders (trn: cat, dog)")
+    refused(tree(tmp_path / "b", "x/1.png", "y/inner/1.png"), "y hold only folders (y: inner)")
+    refused(
+        tree(tmp_path / "c", "train/cat/1.png", "train/dog/in/1.png", "test/cat/1.png"),
+        "train: dog hold only folders",
+    )
+    refused(classes(tmp_path / "d", "train", "training", "test"), "train, training are both")
+    refused(tree(classes(tmp_path / "e", "train", "test"), "cat/1.png"), "cat beside train, test")
+    refused(classes(tmp_path / "f", "val", "test"), "but no train")
+
+
+def test_missing_classes_are_named_with_their_part(tmp_path):
+    root = tree(classes(tmp_path, "train", "val", "test"), "val/bird/1.png", "test/cow/1.png")
+    refused(root, "train/ lacks bird, cow; val/ lacks cow; test/ lacks bird")
+
+
+def test_by_products_are_passed_over_at_any_depth(tmp_path):
+    tree(
+        tmp_path, "cat/1.png", "cat/.ipynb_checkpoints/1.png", "cat/._1.png", "cat/in/.x/2.png",
+        "cat/in/Thumbs.db", "cat/in/2.png", "dog/1.png", "__MACOSX/cat/1.png", ".hidden/1.png",
+        "cat/.AppleDouble/1.png", "@eaDir/1.png",
+    )  # fmt: skip
+    assert layout(tmp_path).classes == ["cat", "dog"]
+    left_out = []
+    found = list(files(tmp_path / "cat", left_out))
+    assert found == [tmp_path / "cat/1.png", tmp_path / "cat/in/2.png"]
+    assert len(left_out) == 5 and str(tmp_path / "cat/in/.x") in left_out[3]
+
+
+def test_links_are_followed_without_loops(tmp_path):
+    tree(tmp_path, "cat/1.png", "dog/1.png", "elsewhere/in/3.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("cat", "dog"):
+        (root / name).symlink_to(tmp_path / name)
+    (tmp_path / "cat/more").symlink_to(tmp_path / "elsewhere/in")
+    (tmp_path / "cat/loop").symlink_to(root)
+    (tmp_path / "cat/none").symlink_to(tmp_path / "nowhere")
+    assert layout(root).classes == ["cat", "dog"]
+    left_out = []
+    found = list(files(root / "cat", left_out))
+    # root is no folder above cat's own place; below it, cat is
+    assert found[:2] == [root / "cat/1.png", root / "cat/loop/dog/1.png"]
+    assert found[-1] == root / "cat/more/3.png"
+    assert any("link back" in line for line in left_out)
+    assert any("none (a link to nothing" in line for line in left_out)
+    assert len(quick_fingerprint([root])) == 32
+
+
+CHANGES = {
+    "added": lambda root: tree(root, "cat/9.png"),
+    "removed": lambda root: (root / "cat/1.png").unlink(),
+    "renamed": lambda root: (root / "cat/1.png").rename(root / "cat/0.png"),
+    "moved": lambda root: (root / "cat/1.png").rename(root / "dog/9.png"),
+    "a class": lambda root: tree(root, "cow/1.png"),
+    "replaced": lambda root: (root / "cat/1.png").write_text("other"),
+    "within a link": lambda root: (root / "linked/1.png").write_text("another"),
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tree(tmp_path / "root", "cat/1.png", "dog/1.png")
+    (root / "linked").symlink_to(tree(tmp_path / "other", "1.png"))
+    return root
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", [quick_fingerprint, full_fingerprint])
+def test_fingerprints_notice(root, kind, change):
+    before = kind([root])
+    assert kind([root]) == before
+    change(root)
+    assert kind([root]) != before
+
+
+def test_what_fingerprints_leave_alone(root, tmp_path):
+    quick, full = quick_fingerprint([root]), full_fingerprint([root])
+    tree(root, "cat/.DS_Store")
+    assert (quick_fingerprint([root]), full_fingerprint([root])) == (quick, full)
+    os.utime(root / "cat/1.png", (1, 1))
+    assert quick_fingerprint([root]) != quick and full_fingerprint([root]) == full
+    # a change that keeps size and date is seen in the contents only
+    quick = quick_fingerprint([root])
+    (root / "cat/1.png").write_text("CAT/1.PNG")
+    os.utime(root / "cat/1.png", (1, 1))
+    assert quick_fingerprint([root]) == quick and full_fingerprint([root]) != full
+    assert quick_fingerprint([tmp_path / "none"]) == full_fingerprint([tmp_path / "none"]) == ""
