@@ -1,8 +1,10 @@
-# make table | make test | make lint: each sets up the environment in .venv first.
+# make table | make test | make lint: each sets up the environment in .venv first. Programs are called
+# as modules: a program's first line names its interpreter, which not every path allows.
 
 PYTHON ?= python3
 CORES ?= $(shell nproc)
 READY := .venv/ready
+UV := VIRTUAL_ENV=.venv .venv/bin/python -m uv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help table test quick lint types hooks audit bench environment lock bundle unpack
@@ -13,63 +15,63 @@ help: ## list these targets
 
 # record: DVC also has to learn that nothing was to do.
 table: $(READY) ## build results/table.csv and results/comparison.html
-	snakemake --cores "$(CORES)"
+	python -m snakemake --cores "$(CORES)"
 	python -m st record
 
 # As many tests at once as there are cores; most of them wait for processes to start.
 test: $(READY) ## run all tests
-	pytest -n $(CORES) --dist worksteal
+	python -m pytest -n $(CORES) --dist worksteal
 
 quick: $(READY) ## run the tests without the slow ones
-	pytest -m "not slow"
+	python -m pytest -n $(CORES) --dist worksteal -m "not slow"
 
 lint: $(READY) types ## check format, style and types
-	ruff format --check .
-	ruff check .
-	snakefmt --check Snakefile workflow
-	snakemake --lint
+	python -m ruff format --check .
+	python -m ruff check .
+	python -m snakefmt --check Snakefile workflow
+	python -m snakemake --lint
 
 types: $(READY) ## check types with mypy
-	mypy
+	python -m mypy
 
 hooks: $(READY) ## check format and style before each commit of this clone
-	pre-commit install
+	python -m pre_commit install
 
 audit: $(READY) ## look for known vulnerabilities of the pinned packages (needs the network)
-	pip-audit --requirement requirements.lock --disable-pip --strict --progress-spinner off
+	python -m pip_audit --requirement requirements.lock --disable-pip --strict --progress-spinner off
 
 # torchdistill needs nothing that is not locked, apart from a compiler that only its installation uses.
 bench: $(READY) ## compare the training loop's speed with others'
-	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --no-deps --group bench
+	$(UV) pip install --no-deps --group bench
 	python benchmarks/train.py
 
 environment: $(READY) ## create .venv from requirements.lock
 
 # For a machine without a network; docs/airgapped.md. THERE_PYTHON and THERE_PLATFORM: what is there.
 bundle: $(READY) ## pack all for a machine without a network: docs/airgapped.md
-	python tools/bundle.py $(if $(THERE_PYTHON),--python $(THERE_PYTHON)) \
-	  $(if $(THERE_PLATFORM),--platform $(THERE_PLATFORM)) $(if $(HAVE),--have $(HAVE)) \
-	  $(addprefix --data ,$(DATA)) bundle
+	python tools/bundle.py $(if $(THERE_PYTHON),--python "$$THERE_PYTHON") \
+	  $(if $(THERE_PLATFORM),--platform "$$THERE_PLATFORM") $(if $(HAVE),--have "$$HAVE") \
+	  $(foreach path,$(DATA),--data '$(path)') bundle
 
 unpack: $(READY) ## take over the results that such a machine sent: FROM=...
-	python tools/airgap.py unpack $(FROM)
+	python tools/airgap.py unpack "$$FROM"
 
 # Every package is pinned with its hashes, uv's own among them: pip installs it, it the others.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	"$(PYTHON)" -m venv --clear .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
-	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --require-hashes --compile-bytecode -r requirements.lock
-	VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --no-deps --no-build-isolation --editable .
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	$(UV) pip install --require-hashes --compile-bytecode -r requirements.lock
+	$(UV) pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The newest versions that fit pyproject.toml. Names no index and no host.
 lock: $(READY) ## pin the newest versions of all packages (needs the network)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 
 # The picture in the README: the rules, without the arrows that others imply.
 docs/dag.svg: Snakefile workflow/rules/*.smk | $(READY)
-	snakemake --rulegraph dot | tred | dot -Grankdir=LR -Tsvg > $@
+	python -m snakemake --rulegraph dot | tred | dot -Grankdir=LR -Tsvg > $@

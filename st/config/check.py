@@ -46,6 +46,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def typed(value: Any) -> Any:
+    """Data in which texts that are numbers or truth values in YAML become these."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    if isinstance(value, str):
+        try:
+            found = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return found if isinstance(found, bool | int | float) else value
+    return value
+
+
 def read(path: str | Path) -> Any:
     """A params file's YAML, unchecked but for duplicate keys."""
     try:

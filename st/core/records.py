@@ -13,12 +13,13 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from st.core.errors import StError
+from st.core.errors import StError, one_line
 from st.core.snakemake_internals import NOTHING_TO_DO, RECORDS, output, record_path, records
 
 ARCHIVE = Path("results/provenance.json.gz")
@@ -142,14 +143,57 @@ def _dvc_is_to_be_told() -> bool:
 
 def record_with_dvc() -> None:
     """Tell DVC that all phases are up to date. Only after a complete run, or it would believe so of
-    a partial one."""
+    a partial one. Raises StError that says why DVC can't, and what to do. Where there is no git, as
+    in an unpacked archive, there are no versions: one line says so."""
     if not _dvc_is_to_be_told():
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--force", "--no-relink", "--quiet"],
-        capture_output=True,
-        text=True,
-        check=False,
+    if _lacks_git():
+        print(
+            "versions are not recorded, because this is not a git repository; run `git init`, or "
+            "`dvc config core.no_scm true`, and then `python -m st record`",
+            file=sys.stderr,
+        )
+        return
+    obstacle = _obstacle()
+    if not obstacle:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "commit", "--force", "--no-relink"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not done.returncode:
+            return
+        told = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        errors = [line for line in told if "ERROR" in line or "Error" in line] or told[-1:]
+        obstacle = f"dvc commit failed ({one_line(' '.join(errors), 400) or 'without a reason'})"
+    raise StError(
+        f"versions are not recorded: {obstacle}; the results are complete, and `python -m st "
+        "record` records them afterwards"
     )
-    if done.returncode:
-        print(f"dvc commit failed, versions are not recorded:\n{done.stderr}", file=sys.stderr)
+
+
+def _obstacle() -> str:
+    """What would keep DVC from recording, with what to do; '' if nothing is known."""
+    lock = Path("dvc.lock")
+    if lock.exists() and re.search(r"^(<{7}|>{7})", lock.read_text(errors="replace"), re.M):
+        return "dvc.lock has conflict markers; take one side (`git checkout --ours dvc.lock`)"
+    for folder in (Path("results"), *Path("results").glob("*")):
+        if folder.is_symlink() and folder.is_dir():
+            return (
+                f"{folder} is a link, which DVC does not follow; link the whole clone instead, or "
+                "put DVC's cache elsewhere (`dvc cache dir`)"
+            )
+    return ""
+
+
+def _lacks_git() -> bool:
+    """Whether there is no git repository, and DVC has not been told to do without."""
+    command = ["git", "rev-parse", "--is-inside-work-tree"]
+    try:
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            return False
+    except OSError:  # no git at all
+        pass
+    settings = [p for p in (Path(".dvc/config"), Path(".dvc/config.local")) if p.exists()]
+    return not any(re.search(r"no_scm\s*=\s*true", path.read_text(), re.I) for path in settings)

@@ -25,6 +25,11 @@ def configfiles(workflow: Any) -> list[str]:
     return [str(path) for path in workflow.overwrite_configfiles]
 
 
+def config_option(workflow: Any) -> dict[str, Any]:
+    """What --config gives: mistakes may be its, and numbers in its lists come as text."""
+    return dict(workflow.config_settings.config or {})
+
+
 def is_default_config(workflow: Any) -> bool:
     """Whether neither --configfile nor --config is given. DVC's stages describe only that."""
     return not workflow.overwrite_configfiles and not workflow.config_settings.config

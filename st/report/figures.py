@@ -1,6 +1,7 @@
 """The report's figures. Each function returns a matplotlib Figure and writes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from itertools import chain
 from pathlib import Path
@@ -55,6 +56,15 @@ CAPTIONS = {
 }
 
 
+@contextmanager
+def _styled() -> Iterator[None]:
+    """matplotlib's own settings, changed by RC: whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
 def style(job: Job) -> dict[str, dict[str, Any]]:
     """Row -> colour, marker and linestyle: the same in all figures of a report."""
     rows = list(chain.from_iterable(job["rows"].values()))
@@ -82,7 +92,7 @@ def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> list[int]:
     return front
 
 
-@mpl.rc_context(RC)
+@_styled()
 def accuracy(job: Job, table: pd.DataFrame, dataset: str, architecture: str) -> Figure:
     """Accuracy against parameters and against MACs, from the aggregated table."""
     group = table[(table["dataset"] == dataset) & (table["architecture"] == architecture)]
@@ -137,7 +147,7 @@ def side_by_side(cost: np.ndarray) -> np.ndarray:
     return np.exp(places)
 
 
-@mpl.rc_context(RC)
+@_styled()
 def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> Figure:
     """Kept channels by prunable group, a panel a search, from all seeds' structure.json."""
     searches = dict.fromkeys(r["search"] for r in job["rows"][architecture] if "search" in r)
@@ -183,7 +193,7 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
     return figure
 
 
-@mpl.rc_context(RC)
+@_styled()
 def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Figure:
     """Cross-entropy, training accuracy and test accuracy by epoch, from all history.csv; below,
     what each loss contributes to the gradient, a panel a row that has several losses."""
@@ -336,5 +346,5 @@ def _draw(figure: Figure, target: Path | StringIO, kind: str) -> None:
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         "svg": {"Date": None, "Creator": None},
     }[kind]
-    with mpl.rc_context(RC):
+    with _styled():
         figure.savefig(target, format=kind, dpi=200, metadata=metadata)

@@ -1,5 +1,6 @@
 """The report's figures, on a synthetic results tree."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +46,16 @@ def test_accuracy_figure(made):
     assert lines["Pareto front"].get_ydata() == pytest.approx([91.7, 91.7])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["Pareto front", *ACCURACY]
+
+
+def test_the_user_s_settings_change_nothing(made, tmp_path):
+    job, _, _, table = made
+    figures.save(figures.accuracy(job, table, "toy", "net"), tmp_path / "plain.png")
+    unusual = {"font.size": 30, "lines.linewidth": 9, "figure.facecolor": "pink", "savefig.dpi": 7}
+    with mpl.rc_context(unusual):
+        figures.save(figures.accuracy(job, table, "toy", "net"), tmp_path / "unusual.png")
+        assert mpl.rcParams["font.size"] == 30  # theirs stay theirs
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "unusual.png").read_bytes()
 
 
 def test_channels_figure(made):

@@ -23,6 +23,18 @@ from st.core import slots
 from st.core import snakemake_internals as internals
 from st.core.errors import StError
 
+# Jobs import st from the working directory and find each other's results there.
+if not os.path.samefile(os.getcwd(), workflow.basedir):
+    raise WorkflowError(
+        f"the workflow runs in its own folder: `cd {shlex.quote(str(workflow.basedir))}` instead of "
+        "--directory or --snakefile; for other results clone it once more, or link results/"
+    )
+
+if {"{", "}"} & set(str(workflow.basedir)):
+    raise WorkflowError(
+        f"{workflow.basedir}: Snakemake takes braces in a path for wildcards; move the clone elsewhere"
+    )
+
 PARAMS_FILES = internals.configfiles(workflow) or ["params.yaml"]
 
 # A params file chosen with --configfile describes its grid whole; Snakemake would merge it with a
@@ -36,7 +48,9 @@ try:
     # finds what Snakemake's reader lets pass: keys that are there twice
     for path in PARAMS_FILES:
         check.read(path)
-    PARAMS = check.parse(config, PARAMS_FILES[-1])
+    given = check.typed(internals.config_option(workflow))
+    named = [os.path.relpath(path) for path in PARAMS_FILES] + ["--config"] * bool(given)
+    PARAMS = check.parse({**config, **given}, " + ".join(named))
 except StError as error:
     raise WorkflowError(str(error)) from None
 GRID = Grid(PARAMS)

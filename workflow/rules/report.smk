@@ -49,6 +49,7 @@ rule notebook:
         **GRID.files("report", Experiment()).inputs,
         notebook="workflow/notebooks/comparison.ipynb",
         code=code("report"),
+        render="st/report/notebook.py",
     output:
         notebook="results/comparison.ipynb",
         html=report(
@@ -66,5 +67,5 @@ rule notebook:
     message:
         "notebook"
     shell:
-        "(python -m papermill {input.notebook:q} {output.notebook:q} -p job {params.job:q} -p folder results"
-        " && python -m nbconvert --to html --no-input {output.notebook:q}) > {log:q} 2>&1"
+        "python -m st.report.notebook {input.notebook:q} {output.notebook:q} {output.html:q}"
+        " {params.job:q} results > {log:q} 2>&1"

@@ -19,4 +19,7 @@ def record_versions():
         records.own_files(os.environ[CACHE_VARIABLE])
     records.pack()
     if internals.is_default_config(workflow) and internals.is_made(workflow, "report"):
-        records.record_with_dvc()
+        try:
+            records.record_with_dvc()
+        except StError as error:
+            print(error, file=sys.stderr)

@@ -1,0 +1,142 @@
+"""Where the project lies and who runs it: odd paths, the user's own settings, other folders."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.project import ROOT, copy_project, run, snakemake
+
+pytestmark = pytest.mark.slow
+BROKEN = {"argv": ["/bin/false"], "display_name": "broken", "language": "python"}
+
+
+@pytest.fixture(scope="module")
+def tiny_params() -> str:
+    params = yaml.safe_load((ROOT / "params/tiny.yaml").read_text())
+    params["architectures"] = {"vgg": params["architectures"]["vgg"]}
+    params["methods"] = {"st": {**params["methods"]["st"], "architectures": ["vgg"]}}
+    params["seeds"], params["evaluation"] = [0], {"latency_rounds": 2}
+    return yaml.safe_dump(params, sort_keys=False)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, tiny_params):
+    """A project whose path every shell would take apart, built by make, by a user whose settings
+    would break it."""
+    folder = copy_project(tmp_path_factory.mktemp("odd") / """it's "odd" $HOME; $(x) `y` & a""")
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "params.yaml").write_text(tiny_params)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    home = folder.parent / "home"
+    kernel = home / ".local/share/jupyter/kernels/python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps(BROKEN))
+    startup = home / ".ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("raise SystemExit('the user\\'s own start-up file')")
+    settings = home / ".config/matplotlib"
+    settings.mkdir(parents=True)
+    (settings / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
+    variables = {
+        "HOME": str(home), "JUPYTER_PATH": str(home / ".local/share/jupyter"),
+        "JUPYTER_PREFER_ENV_PATH": "0", "MPLBACKEND": "TkAgg", "LC_ALL": "C",
+    }  # fmt: skip
+    run(folder, "make", "-o", ".venv/ready", "table", "CORES=2", **variables)
+    return folder
+
+
+def test_an_odd_path_and_odd_settings(odd):
+    assert "vgg" in (odd / "results/table.md").read_text()
+    assert "Search-and-Train: comparison" in (odd / "results/comparison.html").read_text()
+
+
+def test_nothing_of_an_odd_path_reaches_a_shell(odd):
+    """Also in the recipes that were not run: no path is written out in them."""
+    for target in ("environment", "bundle", "unpack", "lock", "audit", "bench", "hooks", "lint"):
+        recipe = run(odd, "make", "--always-make", "--dry-run", target, "FROM=/a $HOME b")
+        assert "odd" not in recipe.replace("$HOME b", ""), recipe
+
+
+@pytest.fixture
+def project(tmp_path, tiny_params):
+    folder = copy_project(tmp_path / "project")
+    (folder / "params.yaml").write_text(tiny_params)
+    return folder
+
+
+def test_braces_are_refused(project):
+    other = project.rename(project.with_name("a {b} c"))
+    told = snakemake(other, "-n", fails=True)
+    assert "braces" in told and "Traceback" not in told
+
+
+def test_other_folders_are_refused(project, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder, options in (
+        (project, ["--directory", str(elsewhere)]),
+        (elsewhere, ["--snakefile", str(project / "Snakefile")]),
+    ):
+        told = snakemake(folder, "-n", *options, fails=True)
+        assert f"`cd {project}`" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--config", "seeds=[-1]"], "params.yaml + --config: seeds.0"),
+        (["--configfile", "params.yaml", "more.yaml", "--"], "params.yaml + more.yaml: seeds.0"),
+    ],
+)
+def test_a_mistake_is_its_source_s(project, options, words):
+    (project / "more.yaml").write_text("seeds: [-1]\n")
+    assert words in snakemake(project, "-n", *options, fails=True)
+
+
+def test_config_on_the_command_line(project):
+    told = snakemake(project, "-n", "--config", "seeds=[0,1]")
+    assert "pretrain digits/vgg/seed1/sparse" in told
+
+
+def result(project: Path) -> Path:
+    """A project with a complete record, as far as DVC can tell: nothing is trained."""
+    (project / ".snakemake/metadata").mkdir(parents=True)
+    (project / "results").mkdir(exist_ok=True)
+    return project
+
+
+OBSTACLES = {
+    "conflict": "dvc.lock has conflict markers",
+    "link": "results is a link",
+    "no git": "not a git repository",
+    "home": "dvc commit failed",
+}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_why_versions_are_not_recorded(project, tmp_path, kind):
+    if kind != "no git":
+        run(project, "git", "init", "--quiet")
+    if kind == "link":
+        (tmp_path / "scratch").mkdir()
+        (project / "results").symlink_to(tmp_path / "scratch")
+    result(project)
+    if kind == "conflict":
+        (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
+    script = "from st.core import records; records.record_with_dvc()"
+    told = run(project, sys.executable, "-c", script, fails=kind != "no git")
+    line = told.strip().splitlines()[-1]
+    assert "versions are not recorded" in line and OBSTACLES[kind] in line, told
+    assert "python -m st record" in line
+
+
+def test_results_may_be_a_link_for_git(project, tmp_path):
+    run(project, "git", "init", "--quiet")
+    for name in ("results", "data", "bundle"):
+        (project / name).symlink_to(tmp_path)
+        assert run(project, "git", "check-ignore", name).strip() == name
+    assert os.path.islink(project / "results")
