@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from st.core.errors import StError
+from st.core.errors import StError, one_line
 from st.core.registry import architectures
 
 Keep = Mapping[str, np.ndarray]  # group -> sorted indices of the kept channels
@@ -77,6 +77,11 @@ class Tensor:
         return self.role not in ("mean", "variance", "count")
 
 
+def padding(kernel: int) -> int:
+    """Zeros on each side of a convolution's input."""
+    return (kernel - 1) // 2
+
+
 class Graph:
     """A drawing surface for one network. Shapes leave out the batch: (channels, height, width).
 
@@ -118,8 +123,20 @@ class Graph:
         stride: int = 1,
         prunable: bool = False,
     ) -> Value:
-        """A convolution without bias, zero-padded to keep the size at stride 1."""
-        height, width = -(-x.height // stride), -(-x.width // stride)
+        """A convolution without bias; (kernel - 1) // 2 zeros on all sides, so odd kernels keep the
+        size at stride 1, an even one at a stride of its own size takes patches."""
+        for what, value in (("channels", channels), ("kernel", kernel), ("stride", stride)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"'{name}': {what} must be a positive integer, not {value!r}")
+        if not self.nodes[x.node].spatial:
+            raise ValueError(f"'{name}' needs a map, not a pooled vector")
+        height, width = (
+            (side + 2 * padding(kernel) - kernel) // stride + 1 for side in (x.height, x.width)
+        )
+        if min(height, width) < 1:
+            raise ValueError(
+                f"'{name}': a kernel of {kernel} is too large for {x.height}x{x.width} positions"
+            )
         group = self._group(name, "filters", channels) if prunable else None
         if prunable:
             self.groups[name].producers.append(name)
@@ -201,6 +218,8 @@ class Graph:
         """Channels side by side, as in a dense stream; each value keeps its width."""
         if any(v.group for v in values):
             raise ValueError("only values with fixed channels can be concatenated")
+        if len({(v.height, v.width) for v in values}) != 1:
+            raise ValueError("only values of the same size can be concatenated")
         channels = sum(v.channels for v in values)
         first = values[0]
         return self._add(
@@ -298,4 +317,12 @@ def draw(family: str, options: Mapping, input_shape: tuple[int, int, int], class
         architectures.get(family)(graph, **complete)
     except ValueError as error:
         raise StError(f"architecture '{family}': {error}") from error
+    except (StError, MemoryError):
+        raise
+    except Exception as error:  # a plugin's function may do anything
+        raise StError(
+            f"architecture '{family}': cannot be drawn ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    if "logits" not in graph.taps:
+        raise StError(f"architecture '{family}': must end with head(), which makes the logits")
     return graph

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from st.networks.checkpoint import Checkpoint
-from st.networks.graph import Node
+from st.networks.graph import Node, padding
 from st.networks.structure import Structure
 
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
@@ -50,8 +50,8 @@ class Network(nn.Module):
         channels_in = self._widths.get(node.group_in, node.channels_in)
         channels = self._widths.get(node.group_out, node.channels)
         if node.op == "conv":
-            padding = node.kernel // 2
-            return nn.Conv2d(channels_in, channels, node.kernel, node.stride, padding, bias=False)
+            zeros = padding(node.kernel)
+            return nn.Conv2d(channels_in, channels, node.kernel, node.stride, zeros, bias=False)
         if node.op == "linear":
             return nn.Linear(channels_in, channels)
         if node.op == "bn":
