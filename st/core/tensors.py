@@ -25,6 +25,23 @@ def checksum(tensors: dict[str, np.ndarray], text: str) -> str:
     return sha.hexdigest()
 
 
+def _mapped(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, whose header has been checked."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+    entries.pop("__metadata__", None)
+    content = np.memmap(path, np.uint8, mode="c", offset=8 + size)
+    found = {}
+    for name, entry in entries.items():
+        kind, size = entry["dtype"][0].lower(), entry["dtype"][1:]
+        if kind not in "uif" or not size.isdecimal():
+            raise TypeError(f"type {entry['dtype']}")  # as the library says of what numpy lacks
+        values = content[slice(*entry["data_offsets"])].view(f"{kind}{int(size) // 8}")
+        found[name] = values.reshape(entry["shape"])
+    return found
+
+
 def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict) -> None:
     """A safetensors file with JSON under the header's key `st`, and a checksum of all."""
     contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
@@ -70,14 +87,22 @@ def _header(path: str | Path, file, kind: str) -> dict:
     return header
 
 
-def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors and header of a file of the format `kind`; raises StError that names the file."""
+def read_tensors(
+    path: str | Path, kind: str, mapped: bool = False
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and header of a file of the format `kind`; raises StError that names the file.
+
+    `mapped`: the tensors are the file itself, whose pages all processes of a machine share; what is
+    written into one stays with its process. Files are replaced, never changed, so they stay as they
+    are.
+    """
     if not Path(path).exists():
         raise StError(f"{path}: is missing; the phase before this one makes it")
     try:
         with safe_open(path, framework="numpy") as file:
             header = _header(path, file, kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}
     # TypeError: bfloat16; the others: what only foreign files hold
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise StError(

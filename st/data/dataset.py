@@ -48,7 +48,10 @@ class Data:
         levels = np.arange(256, dtype=np.float64)
         mean, deviation = [], []
         for channel in range(self.train_images.shape[1]):
-            counts = np.bincount(self.train_images[:, channel].ravel(), minlength=256)
+            counts = np.zeros(256, dtype=np.int64)
+            for start in range(0, len(self.train_images), 256):  # bincount makes int64 of its input
+                part = self.train_images[start : start + 256, channel]
+                counts += np.bincount(part.ravel(), minlength=256)
             average = (counts * levels).sum() / counts.sum()
             mean.append(average)
             deviation.append(np.sqrt((counts * (levels - average) ** 2).sum() / counts.sum()))
@@ -142,8 +145,8 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
 
 
 def load_data(path: str | Path) -> tuple[Data, str]:
-    """The data and its sha256."""
-    tensors, header = read_tensors(path, FORMAT)
+    """The data, mapped from the file, and its sha256."""
+    tensors, header = read_tensors(path, FORMAT, mapped=True)
     try:
         data = Data(
             tensors["train.images"], tensors["train.labels"],

@@ -6,12 +6,17 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from helpers.images import stripes
+from torch import nn
 
+from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import datasets
 from st.data.dataset import Data, load_data, save_data
+from st.data.images import Images
 from st.phases import prepare
+from st.training.accuracy import predictions
 
 
 def test_digits():
@@ -202,3 +207,42 @@ def test_a_damaged_download(tmp_path):
 @pytest.mark.parametrize("name", datasets.names())
 def test_every_data_set_tells_its_shape(name):
     assert callable(datasets.get(name).shape)
+
+
+def test_prepared_images_are_mapped(tmp_path):
+    """The arrays are the file's pages, which processes share; what one writes stays with it."""
+    data = datasets.get("digits")()
+    save_data(tmp_path / "data", data, {})
+    content = (tmp_path / "data").read_bytes()
+    found, digest = load_data(tmp_path / "data")
+    base = found.train_images
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(data, name))
+    np.testing.assert_array_equal(found.statistics(), data.statistics())
+    found.train_images[:] = 0
+    found.test_labels[:] = 0
+    assert (tmp_path / "data").read_bytes() == content
+    assert load_data(tmp_path / "data")[1] == digest
+
+
+def test_large_images_are_evaluated_in_small_batches():
+    taken = []
+
+    class Net(nn.Module):
+        def forward(self, batch):
+            taken.append(len(batch))
+            return torch.zeros(len(batch), 2)
+
+    for side, size in ((8, 512), (32, 512), (64, 128), (224, 10), (1024, 1)):
+        images = np.zeros((2, 1, side, side), dtype=np.uint8)
+        labels = np.zeros(2, dtype=np.int64)
+        held = Images(Data(images, labels, images, labels, ["a", "b"]), Device("cpu"))
+        held.test_images = held.test_images[:1].expand(513, -1, -1, -1)
+        taken.clear()
+        if side == 1024:
+            held.test_images = held.test_images[:3]
+        predictions(Net(), held, Device("cpu"))
+        assert taken[0] == size and sum(taken) == len(held.test_images)

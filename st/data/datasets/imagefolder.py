@@ -1,5 +1,6 @@
 """Any folder of class folders."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -120,34 +121,47 @@ class _Reader:
         self._damaged: list[str] = []
 
     def read(self, found: Layout, part: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """A part's images, labels and files."""
-        images: list[np.ndarray] = []
+        """A part's images, labels and files. Images are written where they stay: a list of them and
+        then an array would need the memory twice."""
+        listed = {name: self._listed(found.parts[part] / name) for name in found.classes}
+        most = sum(min(len(files), self._most or len(files)) for files, _ in listed.values())
+        images = np.empty((0, 0, 0, 0), dtype=np.uint8)
         labels: list[int] = []
         names: list[str] = []
         for label, name in enumerate(found.classes):
-            read = list(self._class(found.parts[part] / name))
-            images += [pixels for pixels, _ in read]
-            names += [file for _, file in read]
-            labels += [label] * len(read)
+            for pixels, file in self._class(found.parts[part] / name, *listed[name]):
+                if not labels:
+                    images = np.empty((most, *pixels.shape), dtype=np.uint8)
+                images[len(labels)] = pixels
+                labels.append(label)
+                names.append(str(file))
         if self._damaged and not self._skip:
             say_all("images that cannot be read", self._damaged)
             first, *more = self._damaged
             raise StError(first + (f" ({len(more)} more like this)" if more else ""))
-        return np.stack(images), np.array(labels, dtype=np.int64), names
+        return images[: len(labels)], np.array(labels, dtype=np.int64), names
 
-    def _class(self, folder: Path):
-        """The pixels and the path of each of a class's images."""
+    def _listed(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """A class's files that may be images, and what is left out."""
         left_out: list[str] = []
+        found = []
+        for file in files(folder, left_out):
+            if file.suffix.lower() in self._suffixes:
+                found.append(file)
+            else:
+                left_out.append(f"{file} (not a suffix of images that can be read)")
+        return found, left_out
+
+    def _class(
+        self, folder: Path, listed: list[Path], left_out: list[str]
+    ) -> Iterator[tuple[np.ndarray, Path]]:
+        """The pixels and the path of each of a class's images."""
         converted: list[str] = []
         skipped: list[str] = []
-        count = tried = 0
-        for file in files(folder, left_out):
-            if file.suffix.lower() not in self._suffixes:
-                left_out.append(f"{file} (not a suffix of images that can be read)")
-                continue
+        count = 0
+        for file in listed:
             if count == self._most:
                 break
-            tried += 1
             try:
                 pixels, done = decode(file, self._size, self._grayscale)
             except StError as error:
@@ -163,7 +177,7 @@ class _Reader:
                     f"{width}x{height}; give the option 'size'"
                 )
             count += 1
-            yield pixels, str(file)
+            yield pixels, file
         self._damaged += skipped
         kinds = {"converted": converted, "skipped": skipped, "left out": left_out}
         parts = [f"{len(f)} {kind}, the first: {f[0]}" for kind, f in kinds.items() if f]
@@ -171,7 +185,7 @@ class _Reader:
             self._told.append(f"{folder}: {count} images read; {'; '.join(parts)}")
         if not count:
             reason = (
-                f"all {tried} are damaged, the first: {skipped[0]}"
+                f"all {len(skipped)} are damaged, the first: {skipped[0]}"
                 if skipped
                 else f"left out: {left_out[0]}"
                 if left_out
