@@ -51,7 +51,7 @@ def say_all(what: str, lines: list[str]) -> None:
     logs = [h.baseFilename for h in logger.handlers if isinstance(h, logging.FileHandler)]
     shown = lines[:SHOWN] if logs else lines
     place = f", all of them in {logs[0]}" if len(lines) > SHOWN and logs else ""
-    say(f"{len(lines)} {what}{place}:")
+    say(f"{what}: {len(lines)}{place}")
     for line in shown:
         say(f"  {line}")
     for line in lines[len(shown) :]:

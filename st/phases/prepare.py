@@ -33,7 +33,7 @@ def run(job: Job, data: Path) -> None:
         f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "
         f"{channels} x {height} x {width}, {len(found.classes)} classes"
     )
-    say_all("test images are training images too, to the pixel", found.repeated())
+    say_all("test images that are training images too, to the pixel", found.repeated())
 
 
 def _normalised(data: Data, given: Job | None) -> Data:

@@ -52,7 +52,7 @@ def run(
     # kept whole: the supernet's own number of channels, which need not be a multiple
     uneven = {name: width for name, width in found.widths.items() if width % job["round_to"]}
     say_all(
-        f"layers are kept whole, with channels that are no multiple of round_to {job['round_to']}",
+        f"layers kept whole, with channels that are not a multiple of {job['round_to']}",
         [f"{name}: {width}" for name, width in uneven.items()],
     )
     measured = {"latency_kept": latency(found)} if latency else {}
