@@ -72,8 +72,13 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
-    show = commands.add_parser("params", help="check a params file and print it completed")
-    show.add_argument("params", nargs="?", default="params.yaml")
+    params = commands.add_parser("params", help="check a params file and print it completed")
+    params.add_argument("params", nargs="?", default="params.yaml")
+    text = "print a model, structure, history, metrics, data or predictions file for a person"
+    show = commands.add_parser("show", help=text, description=text)
+    show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")
+    show.add_argument("--json", action="store_true", help="print it as JSON")
+    show.add_argument("--plugin", action="append", default=[], help="a module to import")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -112,6 +117,12 @@ def main(arguments: list[str] | None = None) -> int:
             from st.config.params import schema
 
             print(json.dumps(schema(), indent=2))
+        elif options.command == "show":
+            from st.core.registry import load_plugins
+            from st.report.show import show
+
+            load_plugins(options.plugin)
+            show(options.path, options.json)
         elif options.command == "record":
             from st.core.records import record
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": {"core", "networks", "data"},
     "pruning": {"core", "networks", "data", "training"},
     "config": {"core", "networks", "data", "training", "pruning"},
-    "report": {"core", "config"},
+    "report": {"core", "networks", "data", "config"},
     "phases": {"core", "networks", "data", "training", "pruning", "config", "report"},
 }
 TOP = {"__init__", "__main__", "cli", "estimate"}  # may import all

@@ -75,6 +75,18 @@ def read_header(path: str | Path, kind: str) -> dict:
         ) from error
 
 
+def read_kind(path: str | Path) -> str:
+    """The format that a file of tensors says it has, '' if it says none; raises StError that names
+    the file if it is no such file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("st", "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise StError(f"{path}: is not a file of a run ({one_line(error)})") from error
+    found = header.get("format") if isinstance(header, dict) else None
+    return found if isinstance(found, str) else ""
+
+
 def _header(path: str | Path, file, kind: str) -> dict:
     header = json.loads((file.metadata() or {}).get("st", "null"))
     if not isinstance(header, dict) or header.get("format") != kind:
