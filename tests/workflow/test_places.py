@@ -121,7 +121,7 @@ OBSTACLES = {
     "conflict": "dvc.lock has conflict markers",
     "link": "results is a link",
     "no git": "not a git repository",
-    "home": "dvc commit failed",
+    "nothing made": "dvc commit failed",
 }
 
 
