@@ -98,9 +98,11 @@ class DataSet(Section):
     )
 
     @property
-    def held_out(self) -> bool:
-        """Whether training images are evaluated, and not the test part."""
-        return self.holdout > 0 or self.options.get("val") == "holdout"
+    def held_out(self) -> str:
+        """What is evaluated in place of the test part, '' if nothing is."""
+        if self.holdout > 0:
+            return "held-out training images"
+        return "the val images" if self.options.get("val") == "holdout" else ""
 
 
 class Architecture(Section):

@@ -13,7 +13,7 @@ from st.report.columns import COLUMNS
 
 def split(job: Job, dataset: str) -> str:
     """The images on which accuracies of a data set were measured."""
-    return "held-out training images" if job["datasets"][dataset] else "the test split"
+    return job["datasets"][dataset] or "the test split"
 
 
 def caption(job: Job, runs: pd.DataFrame) -> str:

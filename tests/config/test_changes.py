@@ -123,3 +123,14 @@ def test_the_header_says_where_it_is_from(place):
     found = made(params)
     about = changes._prepared(DATA.format(dataset="pets"))
     assert about["fingerprint"] == found["fingerprint"] and json.dumps(about)
+
+
+def test_the_report_says_what_was_evaluated(place):
+    _, params = place
+    pets = params["datasets"]["pets"]
+    assert Grid(parse(params)).report()["datasets"] == {"pets": ""}
+    pets["holdout"] = 0.2
+    assert Grid(parse(params)).report()["datasets"] == {"pets": "held-out training images"}
+    pets["holdout"] = 0
+    pets["options"]["val"] = "holdout"
+    assert Grid(parse(params)).report()["datasets"] == {"pets": "the val images"}

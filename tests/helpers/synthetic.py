@@ -53,7 +53,7 @@ def answers(accuracy: float, method: str, seed: int) -> np.ndarray:
     return predicted
 
 
-def make_job(seeds=(0, 1, 2), holdout=0.0):
+def make_job(seeds=(0, 1, 2), held_out=""):
     ce, kd = {"ce": {"weight": 1.0}}, {"kd": {"weight": 0.9, "temperature": 4.0}}
     rows = [
         row("supernet", "plain"),
@@ -70,7 +70,7 @@ def make_job(seeds=(0, 1, 2), holdout=0.0):
         ),
     ]
     return {
-        "datasets": {"toy": holdout}, "seeds": list(seeds), "rows": {"net": rows},
+        "datasets": {"toy": held_out}, "seeds": list(seeds), "rows": {"net": rows},
         "latency_batch": 1, "params": "0123", "claims": {},
     }  # fmt: skip
 

@@ -244,7 +244,7 @@ def test_short_numbers(number, text):
 
 
 def test_holdout_is_said(tmp_path):
-    job = make_job(holdout=0.1)
+    job = make_job(held_out="held-out training images")
     write_results(tmp_path, job)
     runs = tables.collect(job, tmp_path)
     assert "on held-out training images" in captions.caption(job, runs)
