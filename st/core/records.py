@@ -147,12 +147,9 @@ def record_with_dvc() -> None:
     in an unpacked archive, there are no versions: one line says so."""
     if not _dvc_is_to_be_told():
         return
-    if _lacks_git():
-        print(
-            "versions are not recorded, because this is not a git repository; run `git init`, or "
-            "`dvc config core.no_scm true`, and then `python -m st record`",
-            file=sys.stderr,
-        )
+    lacking = _lacks_git()
+    if lacking:
+        print(f"versions are not recorded, because {lacking}", file=sys.stderr)
         return
     obstacle = _obstacle()
     if not obstacle:
@@ -187,13 +184,20 @@ def _obstacle() -> str:
     return ""
 
 
-def _lacks_git() -> bool:
-    """Whether there is no git repository, and DVC has not been told to do without."""
-    command = ["git", "rev-parse", "--is-inside-work-tree"]
+def _lacks_git() -> str:
+    """Why there is no git repository that DVC could use; '' if there is one, or DVC is told to do
+    without."""
+    advice = "or `dvc config core.no_scm true`, and then `python -m st record`"
     try:
-        if not subprocess.run(command, capture_output=True, check=False).returncode:
-            return False
-    except OSError:  # no git at all
-        pass
+        command = ["git", "rev-parse", "--is-inside-work-tree"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return ""
+        reason = f"git refuses ({one_line(done.stderr, 200)}); do what it says, {advice}"
+        if "not a git repository" in done.stderr:
+            reason = f"this is not a git repository; run `git init`, {advice}"
+    except OSError:
+        reason = f"git is not installed; install it, {advice}"
     settings = [p for p in (Path(".dvc/config"), Path(".dvc/config.local")) if p.exists()]
-    return not any(re.search(r"no_scm\s*=\s*true", path.read_text(), re.I) for path in settings)
+    without = any(re.search(r"no_scm\s*=\s*true", path.read_text(), re.I) for path in settings)
+    return "" if without else reason

@@ -43,7 +43,7 @@ def odd(tmp_path_factory, tiny_params):
     (settings / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
     variables = {
         "HOME": str(home), "JUPYTER_PATH": str(home / ".local/share/jupyter"),
-        "JUPYTER_PREFER_ENV_PATH": "0", "MPLBACKEND": "TkAgg", "LC_ALL": "C",
+        "JUPYTER_PREFER_ENV_PATH": "0", "MPLBACKEND": "nonsense", "LC_ALL": "C",
     }  # fmt: skip
     run(folder, "make", "-o", ".venv/ready", "table", "CORES=2", **variables)
     return folder
@@ -140,6 +140,27 @@ def test_why_versions_are_not_recorded(project, tmp_path, kind):
     line = told.strip().splitlines()[-1]
     assert "versions are not recorded" in line and OBSTACLES[kind] in line, told
     assert "python -m st record" in line
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("echo 'fatal: detected dubious ownership in repository' >&2; exit 128", "git refuses"),
+        (None, "git is not installed"),
+    ],
+)
+def test_git_s_own_reasons(project, tmp_path, script, words):
+    result(project)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if script:
+        (tools / "git").write_text(f"#!/bin/sh\n{script}\n")
+        (tools / "git").chmod(0o755)
+    told = run(
+        project, sys.executable, "-c", "from st.core import records; records.record_with_dvc()",
+        PATH=str(tools),
+    )  # fmt: skip
+    assert words in told and "git init" not in told and told.count("\n") == 1
 
 
 def test_results_may_be_a_link_for_git(project, tmp_path):

@@ -59,6 +59,10 @@ GRID = Grid(PARAMS)
 # the python that runs this workflow, whether its environment has been activated or not.
 os.environ |= {"PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])}
 
+# The user's own settings must not decide how figures look, or whether they can be drawn.
+for name in ("MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP"):
+    os.environ.pop(name, None)
+
 PLUGINS = " ".join(shlex.quote(f"--plugin={name}") for name in PARAMS.plugins)
 
 GPUS = slots.gpus() if which("nvidia-smi") else []
