@@ -14,6 +14,7 @@ from typing import Any
 
 from st.core import registry
 from st.core.errors import StError
+from st.core.files import read_json, write_json
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT
 from st.data.folder import full_fingerprint, quick_fingerprint
@@ -53,9 +54,8 @@ def fingerprint(source: str, options: str, compare: str, prepared: Path) -> str 
     contents = noted.get(quick)
     if contents is None:
         contents = full_fingerprint(read)
-        with suppress(OSError):
-            KNOWN.parent.mkdir(exist_ok=True)
-            KNOWN.write_text(json.dumps({**noted, quick: contents}), encoding="utf-8")
+        with suppress(StError):  # a folder that can't be written costs another reading
+            write_json(KNOWN, {**noted, quick: contents})
     return known if contents == before.get("contents") else quick
 
 
@@ -77,8 +77,7 @@ def _prepared(path: Path) -> dict[str, Any]:
 
 
 def _noted() -> dict[str, str]:
-    try:
-        found = json.loads(KNOWN.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    with suppress(StError):
+        found = read_json(KNOWN)
+        return found if isinstance(found, dict) else {}
+    return {}

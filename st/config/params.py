@@ -63,14 +63,13 @@ Loss = Annotated[
 
 
 Channels = Annotated[list[Annotated[float, Finite(ge=0, le=1)]], Field(min_length=1, max_length=4)]
-Positive = Annotated[float, Finite(gt=0, le=1)]
 
 
 class Normalisation(Section):
     """Of each channel, for values from 0 to 1."""
 
     mean: Channels = Field(description="Subtracted.")
-    std: Annotated[list[Positive], Field(min_length=1, max_length=4)] = Field(
+    std: Annotated[list[Fraction], Field(min_length=1, max_length=4)] = Field(
         description="Divided by afterwards."
     )
 

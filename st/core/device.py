@@ -117,11 +117,11 @@ class Captured:
         if self._calls <= WARM_UP:
             self._beside(self._step)
         elif self._calls == WARM_UP + 1:
-            self._record_or_not()
+            self._capture_or_not()
         if self._calls > WARM_UP:
             self._again()
 
-    def _record_or_not(self) -> None:
+    def _capture_or_not(self) -> None:
         try:
             self._again = self._capture()
         except Exception as error:  # what is not the capture's fault comes again with the step

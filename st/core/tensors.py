@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -62,17 +65,25 @@ def _umask() -> int:
     return mask
 
 
-def read_header(path: str | Path, kind: str) -> dict:
-    """The header alone, unchecked but for the format; raises StError that names the file."""
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The file, open; raises StError that names it if it is missing or damaged."""
     if not Path(path).exists():
         raise StError(f"{path}: is missing; the phase before this one makes it")
     try:
         with safe_open(path, framework="numpy") as file:
-            return _header(path, file, kind)
+            yield file
+    # TypeError: bfloat16; the others: what only foreign files hold
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise StError(
             f"{path}: is damaged ({one_line(error)}); delete it and build it again"
         ) from error
+
+
+def read_header(path: str | Path, kind: str) -> dict:
+    """The header alone, unchecked but for the format; raises StError that names the file."""
+    with _opened(path) as file:
+        return _header(path, file, kind)
 
 
 def read_kind(path: str | Path) -> str:
@@ -80,15 +91,20 @@ def read_kind(path: str | Path) -> str:
     the file if it is no such file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("st", "null"))
+            header = _said(file)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise StError(f"{path}: is not a file of a run ({one_line(error)})") from error
     found = header.get("format") if isinstance(header, dict) else None
     return found if isinstance(found, str) else ""
 
 
-def _header(path: str | Path, file, kind: str) -> dict:
-    header = json.loads((file.metadata() or {}).get("st", "null"))
+def _said(file: Any) -> Any:
+    """The JSON that the file says of itself; None if it says nothing."""
+    return json.loads((file.metadata() or {}).get("st", "null"))
+
+
+def _header(path: str | Path, file: Any, kind: str) -> dict:
+    header = _said(file)
     if not isinstance(header, dict) or header.get("format") != kind:
         raise StError(f"{path}: is not a {kind}")
     if header.get("version") != VERSION:
@@ -108,18 +124,10 @@ def read_tensors(
     written into one stays with its process. Files are replaced, never changed, so they stay as they
     are.
     """
-    if not Path(path).exists():
-        raise StError(f"{path}: is missing; the phase before this one makes it")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = _header(path, file, kind)
-            names = file.keys()
-            tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}
-    # TypeError: bfloat16; the others: what only foreign files hold
-    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
-        raise StError(
-            f"{path}: is damaged ({one_line(error)}); delete it and build it again"
-        ) from error
+    with _opened(path) as file:
+        header = _header(path, file, kind)
+        names = file.keys()
+        tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}
     if header.pop("checksum", None) != checksum(tensors, json.dumps(header)):
         raise StError(
             f"{path}: is damaged (its contents are not those that its checksum says); delete it "

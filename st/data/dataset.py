@@ -60,10 +60,24 @@ class Data:
     def holdout(self, fraction: float) -> "Data":
         """The same without the test images: a fixed random part of each class's training images
         instead. Raises StError that names a class which would have none left."""
-        test = drawn_by_class(
-            self.train_labels, fraction, "holdout",
-            lambda label: f"class '{self.classes[label]}': 'holdout'",
-        )  # fmt: skip
+        return self.divided(fraction, "holdout", lambda name: f"class '{name}': 'holdout'")
+
+    def divided(self, fraction: float, purpose: str, blame: Callable[[str], str]) -> "Data":
+        """With a fixed random part of each class's training images, at least one, as the test part.
+
+        `purpose` names the random stream, `blame(class)` the class and the option in the StError of
+        a class that would have no image left.
+        """
+        test = np.zeros(len(self.train_labels), dtype=bool)
+        for label in np.unique(self.train_labels):
+            members = np.flatnonzero(self.train_labels == label)
+            amount = max(1, round(fraction * len(members)))
+            if amount == len(members):
+                raise StError(
+                    f"{blame(self.classes[label])} {fraction} leaves none of its {len(members)} "
+                    "images for training; add images or lower it"
+                )
+            test[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
         files = None
         if self.files:
             named = list(zip(self.files[0], test, strict=True))
@@ -89,27 +103,6 @@ class Data:
     def _name(self, part: int, number: int) -> str:
         kind = ("training", "test")[part]
         return self.files[part][number] if self.files else f"{kind} image {number}"
-
-
-def drawn_by_class(
-    labels: np.ndarray, fraction: float, purpose: str, name: Callable[[int], str]
-) -> np.ndarray:
-    """Which images are drawn: of each class the fraction, at least one; bool (n,).
-
-    `purpose` names the random stream, `name(label)` the class and the option for an error: StError
-    is raised if a class would have no image left.
-    """
-    drawn = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        amount = max(1, round(fraction * len(members)))
-        if amount == len(members):
-            raise StError(
-                f"{name(int(label))} {fraction} leaves none of its {len(members)} images for "
-                "training; add images or lower it"
-            )
-        drawn[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
-    return drawn
 
 
 def _digest(image: np.ndarray) -> bytes:

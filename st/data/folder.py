@@ -5,7 +5,7 @@ Needs neither torch nor an image library: the workflow reads folders at every st
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,26 +83,29 @@ def files(folder: Path, left_out: list[str] | None = None) -> Iterator[Path]:
     What is not followed, links to nothing and links back to a folder above, is added to `left_out`
     as text, and so are by-products.
     """
-    yield from _files(folder, left_out if left_out is not None else [], ())
+    for name in _walk(str(folder), [] if left_out is None else left_out):
+        yield Path(name)
 
 
-def _files(folder: Path, left_out: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    status = folder.stat()
+def _walk(
+    folder: str, left_out: list[str], above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[str]:
+    """The same as text: millions of files need no Path each."""
+    status = os.stat(folder)
     above = (*above, (status.st_dev, status.st_ino))
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = folder / entry.name
         if is_by_product(entry.name):
-            left_out.append(f"{path} (hidden, or a by-product)")
+            left_out.append(f"{entry.path} (hidden, or a by-product)")
         elif entry.is_dir():
             inner = entry.stat()
             if (inner.st_dev, inner.st_ino) in above:
-                left_out.append(f"{path} (a link back to a folder above)")
+                left_out.append(f"{entry.path} (a link back to a folder above)")
             else:
-                yield from _files(path, left_out, above)
+                yield from _walk(entry.path, left_out, above)
         elif entry.is_file():
-            yield path
+            yield entry.path
         else:
-            left_out.append(f"{path} (a link to nothing, or not a file)")
+            left_out.append(f"{entry.path} (a link to nothing, or not a file)")
 
 
 def is_by_product(name: str) -> bool:
@@ -125,36 +128,19 @@ def full_fingerprint(paths: Iterable[Path]) -> str:
     return _fingerprint(paths, content)
 
 
-def _fingerprint(paths, fact) -> str:
+def _fingerprint(paths: Iterable[Path], fact: Callable[[str, os.stat_result], str]) -> str:
     digest, found = hashlib.blake2b(digest_size=16), False
     for path in paths:
-        names = _names(str(path), "", ()) if path.is_dir() else [""] if path.exists() else []
-        for name in names:
-            place = f"{path}{os.sep}{name}" if name else str(path)
+        root = str(path)
+        places = _walk(root, []) if path.is_dir() else [root] if path.exists() else []
+        for place in places:
+            name = place.removeprefix(root).removeprefix(os.sep)
             try:
                 digest.update(f"{name}\n{fact(place, os.stat(place))}\n".encode(errors="replace"))
-            except OSError:  # removed meanwhile, or a link to nothing
+            except OSError:  # removed meanwhile
                 continue
             found = True
     return digest.hexdigest() if found else ""
-
-
-def _names(root: str, inner: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Relative names of all files, as `files` finds them; without Path objects, for millions."""
-    status = os.stat(root)
-    above = (*above, (status.st_dev, status.st_ino))
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if is_by_product(entry.name):
-            continue
-        name = f"{inner}{entry.name}"
-        if entry.is_dir():
-            if entry.is_symlink():
-                target = entry.stat()
-                if (target.st_dev, target.st_ino) in above:
-                    continue
-            yield from _names(entry.path, f"{name}{os.sep}", above)
-        else:
-            yield name
 
 
 def _folders(folder: Path) -> list[str]:

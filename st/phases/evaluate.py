@@ -55,7 +55,7 @@ def run(
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
     latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
-    commit = provenance.commit()
+    made = provenance.here(where.describe(), where.threads) | provenance.commit()
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
     ):
@@ -82,7 +82,7 @@ def run(
             "class_accuracy": accuracy.by_class(predicted, images.test_labels, found.classes),
             "data": about,
             "trained": checkpoint.facts.get("environment"),
-            "evaluated": provenance.here(where.describe(), where.threads, used.computes) | commit,
+            "evaluated": {**made, "precision": used.computes},
         }
         save_predictions(
             predictions[number], predicted.cpu().numpy(), images.test_labels.cpu().numpy()

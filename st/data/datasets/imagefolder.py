@@ -11,13 +11,13 @@ from st.core.errors import StError
 from st.core.progress import say, say_all
 from st.core.registry import datasets
 from st.core.types import Flag
-from st.data.dataset import Data, Shape, drawn_by_class
+from st.data.dataset import Data, Shape
 from st.data.decode import decode, suffixes
 from st.data.folder import Layout, files, layout
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Field(gt=0, lt=1)]
-FEW = 10  # images of a class, of which a warning tells
+FEW = 10  # training images of a class; the log warns of fewer
 
 
 @datasets.register
@@ -43,32 +43,24 @@ def imagefolder(
     """
     found = layout(root)
     _check_parts(root, found, test_fraction, val)
-    tested = "val" if val else "test"
-    arrays: list[np.ndarray] = []
-    names: list[list[str]] = []
     reader = _Reader(size, grayscale, per_class, skip_damaged)
-    for part in [""] if "" in found.parts else ["train", tested]:
-        images, labels, read = reader.read(found, part)
-        arrays += [images, labels]
-        names.append(read)
+    if test_fraction is None:
+        train, test = (reader.read(found, part) for part in ("train", "val" if val else "test"))
+        (images, labels, names), (test_images, test_labels, test_names) = train, test
+        data = Data(
+            images, labels, test_images, test_labels, found.classes, files=(names, test_names)
+        )
+    else:  # not split yet
+        images, labels, names = reader.read(found, "")
+        whole = Data(images, labels, images[:0], labels[:0], found.classes, files=(names, []))
+        data = whole.divided(
+            test_fraction, "split", lambda name: f"{found.parts[''] / name}: 'test_fraction'"
+        )
     reader.tell()
-    if test_fraction is not None:  # not split yet
-        images, labels = arrays
-        test = drawn_by_class(
-            labels, test_fraction, "split",
-            lambda label: f"{found.parts[''] / found.classes[label]}: 'test_fraction'",
-        )  # fmt: skip
-        arrays = [images[~test], labels[~test], images[test], labels[test]]
-        names = [[n for n, t in zip(names[0], test, strict=True) if t == side] for side in (0, 1)]
-    train_images, train_labels, test_images, test_labels = arrays
-    counts = np.bincount(train_labels, minlength=len(found.classes))
-    few = [f"{name} ({count})" for name, count in zip(found.classes, counts, strict=True)]
-    few = [text for text, count in zip(few, counts, strict=True) if count < FEW]
-    say_all("classes with fewer than ten training images", few)
-    return Data(
-        train_images, train_labels, test_images, test_labels, found.classes,
-        files=(names[0], names[1]),
-    )  # fmt: skip
+    counts = np.bincount(data.train_labels, minlength=len(found.classes))
+    few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
+    say_all(f"classes with fewer than {FEW} training images", few)
+    return data
 
 
 def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape | None:
