@@ -43,8 +43,9 @@ def fingerprint(source: str, options: str, compare: str, prepared: Path) -> str 
     before = _prepared(prepared)
     known = before.get("fingerprint")
     if compare == "contents":
+        full = full_fingerprint(read)
         # without the source there is nothing to compare
-        return full_fingerprint(read) or known
+        return known if full in ("", before.get("contents")) else full
     quick = quick_fingerprint(read)
     if not quick or quick == before.get("quick"):
         return known

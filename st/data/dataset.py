@@ -157,9 +157,9 @@ def load_data(path: str | Path) -> tuple[Data, str]:
 
 
 def _is_sound(data: Data) -> bool:
-    """Whether shapes, types and labels are as the class says, and no part is empty."""
+    """Whether shapes, types, labels and normalisation are as the class says; no part is empty."""
     parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
-    return isinstance(data.classes, list) and all(
+    fits = isinstance(data.classes, list) and all(
         images.dtype == np.uint8
         and images.ndim == 4
         and images.size > 0
@@ -168,4 +168,13 @@ def _is_sound(data: Data) -> bool:
         and labels.shape == images.shape[:1]
         and 0 <= labels.min() <= labels.max() < len(data.classes)
         for images, labels in parts
+    )
+    try:
+        normal = np.asarray(data.normalisation, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return (
+        fits
+        and normal.shape == (2, data.train_images.shape[1])
+        and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
     )

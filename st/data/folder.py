@@ -1,6 +1,7 @@
 """Folders of images on disk: which parts, classes and files there are, and whether they changed.
 
-Needs neither torch nor an image library: the workflow reads folders at every start.
+Needs no torch, and the image library's list of suffixes only where files lie beside folders: the
+workflow reads folders at every start.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from st.core.errors import StError
+from st.data.decode import suffixes
 
 # What each part of a split is called, in any case.
 PARTS = {
@@ -36,21 +38,21 @@ class Layout:
 def layout(root: str | Path) -> Layout:
     """How a folder of images is laid out: class folders, or parts of class folders.
 
-    A folder is a part if its name says so and it holds class folders, not images: 'train' may be a
-    class. Raises StError that names the folders which are in the way.
+    A folder is a part if its name says so and it holds folders, whatever files lie beside them:
+    'train' may be a class, of images. Raises StError that names the folders which are in the way.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise StError(f"{root}: is not a folder; the option 'root' names a folder of class folders")
     names = _folders(folder)
-    bare = [name for name in names if _only_folders(folder / name)]
+    inner = {name: _folders(folder / name) for name in names}
     found: dict[str, list[str]] = {}
     for part, known in PARTS.items():
-        for name in bare:
-            if name.lower() in known:
+        for name in names:
+            if name.lower() in known and inner[name]:
                 found.setdefault(part, []).append(name)
     if not found:
-        return Layout({"": folder}, _classes(folder, names, bare))
+        return Layout({"": folder}, _classes(folder, inner))
     for part, several in found.items():
         if len(several) > 1:
             raise StError(f"{root}: {_listed(several)} are both the {part} part; keep one")
@@ -67,7 +69,10 @@ def layout(root: str | Path) -> Layout:
             f"{root}: has {_listed([p.name for p in parts.values()])}, but no train; add it, or "
             "let 'root' name a folder of class folders"
         )
-    classes = {part: _classes(path) for part, path in parts.items()}
+    classes = {
+        part: _classes(path, {name: _folders(path / name) for name in _folders(path)})
+        for part, path in parts.items()
+    }
     every = sorted(set().union(*classes.values()))
     missing = {part: [c for c in every if c not in found] for part, found in classes.items()}
     if any(missing.values()):
@@ -114,12 +119,12 @@ def is_by_product(name: str) -> bool:
 
 
 def quick_fingerprint(paths: Iterable[Path]) -> str:
-    """Of the names, sizes and dates of files and of all files in folders; '' if none exists."""
+    """Of the names, sizes and dates of files and of all files in folders; '' if there are none."""
     return _fingerprint(paths, lambda path, status: f"{status.st_size} {status.st_mtime_ns}")
 
 
 def full_fingerprint(paths: Iterable[Path]) -> str:
-    """Of the names and contents of files and of all files in folders; '' if none exists."""
+    """Of the names and contents of files and of all files in folders; '' if there are none."""
 
     def content(path: str, status: os.stat_result) -> str:
         with open(path, "rb") as file:
@@ -148,33 +153,31 @@ def _folders(folder: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_by_product(e.name))
 
 
-def _only_folders(folder: Path) -> bool:
-    """Whether a folder holds folders and no file."""
-    has_folder = False
-    for entry in os.scandir(folder):
-        if is_by_product(entry.name):
-            continue
-        if not entry.is_dir():
-            return False
-        has_folder = True
-    return has_folder
+def _has_image(folder: Path) -> bool:
+    """Whether an image lies in a folder itself, by its suffix."""
+    known = suffixes()
+    names = (entry.name for entry in os.scandir(folder) if entry.is_file())
+    return any(Path(name).suffix.lower() in known for name in names if not is_by_product(name))
 
 
-def _classes(
-    folder: Path, names: list[str] | None = None, bare: list[str] | None = None
-) -> list[str]:
-    """The class folders in a folder; raises StError if they can't be that."""
-    names = _folders(folder) if names is None else names
-    bare = [name for name in names if _only_folders(folder / name)] if bare is None else bare
+def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
+    """The class folders in a folder, by the folders within each; raises StError if they can't be
+    that."""
+    names, advice = list(inner), "call the parts of a split train, val and test, or let 'root' name"
+    bare = [name for name, folders in inner.items() if folders and not _has_image(folder / name)]
     if bare:
-        inner = _folders(folder / bare[0])
         raise StError(
-            f"{folder}: {_listed(bare)} hold only folders ({bare[0]}: {_listed(inner)}), but class "
-            "folders hold images; call the parts of a split train, val and test, or let 'root' "
-            "name the folder of the class folders"
+            f"{folder}: {_listed(bare)} hold only folders ({bare[0]}: {_listed(inner[bare[0]])}) "
+            f"and no images, as class folders do; {advice} the folder of the class folders"
         )
     if len(names) < 2:
         raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
+    same = inner[names[0]]
+    if len(same) > 1 and all(folders == same for folders in inner.values()):
+        raise StError(
+            f"{folder}: {_listed(names)} hold the same folders ({_listed(same)}), as the parts of "
+            f"a split do; {advice} one of them"
+        )
     return names
 
 

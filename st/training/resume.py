@@ -46,7 +46,7 @@ class Resume:
         self._leads = group is None or group.rank == 0
         self.key = fingerprint(depends_on)
         cudnn = torch.backends.cudnn.version() if device.is_cuda else None
-        self._made = {
+        self.made = {
             "torch": torch.__version__,
             "device": "GPU" if device.is_cuda else "CPU",
             "precision": device.computes,
@@ -89,10 +89,10 @@ class Resume:
             say("starts over: the interrupted training's job, data or initial weights were others")
             return
         made = header.get("made")
-        if made != self._made:
+        if made != self.made:
             others = [
                 f"{name} {made.get(name)} instead of {value}"
-                for name, value in self._made.items()
+                for name, value in self.made.items()
                 if isinstance(made, dict) and made.get(name) != value
             ]
             say(f"starts over: the interrupted training used {', '.join(others) or 'other code'}")
@@ -138,7 +138,7 @@ class Resume:
             "format": FORMAT,
             "version": VERSION,
             "key": self.key,
-            "made": self._made,
+            "made": self.made,
             "history": run.history,
         }
         write_tensors(self.path, tensors, json.loads(json.dumps(header)))

@@ -96,7 +96,8 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
     with group or nullcontext(), Resume(state, depends_on, where, group) as resume:
         resume.restore(training)
         if group:
-            group.verify(f"{resume.key} {len(training.history)}", training.modules.values())
+            about = f"{resume.key} {resume.made} {len(training.history)}"
+            group.verify(about, training.modules.values())
         progress = Progress(work.epochs, done=len(training.history))
 
         def after_epoch(run: Run, speed: float) -> None:

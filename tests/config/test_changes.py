@@ -77,6 +77,15 @@ def test_other_images_are_another_job(place, compare):
     assert job(params) != second
 
 
+def test_another_way_to_compare_is_the_same_job(place):
+    _, params = place
+    for first, second in (("dates", "contents"), ("contents", "dates")):
+        params["datasets"]["pets"]["compare"] = first
+        before = made(params)
+        params["datasets"]["pets"]["compare"] = second
+        assert job(params) == before
+
+
 def test_contents_are_compared_where_dates_lie(place):
     root, params = place
     path = root / "images/dog/11.png"

@@ -13,7 +13,8 @@ from torch import nn
 from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import datasets
-from st.data.dataset import Data, load_data, save_data
+from st.core.tensors import read_tensors, write_tensors
+from st.data.dataset import FORMAT, Data, load_data, save_data
 from st.data.images import Images
 from st.phases import prepare
 from st.training.accuracy import predictions
@@ -226,6 +227,19 @@ def test_prepared_images_are_mapped(tmp_path):
     found.test_labels[:] = 0
     assert (tmp_path / "data").read_bytes() == content
     assert load_data(tmp_path / "data")[1] == digest
+
+
+@pytest.mark.parametrize(
+    "normalisation",
+    [None, "x", [], [[1.0]], [[1.0], [0.0]], [[1.0], ["x"]], [[1.0] * 3, [1.0] * 3]],
+)
+def test_a_normalisation_that_fits_nothing_is_refused(tmp_path, normalisation):
+    path = tmp_path / "data"
+    save_data(path, stripes(), {})
+    tensors, header = read_tensors(path, FORMAT)
+    write_tensors(path, tensors, {**header, "normalisation": normalisation})
+    with pytest.raises(StError, match="do not fit together"):
+        load_data(path)
 
 
 def test_large_images_are_evaluated_in_small_batches():

@@ -68,6 +68,29 @@ def test_folders_of_folders_are_named(tmp_path):
     refused(classes(tmp_path / "f", "val", "test"), "but no train")
 
 
+def test_files_beside_class_folders_change_no_layout(tmp_path):
+    """Lists of labels and previews lie in many a split's folders."""
+    for beside in ("labels.csv", "preview.png"):
+        root = classes(tmp_path / beside, "train", "val")
+        for where in ("train", "val", "."):
+            tree(root, f"{where}/{beside}")
+        assert layout(root).parts.keys() == {"train", "val"}
+        assert layout(root).classes == ["cat", "dog"]
+        root = tree(classes(tmp_path / f"one {beside}", "train", "test"), f"train/{beside}")
+        assert layout(root).parts.keys() == {"train", "test"}
+        root = classes(tmp_path / f"dev {beside}", "train", "dev")
+        refused(tree(root, f"train/{beside}", f"dev/{beside}"), "dev beside train")
+    root = tree(classes(tmp_path / "x", "trn", "tst"), "trn/labels.csv", "tst/labels.csv")
+    refused(root, "trn, tst hold only folders (trn: cat, dog)")
+    root = tree(classes(tmp_path / "y", "trn", "tst"), "trn/preview.png", "tst/preview.png")
+    refused(root, "trn, tst hold the same folders (cat, dog)")
+
+
+def test_class_folders_may_have_folders_within(tmp_path):
+    root = tree(tmp_path, "cat/1.webp", "cat/more/1.png", "cat/notes.txt", "dog/1.png", "cow/1.jp2")
+    assert layout(root).classes == ["cat", "cow", "dog"]
+
+
 def test_missing_classes_are_named_with_their_part(tmp_path):
     root = tree(classes(tmp_path, "train", "val", "test"), "val/bird/1.png", "test/cow/1.png")
     refused(root, "train/ lacks bird, cow; val/ lacks cow; test/ lacks bird")

@@ -293,6 +293,16 @@ def test_what_a_val_folder_is_for(split, caplog):
     refused(split / "train", "needs a folder val/", val="test", test_fraction=0.5)
 
 
+def test_files_beside_the_class_folders_are_told(split, caplog):
+    caplog.set_level("INFO", logger="st")
+    for part in ("train", "test"):
+        (split / part / "labels.csv").write_text("0,cat")
+    (split / "train" / ".DS_Store").write_text("x")
+    assert read(split).classes == ["cat", "dog"]
+    assert "files beside the class folders, left out: 2" in caplog.text
+    refused(split, "'test_fraction' must not be given", test_fraction=0.3)
+
+
 def test_each_class_tells_what_was_done(split, caplog):
     caplog.set_level("INFO", logger="st")
     picture(split / "train" / "cat" / "x.jfif.jpg")

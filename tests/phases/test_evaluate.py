@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from helpers.images import stripes
 from helpers.training import JOB, RECIPE, run
@@ -18,7 +19,7 @@ from st.training.accuracy import predictions
 
 
 def test_accuracy_in_the_precision_of_the_training(tmp_path):
-    save_data(tmp_path / "data", stripes(), {})
+    save_data(tmp_path / "data", stripes(), {"fingerprint": "f0"})
     precisions = ["float32", "bfloat16", "tf32"]
     for name in precisions:
         run(tmp_path / name, {**JOB, "training": {**RECIPE, "epochs": 1, "precision": name}})
@@ -39,6 +40,12 @@ def test_accuracy_in_the_precision_of_the_training(tmp_path):
         images = Images(load_data(tmp_path / "data")[0], where)
         found, _ = load_predictions(tmp_path / name / "predictions")
         np.testing.assert_array_equal(found, predictions(where.place(net), images, where))
+        labels, classes = stripes().test_labels, stripes().classes
+        assert metrics["class_accuracy"] == pytest.approx(
+            {c: 100 * (found[labels == n] == n).mean() for n, c in enumerate(classes)}
+        )
+        digest = load_data(tmp_path / "data")[1]
+        assert metrics["data"] == {"sha256": digest, "fingerprint": "f0", "classes": classes}
 
 
 def test_the_test_tells_precisions_apart(tmp_path):

@@ -46,7 +46,9 @@ def test_what_a_training_leaves(tmp_path, capsys):
     save_predictions(tmp_path / "predictions", np.array([0, 1, 1]), np.array([0, 1, 2]))
     model = describe(tmp_path / "net/model")
     assert model["classes"] == ["class0", "class1", "class2"] and model["epochs"] == 5
-    assert len(model["normalisation"]["mean"]) == 1 and model["seed"] == 0
+    pixels, normal = stripes().train_images / 255, model["normalisation"]
+    assert len(normal["mean"]) == 1 and model["seed"] == 0
+    assert [*normal["mean"], *normal["std"]] == pytest.approx([pixels.mean(), pixels.std()])
     data = describe(tmp_path / "data")
     assert data["training_images"] == 40
     assert data["normalisation"]["mean"] == pytest.approx([stripes().train_images.mean() / 255])

@@ -13,7 +13,7 @@ from st.core.registry import datasets
 from st.core.types import Flag
 from st.data.dataset import Data, Shape
 from st.data.decode import decode, suffixes
-from st.data.folder import Layout, files, layout
+from st.data.folder import Layout, files, is_by_product, layout
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Field(gt=0, lt=1)]
@@ -43,20 +43,26 @@ def imagefolder(
     """
     found = layout(root)
     _check_parts(root, found, test_fraction, val)
+    split = "" not in found.parts
     reader = _Reader(size, grayscale, per_class, skip_damaged)
-    if test_fraction is None:
+    if split:
         train, test = (reader.read(found, part) for part in ("train", "val" if val else "test"))
         (images, labels, names), (test_images, test_labels, test_names) = train, test
         data = Data(
             images, labels, test_images, test_labels, found.classes, files=(names, test_names)
         )
     else:  # not split yet
+        assert test_fraction is not None
         images, labels, names = reader.read(found, "")
         whole = Data(images, labels, images[:0], labels[:0], found.classes, files=(names, []))
         data = whole.divided(
             test_fraction, "split", lambda name: f"{found.parts[''] / name}: 'test_fraction'"
         )
     reader.tell()
+    beside = {*found.parts.values(), *(part.parent for part in found.parts.values() if split)}
+    entries = [entry for folder in sorted(beside) for entry in sorted(folder.iterdir())]
+    strays = [str(e) for e in entries if e.is_file() and not is_by_product(e.name)]
+    say_all("files beside the class folders, left out", strays)
     counts = np.bincount(data.train_labels, minlength=len(found.classes))
     few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
     say_all(f"classes with fewer than {FEW} training images", few)
