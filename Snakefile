@@ -43,5 +43,9 @@ rule all:
         final_output(),
 
 
+onstart:
+    share_gpus()
+
+
 onsuccess:
     record_versions()

@@ -81,7 +81,7 @@ ON_GPU = {"the step as a CUDA graph": partial(setattr, device, "CAPTURE", False)
 FOLDED, KEPT = "normalisation folded into the teacher", "the teacher's outputs kept"
 OF_TEACHERS = {
     FOLDED: partial(setattr, teacher, "folded", lambda net: copy.deepcopy(net.eval())),
-    KEPT: partial(setattr, teacher, "CACHE_BYTES", 0),
+    KEPT: partial(setattr, teacher, "room", lambda device: 0),
 }
 BFLOAT16 = "bfloat16"  # GPUs' loops use it; on CPUs it is the other process that does
 FEW = "few views"  # so that a teacher's outputs are kept

@@ -21,6 +21,7 @@ from st.core.progress import say
 
 SLOTS = "ST_GPU_SLOTS"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MPS = "CUDA_MPS_PIPE_DIRECTORY"  # where clients of a multi-process service find it: st/core/mps.py
 INTERVAL = 0.5  # seconds between two looks for a free slot
 
 _held: list[IO] = []
@@ -38,6 +39,11 @@ def gpus() -> list[str]:
         return []
     count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
     return [str(number) for number in range(count)]
+
+
+def on_each() -> int:
+    """How many jobs may share a GPU, as the workflow says; 1 without one."""
+    return max(1, int(os.environ.get(SLOTS, "1")))
 
 
 def take(count: int = 1) -> None:
@@ -63,7 +69,8 @@ def take(count: int = 1) -> None:
             _held.extend(file for _, file in found.values())
             os.environ[VISIBLE] = ",".join(found)
             for name, (number, _) in found.items():
-                say(f"has slot {number} of GPU {name}")
+                way = ", shared through MPS" if MPS in os.environ else ""
+                say(f"has slot {number} of GPU {name}{way}")
             return
         # Keeping some while waiting for others could wait forever: the others' job may do the same.
         for _, file in found.values():

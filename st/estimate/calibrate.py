@@ -80,7 +80,7 @@ def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
     from st.training import teacher
 
     where = choose(device, threads=1)
-    cache = teacher.CACHE_BYTES
+    room = teacher.room(where)
     image, setup = {}, {}
     grid = Grid(load(params))
     for key, spec in trainings(
@@ -89,10 +89,14 @@ def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
         dataset = key.split("/")[1]
         size = len(parts[dataset].train_labels)
         # whether the teacher's outputs are kept is decided as for all images
-        teacher.CACHE_BYTES = cache * size // totals[dataset]
+        teacher.room = _always(room * size // totals[dataset])
         epoch, before = _measure(_run(spec, parts[dataset], where))
         image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
     return image, setup
+
+
+def _always(room: int) -> Any:
+    return lambda device: room
 
 
 def _run(spec: Training, data: Data, where) -> Any:

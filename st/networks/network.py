@@ -55,7 +55,7 @@ class Network(nn.Module):
         if node.op == "linear":
             return nn.Linear(channels_in, channels)
         if node.op == "bn":
-            return nn.BatchNorm2d(channels) if node.spatial else nn.BatchNorm1d(channels)
+            return BatchNorm2d(channels) if node.spatial else BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
             return Selection(self.structure.keep[node.name], node.channels)
         return None
@@ -95,6 +95,32 @@ class Network(nn.Module):
         if taps:
             return {name: values[self._taps[name]] for name in taps}
         return values[self._taps["logits"]]
+
+
+class _Uncounted(nn.modules.batchnorm._BatchNorm):
+    """A batch normalisation that leaves counting its batches to the training (`counts`): on a GPU
+    each layer's own count is a kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As torch's, whose running averages don't depend on the count."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+            self.momentum or 0.0, self.eps,
+        )  # fmt: skip
+
+
+class BatchNorm1d(_Uncounted, nn.BatchNorm1d):
+    """Of shape (n, channels)."""
+
+
+class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
+    """Of shape (n, channels, height, width)."""
+
+
+def counts(network: nn.Module) -> list[Tensor]:
+    """The numbers of batches that normalisations have seen, where they don't count themselves."""
+    found = [m.num_batches_tracked for m in network.modules() if isinstance(m, _Uncounted)]
+    return [count for count in found if count is not None]
 
 
 class Selection(nn.Module):

@@ -21,6 +21,11 @@ from st.report.predictions import save_predictions
 from st.training import accuracy
 
 
+def _repeated(images: torch.Tensor, count: int) -> torch.Tensor:
+    """So many images, again from the first on where there are fewer."""
+    return images[torch.arange(count, device=images.device) % len(images)]
+
+
 def run(
     job: Job,
     data: Path,
@@ -46,15 +51,19 @@ def run(
     }
     checkpoints = [load_model(path) for path in models]
     networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
-    batch = images.normalise(images.test_images[: job["latency_batch"]])
     sizes = []
     with torch.inference_mode():
         for net in networks:
             with FlopCounterMode(display=False) as counter:
-                net(batch[:1])
+                net(images.normalise(images.test_images[:1]))
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
-    latency = 1000 * seconds(networks, batch, job["latency_rounds"], where)
+    # A GPU is full only with many images: there a larger batch tells more than one image does.
+    batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
+    latency = {}
+    for size in sorted(batches):
+        batch = images.normalise(_repeated(images.test_images, size))
+        latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where)
     made = provenance.here(where.describe(), where.threads) | provenance.commit()
     for number, (path, checkpoint, net) in enumerate(
         zip(metrics, checkpoints, networks, strict=True)
@@ -73,7 +82,8 @@ def run(
             "params_kept": params / sizes[0][0],
             "macs": macs,
             "macs_kept": macs / sizes[0][1],
-            "latency_ms": round(float(latency[number]), 4),
+            "latency_ms": round(float(latency[job["latency_batch"]][number]), 4),
+            "latency_by_batch": {n: round(float(ms[number]), 4) for n, ms in latency.items()},
             "epochs": checkpoint.facts["epochs"],
             "teacher": job["rows"][number]["teacher"],
             "device": where.describe(),

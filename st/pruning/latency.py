@@ -1,13 +1,14 @@
 """How long networks take, measured side by side."""
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from st.core.device import Device, choose
+from st.core.device import WARM_UP, Device, choose
 from st.networks.network import Network
 from st.networks.structure import Structure
 
@@ -18,18 +19,35 @@ def seconds(
 ) -> np.ndarray:
     """The median time of a call per network, shape (networks,).
 
-    The networks take turns, so that a busy moment of the machine hits all of them.
+    The networks take turns, so that a busy moment of the machine hits all of them. On a GPU it is
+    the networks' own time: weights are in the format that is computed in, and the pass is captured;
+    else python's launches would be what is measured.
     """
-    times = np.zeros((1 + rounds, len(networks)))
+    calls = [_call(network, batch, device) for network in networks]
+    for call in calls:  # the first calls choose kernels, allocate and capture
+        for _ in range(WARM_UP + 1 if device.is_cuda else 1):
+            call()
+    times = np.zeros((rounds, len(networks)))
     for row in times:
-        for column, network in enumerate(networks):
+        for column, call in enumerate(calls):
             device.wait()
             started = time.perf_counter()
-            with device.autocast():
-                network(batch)
+            call()
             device.wait()
             row[column] = time.perf_counter() - started
-    return np.median(times[1:], axis=0)  # the first calls choose kernels and allocate
+    return np.median(times, axis=0)
+
+
+def _call(network: nn.Module, batch: Tensor, device: Device) -> Callable[[], None]:
+    """A forward pass as it would be deployed on the device."""
+    if device.half:
+        network = device.freeze(copy.deepcopy(network))
+
+    def run() -> None:
+        with device.autocast():
+            network(batch)
+
+    return device.repeatable(run)
 
 
 class Stopwatch:

@@ -16,7 +16,7 @@ from st.core.seeds import derive
 from st.core.shares import SHARE
 from st.data.augment import Augment
 from st.data.images import Images
-from st.networks.network import Network
+from st.networks.network import Network, counts
 from st.training.accuracy import accuracy, predictions
 from st.training.objective import Objective, Outputs
 from st.training.optimiser import descend
@@ -108,6 +108,8 @@ class Step:
                 run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
             )
         self._part = run.group.part(batch_size) if run.group else None
+        self._counts = counts(run.network)
+        self._copies = Copies(run.network) if run.device.half and not run.group else None
         where = run.images.train_labels.device
         self._views = torch.zeros(len(run.images.train_labels), dtype=torch.int64, device=where)
         self._order = torch.zeros(steps, batch_size, dtype=torch.int64, device=where)
@@ -129,6 +131,8 @@ class Step:
         self._rates.copy_(torch.tensor(rates))
         self._number.zero_()
         self._sums.zero_()
+        if self._copies:
+            self._copies.refresh()
         return rates[-1]
 
     def __call__(self) -> None:
@@ -137,19 +141,25 @@ class Step:
         for weight in run.weights:  # a capture that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
-        terms, outputs, _ = self._forward(self._network, index)
+        terms, outputs, _ = self._forward(self._copies or self._network, index)
         terms["loss"].backward()
+        if self._copies:
+            self._copies.hand_over()
+        if self._counts:
+            torch._foreach_add_(self._counts, 1)
         if group:
             group.lead(run.objective.adapters.parameters())
         if run.sparsity:
             _add_sparsity(run)
         descend(run.weights, run.momentum, run.recipe, self._rates.index_select(0, self._number))
+        if self._copies:
+            self._copies.refresh()
         labels = run.images.train_labels[index]
         correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
         self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
         self._number += 1
 
-    def _forward(self, network: nn.Module, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
+    def _forward(self, network: Callable, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
         """The objective's terms for the images `index`, the student's outputs, and, of the part of
         them that this process computes, the tap through which the gradients of all terms go."""
         run, images, group = self.run, self.run.images, self.run.group
@@ -195,6 +205,43 @@ class Step:
     def means(self) -> dict[str, float]:
         """Means over the epoch's steps, of the loss, its terms and the accuracy in percent."""
         return dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
+
+
+class Copies:
+    """A network that computes in bfloat16, with copies of its weights in that format.
+
+    autocast casts each weight in every step, and each gradient back: two kernels a layer, where
+    here are three for all. Values are the same.
+    """
+
+    def __init__(self, network: Network):
+        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        found = {id(w) for layer in layers for w in layer.parameters()}
+        named = {n: w for n, w in network.named_parameters() if id(w) in found}
+        self._network = network
+        self._weights: list[Tensor] = list(named.values())
+        self._copies = {n: w.detach().bfloat16().requires_grad_() for n, w in named.items()}
+        self._gradients = [torch.zeros_like(weight) for weight in self._weights]
+
+    def __call__(self, batch: Tensor, taps: tuple[str, ...]) -> Outputs:
+        """The network's outputs by tap."""
+        for copy in self._copies.values():  # a capture that failed leaves some behind
+            copy.grad = None
+        return torch.func.functional_call(self._network, self._copies, (batch, taps))
+
+    def hand_over(self) -> None:
+        """Give the weights the gradients of their copies."""
+        pairs = zip(self._weights, self._gradients, self._copies.values(), strict=True)
+        # a layer that no loss depends on has none
+        used = [(w, own, c.grad) for w, own, c in pairs if c.grad is not None]
+        torch._foreach_copy_([own for _, own, _ in used], [gradient for *_, gradient in used])
+        for weight, own, _ in used:
+            weight.grad = own
+
+    def refresh(self) -> None:
+        """Take over the weights' values."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._copies.values()), self._weights)
 
 
 def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
@@ -243,7 +290,8 @@ def check_finite(loss: float, run: Trained, epoch: int, lower: str) -> None:
     """
     problem = None if math.isfinite(loss) else f"the loss is {loss}"
     tensors = [t for m in run.modules.values() for t in m.state_dict().values()]
-    if not problem and not all(t.isfinite().all() for t in tensors):
+    # one answer for all: each that is asked for makes a GPU wait
+    if not problem and not torch.stack([t.isfinite().all() for t in tensors]).all():
         problem = "the weights are no longer finite"
     if problem:
         raise StError(f"{problem} in epoch {epoch + 1}; lower {lower}")

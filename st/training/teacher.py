@@ -3,12 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from st.core import slots
 from st.core.device import Device
 from st.data.augment import Augment
 from st.data.images import Images
 from st.networks.network import Network, folded
 
-CACHE_BYTES = 2**30  # what cached outputs may take
+
+def room(device: Device) -> int:
+    """Bytes that a training's kept outputs may take: on a GPU a quarter of its memory, shared by
+    all jobs that it has slots for."""
+    if device.is_cuda:
+        return torch.cuda.mem_get_info(device.name)[1] // (4 * slots.on_each())
+    return 2**30
 
 
 class Teacher:
@@ -32,7 +39,9 @@ class Teacher:
         self._cache = None
         sample = self._run(images.normalise(images.train_images[:2]))
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
-        if augment.views < epochs and each * augment.views * len(images.train_images) < CACHE_BYTES:
+        if augment.views < epochs and each * augment.views * len(images.train_images) < room(
+            device
+        ):
             parts = []
             for view in range(augment.views):
                 for batch in images.train_images.split(512):

@@ -208,7 +208,8 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     run = a_run(objective=None, teacher=a_teacher())
     floats = 9 * 64 + 12 * 16 + 3  # stage1, stage2, logits
     augment = Augment(crop=1)
-    monkeypatch.setattr("st.training.teacher.CACHE_BYTES", share * 4 * floats * 40 * augment.views)
+    room = share * 4 * floats * 40 * augment.views
+    monkeypatch.setattr("st.training.teacher.room", lambda device: room)
     teacher = Teacher(run.teacher, objective.taps, run.images, augment, 99, run.device)
     assert (teacher._cache is not None) == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)

@@ -16,6 +16,7 @@ from st.core.device import WARM_UP, Captured, Device
 from st.data.augment import Augment
 from st.networks import network
 from st.networks.graph import Node
+from st.training import loop
 from st.training.loop import Step
 
 
@@ -82,6 +83,22 @@ def test_relus_in_place_change_nothing(name, monkeypatch):
     _, _, outputs = results((*values, "logits"))
     for tap, value in plain.items():
         torch.testing.assert_close(outputs[tap], value, rtol=0, atol=0)
+
+
+def test_copies_of_the_weights_change_nothing(monkeypatch):
+    """Casting all weights at once is what autocast does one by one: to the bit."""
+
+    def results():
+        run = trained(a_run(precision="bfloat16", augment=Augment(crop=1)))
+        return network.tensors(run.network), run.history
+
+    weights, history = results()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Copies", lambda net: None)
+        expected, expected_history = results()
+    assert history == expected_history
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, expected[name])
 
 
 class Practised(Captured):
@@ -159,7 +176,7 @@ def test_who_computes_in_bfloat16():
     kinds = {type(m): m.weight.dtype for m in frozen.modules() if hasattr(m, "weight")}
     # a normalisation's running statistics need the digits
     assert kinds == {
-        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32
+        nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, network.BatchNorm2d: torch.float32
     }  # fmt: skip
 
 

@@ -14,12 +14,13 @@ from shutil import which
 sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from st.config import check, layout
 from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.sources import sources
-from st.core import slots
+from st.core import mps, slots
 from st.core import snakemake_internals as internals
 from st.core.errors import StError
 
@@ -80,6 +81,12 @@ AT_ONCE = internals.jobs_on_gpus(workflow, len(GPUS)) if GPUS else None
 if AT_ONCE is not None:
     SLOTS = math.ceil(AT_ONCE / len(GPUS))
     os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}
+
+
+def share_gpus():
+    """Let jobs that share a GPU compute at the same time, where that can be had."""
+    if AT_ONCE is not None and SLOTS > 1:
+        logger.info(mps.start())
 
 
 # The between-workflow cache. Absolute, because results are for a moment links into it.
