@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from common import machine, write
+from common import Table, add_out, machine
 from scipy import stats
 
 from st.core.device import choose
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=16)
+    add_out(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = datasets.get("digits")()
@@ -87,13 +88,14 @@ def main() -> None:
     for precision in ("float32", "bfloat16"):
         own = recipe.model_copy(update={"precision": precision})
         loops[f"engine, {precision}"] = partial(engine, data, own)
-    facts, rows = machine(options.device), []
+    kind = "cpu" if options.device == "cpu" else "cuda"
+    facts, csv = machine(options.device), Table(options.out, f"accuracy-{kind}")
     for seed in range(options.seeds):
         for name, loop in loops.items():
             accuracy = loop(seed, options.device)
-            rows.append({"loop": name, "seed": seed, "accuracy": accuracy, **facts})
+            csv.add({"loop": name, "seed": seed, "accuracy": accuracy, **facts})
             print(f"seed {seed}, {name}: {accuracy:.2f} %", flush=True)
-    found = {n: np.array([r["accuracy"] for r in rows if r["loop"] == n]) for n in loops}
+    found = {n: np.array([r["accuracy"] for r in csv.rows if r["loop"] == n]) for n in loops}
     for name, values in found.items():
         print(f"{name}: {values.mean():.2f} ± {values.std(ddof=1):.2f} %", end="")
         if name != "plain":
@@ -102,7 +104,7 @@ def main() -> None:
             difference = values.mean() - found["plain"].mean()
             print(f"; {difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}", end="")
         print()
-    print(write("accuracy-" + ("cpu" if options.device == "cpu" else "cuda"), rows))
+    print(csv.path)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What benchmarks share: networks, data, a description of the machine, csv files."""
 
+import argparse
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,18 @@ CASES = {
         "DenseNet-40": Case("densenet", {"depth": 40, "growth": 12}, 128, 100),
     },
 }
+
+
+def cases(kind: str, only: str | None, batch: int | None) -> dict[str, Case]:
+    """Those of a kind of device whose name contains `only`, with other batches if asked."""
+    found = {name: case for name, case in CASES[kind].items() if (only or "") in name}
+    if not found:
+        raise SystemExit(f"--only {only}: known are {', '.join(CASES[kind])}")
+    if batch:  # as many images
+        found = {
+            n: replace(c, batch=batch, steps=c.steps * c.batch // batch) for n, c in found.items()
+        }
+    return found
 
 
 def structure(case: Case, student: bool = False) -> Structure:
@@ -137,11 +150,28 @@ def machine(device: str) -> dict[str, str]:
     }
 
 
-def write(name: str, rows: list[dict]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The option that says where results go."""
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder for csv files (default: %(default)s)"
+    )
+
+
+class Table:
+    """A csv file that gets a row as soon as it is measured, so that what is cut off is not lost."""
+
+    def __init__(self, folder: Path, name: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.rows = folder / f"{name}.csv", []
+        self._columns: list[str] = []
+
+    def add(self, row: dict) -> None:
+        """A row; all have the columns of the first."""
+        if not self.rows:
+            self._columns = list(row)
+        with self.path.open("a" if self.rows else "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self._columns, lineterminator="\n")
+            if not self.rows:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows.append(row)

@@ -172,18 +172,23 @@ def floor(turn, case: Case, data: Data, distill: bool, device: str, threads: int
     batch = images.normalise(images.train_images[: case.batch])
     labels = images.train_labels[: case.batch]
     steps = len(data.train_labels) // case.batch
+
+    def step() -> None:
+        for weight in net.parameters():
+            weight.grad = None
+        with where.autocast():
+            if teacher:
+                with torch.no_grad():
+                    teacher(batch)
+            logits = net(batch)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+
+    step = where.repeatable(step)  # as the engine's
     while True:
         where.wait()
         started = time.perf_counter()
         for _ in range(steps):
-            with where.autocast():
-                if teacher:
-                    with torch.no_grad():
-                        teacher(batch)
-                logits = net(batch)
-            nn.functional.cross_entropy(logits.float(), labels).backward()
-            for weight in net.parameters():
-                weight.grad = None
+            step()
         where.wait()
         turn(steps * case.batch, time.perf_counter() - started)
 

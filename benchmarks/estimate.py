@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, machine, write
+from common import ROOT, Table, add_out, machine
 from overhead import jobs
 
 from st.config.check import load
@@ -44,10 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("params", nargs="*", default=["params/tiny.yaml", "params.yaml"])
+    add_out(parser)
     options = parser.parse_args()
     from helpers.project import copy_project
 
-    where, rows = machine("cpu"), []
+    where, csv = machine("cpu"), Table(options.out.absolute(), "estimate")
     for params in options.params:
         with tempfile.TemporaryDirectory() as temporary:
             folder = copy_project(Path(temporary))
@@ -60,19 +61,17 @@ def main() -> None:
             real, again = measured(folder), predicted(params, options.jobs)
             os.chdir(ROOT)
         for phase, cost in before.items():
-            rows.append(
-                {
-                    "params": params,
-                    "phase": phase,
-                    "jobs": real[phase][0],
-                    "predicted_jobs": cost.jobs,
-                    "seconds": round(real[phase][1], 1),
-                    "predicted": round(cost.seconds, 1),
-                    "again": round(again[phase].seconds, 1),
-                }
-            )
-            print(rows[-1], flush=True)
-        write("estimate", [{**row, **where} for row in rows])
+            row = {
+                "params": params,
+                "phase": phase,
+                "jobs": real[phase][0],
+                "predicted_jobs": cost.jobs,
+                "seconds": round(real[phase][1], 1),
+                "predicted": round(cost.seconds, 1),
+                "again": round(again[phase].seconds, 1),
+            }
+            csv.add({**row, **where})
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

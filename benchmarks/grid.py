@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from common import ROOT, machine, write
+from common import RESULTS, ROOT, Table, machine
 from tabulate import tabulate
 
 from st.estimate.calibrate import idle_job
@@ -163,8 +163,10 @@ def measure_starts(repeats: int) -> list[dict]:
 
 
 def save(name: str, rows: list[dict], where: dict[str, str]) -> None:
-    path = write(name, [{**row, **where} for row in rows])
-    print(f"\n{path.name}: {where}\n{tabulate(rows, headers='keys', tablefmt='github')}")
+    csv = Table(RESULTS, name)
+    for row in rows:
+        csv.add({**row, **where})
+    print(f"\n{csv.path.name}: {where}\n{tabulate(rows, headers='keys', tablefmt='github')}")
 
 
 def main() -> None:

@@ -13,33 +13,32 @@ of slots that a GPU should have in workflow/profiles/gpu.
 import argparse
 import os
 import shutil
-import subprocess
-import tempfile
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pandas as pd
 import torch
-from common import CASES, machine, write
+from common import Table, add_out, cases, machine
 from contestants import batched
 from train import TASKS
 from train import worker as engine
-from turns import answer, perform, started
+from turns import Failed, answer, perform, started
+
+from st.core import mps
 
 
 @contextmanager
-def mps():
+def service():
     """The multi-process service, for processes that are started meanwhile."""
-    control = "nvidia-cuda-mps-control"
-    with tempfile.TemporaryDirectory() as folder:
-        names = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        os.environ |= names
-        subprocess.run([control, "-d"], check=True)
-        try:
-            yield
-        finally:
-            subprocess.run([control], input="quit\n", text=True, check=False)
-            for name in names:
-                del os.environ[name]
+    before = dict(os.environ)
+    told = mps.start()
+    try:
+        if mps.MPS not in os.environ:
+            raise Failed(told)
+        yield
+    finally:  # the service itself ends with this process
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def one_process(pipe, models: int, *arguments) -> None:
@@ -50,7 +49,7 @@ def measure(way: str, jobs: int, rounds: int, *arguments) -> list[float]:
     """Images per second in all, by round."""
     worker, names = (one_process, [jobs]) if way == "batched" else (engine, ["engine"] * jobs)
     speeds = []
-    with mps() if way == "MPS" else nullcontext(), started(worker, names, *arguments) as pipes:
+    with service() if way == "MPS" else nullcontext(), started(worker, names, *arguments) as pipes:
         for _ in range(rounds):
             for pipe in pipes:
                 pipe.send("go")
@@ -64,34 +63,43 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", metavar="NAME", help="networks with this in the name")
+    parser.add_argument("--ways", nargs="+", default=["processes", "MPS", "batched"])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--batch", type=int, help="images a step instead of the networks' own")
+    parser.add_argument("--images", type=int, help="images an epoch instead of the networks' own")
+    add_out(parser)
     options = parser.parse_args()
     kind = "cpu" if options.device == "cpu" else "cuda"
-    facts, rows = machine(options.device), []
+    facts, csv = machine(options.device), Table(options.out, f"jobs-{kind}")
     cores = len(os.sched_getaffinity(0))
-    ways = ["processes", "batched"]
-    if kind == "cuda" and shutil.which("nvidia-cuda-mps-control"):
-        ways.insert(1, "MPS")
-    for network, case in CASES[kind].items():
-        if options.only not in network:
-            continue
-        for task, distill in TASKS.items():
+    ways = options.ways
+    if kind == "cpu" or not shutil.which(mps.CONTROL):
+        ways = [way for way in ways if way != "MPS"]
+    for network, case in cases(kind, options.only, options.batch).items():
+        if options.images:
+            case = replace(case, steps=options.images // case.batch)
+        for task in options.tasks:
             for jobs in options.jobs:
                 for way in ways:
                     threads = cores if way == "batched" else max(1, cores // jobs)
-                    arguments = (options.device, threads, case, distill, None)
-                    speeds = measure(way, jobs, options.rounds, *arguments)
+                    arguments = (options.device, threads, case, TASKS[task], None)
+                    try:
+                        speeds = measure(way, jobs, options.rounds, *arguments)
+                    except (Failed, OSError) as error:
+                        print(f"{network}, {task}, {jobs} {way}: {error}", flush=True)
+                        continue
                     where = {"network": network, "task": task, "way": way, "jobs": jobs}
                     where |= {"threads": threads}
                     for number, speed in enumerate(speeds):
                         row = {**where, "round": number}
-                        rows.append({**row, "images_per_s": round(speed, 1), **facts})
+                        csv.add({**row, "images_per_s": round(speed, 1), **facts})
                     print(
                         f"{network}, {task}, {jobs} {way}: {max(speeds):,.0f} images/s", flush=True
                     )
     index = ["network", "task", "way", "jobs"]
-    table = pd.DataFrame(rows).groupby(index, sort=False)["images_per_s"]
+    table = pd.DataFrame(csv.rows).groupby(index, sort=False)["images_per_s"]
     print(table.median().unstack("jobs").to_markdown(floatfmt=".0f"))
-    print(write(f"jobs-{kind}", rows))
+    print(csv.path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import CASES, ROOT, machine, random_data, structure, write
+from common import ROOT, Table, add_out, cases, machine, random_data, structure
 
 from st.core.registry import criteria, inits
 from st.data.dataset import save_data
@@ -94,16 +94,19 @@ def measure(case, folder: Path, device: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", metavar="NAME", help="networks whose name contains this")
+    add_out(parser)
     options = parser.parse_args()
-    facts, rows = machine(options.device), []
-    for network, case in CASES["cuda"].items():  # the paper's
+    kind = "cpu" if options.device == "cpu" else "cuda"
+    facts, csv = machine(options.device), Table(options.out, f"search-{kind}")
+    for network, case in cases("cuda", options.only, None).items():  # the paper's
         with tempfile.TemporaryDirectory() as folder:
             for what, seconds in measure(case, Path(folder), options.device).items():
-                rows.append({"network": network, "command": what, "seconds": seconds, **facts})
+                csv.add({"network": network, "command": what, "seconds": seconds, **facts})
                 print(f"{network}, {what}: {seconds} s", flush=True)
-    table = pd.DataFrame(rows).pivot(index="network", columns="command", values="seconds")
+    table = pd.DataFrame(csv.rows).pivot(index="network", columns="command", values="seconds")
     print(table[[*CRITERIA, "initialize", "evaluate"]].to_markdown())
-    print(write("search-" + ("cpu" if options.device == "cpu" else "cuda"), rows))
+    print(csv.path)
 
 
 if __name__ == "__main__":

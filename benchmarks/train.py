@@ -5,7 +5,8 @@
 
 Same networks, batch sizes, losses and numbers of threads. The contestants are processes that take
 turns of an epoch each, so that a busy moment of the machine hits all of them; medians are compared.
-Writes benchmarks/results/train-cpu.csv (or -cuda.csv), all measurements, and a plot beside it.
+Writes benchmarks/results/train-cpu.csv (or -cuda.csv), all measurements, and a plot beside it. What
+fails is told of, and the next network's turn comes.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from common import CASES, OBJECTIVE, ROOT, machine, write
-from turns import perform, race
+from common import OBJECTIVE, Table, add_out, cases, machine
+from turns import Failed, perform, race
 
 TASKS = {"supernet": False, "ST": True}
 
@@ -67,6 +68,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", metavar="NAME", help="networks whose name contains this")
+    parser.add_argument("--batch", type=int, help="images a step instead of the networks' own")
+    add_out(parser)
     parser.add_argument("--folder", type=Path, help="JPEG images instead of noise")
     options = parser.parse_args()
     kind = "cpu" if options.device == "cpu" else "cuda"
@@ -75,11 +78,8 @@ def main() -> None:
     if kind == "cuda":
         facts["bf16_tflops"] = f"{products(options.device):.0f}"
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    rows = []
-    cases = {name: case for name, case in CASES[kind].items() if (options.only or "") in name}
-    if not cases:
-        parser.error(f"--only {options.only}: known are {', '.join(CASES[kind])}")
-    for network, case in cases.items():
+    csv = Table(options.out, f"train-{kind}")
+    for network, case in cases(kind, options.only, options.batch).items():
         for task, distill in TASKS.items():
             names = ["engine", "usual", "floor"]
             if distill and importlib.util.find_spec("torchdistill"):
@@ -88,14 +88,19 @@ def main() -> None:
                 names.insert(1, "engine, outputs kept")
             if has_bfloat16(options.device):
                 names.insert(1, "engine, bfloat16")
-            found = race(
-                worker, names, options.rounds, options.device, options.threads, case, distill,
-                options.folder,
-            )  # fmt: skip
-            for name, number, speed in found:
-                where = {"network": network, "task": task, "contestant": name}
-                row = {**where, "round": number, "images_per_s": round(speed, 1)}
-                rows.append(row | {"batch": case.batch, **facts})
+            found = []
+            try:
+                for name, number, speed in race(
+                    worker, names, options.rounds, options.device, options.threads, case, distill,
+                    options.folder,
+                ):  # fmt: skip
+                    found.append((name, number, speed))
+                    where = {"network": network, "task": task, "contestant": name}
+                    row = {**where, "round": number, "images_per_s": round(speed, 1)}
+                    csv.add(row | {"batch": case.batch, **facts})
+            except Failed as error:
+                print(f"{network}, {task}: {error}", flush=True)
+                continue
             medians = pd.DataFrame(found).groupby(0)[2].median()
             print(
                 f"{network}, {task}:",
@@ -105,14 +110,13 @@ def main() -> None:
                 ),
                 flush=True,
             )  # fmt: skip
-    path = write(f"train-{kind}", rows)
-    table = pd.DataFrame(rows).groupby(["network", "task", "contestant"], sort=False)
+    table = pd.DataFrame(csv.rows).groupby(["network", "task", "contestant"], sort=False)
     table = table["images_per_s"].median().unstack("contestant")
-    plot(table, path.with_suffix(".png"), f"{facts['device']}, {options.threads} threads")
+    plot(table, csv.path.with_suffix(".png"), f"{facts['device']}, {options.threads} threads")
     ratios = table[["engine"]].values / table.drop(columns="engine")
     print("\nmedian images/s\n", table.round(0).to_markdown(floatfmt=".0f"), sep="")
     print("\nengine / others\n", ratios.to_markdown(floatfmt=".2f"), sep="")
-    print(f"\n{path.relative_to(ROOT)}; ST: {OBJECTIVE}")
+    print(f"\n{csv.path}; ST: {OBJECTIVE}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from functools import partial
 
 import pandas as pd
 import torch
-from common import CASES, machine, plain_selections, write
+from common import Table, add_out, cases, machine, plain_selections
 from contestants import engine
 from torch import Tensor
 from train import TASKS, has_bfloat16
-from turns import perform, race
+from turns import Failed, perform, race
 
 from st.core import device, process
 from st.core.device import Device
@@ -106,29 +106,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", metavar="NAME", help="networks with this in the name")
+    parser.add_argument("--batch", type=int, help="images a step instead of the networks' own")
+    add_out(parser)
     options = parser.parse_args()
     kind = "cpu" if options.device == "cpu" else "cuda"
     facts = machine(options.device) | {"threads": str(options.threads)}
-    rows = []
-    for case_name, case in CASES[kind].items():
-        if options.only not in case_name:
-            continue
+    csv = Table(options.out, f"tricks-{kind}")
+    for case_name, case in cases(kind, options.only, options.batch).items():
         for task, distill in TASKS.items():
             names = [ALL, *PARTS, *(ON_GPU if kind == "cuda" else ON_CPU)]
             names += [BFLOAT16] if kind == "cuda" or has_bfloat16("cpu") else []
             names += [FOLDED, f"{ALL}; {FEW}", f"{KEPT}; {FEW}"] if distill else []
-            found = race(
-                worker, names, options.rounds, options.device, options.threads, case, distill, None
-            )
-            for name, number, speed in found:
-                row = {"network": case_name, "task": task, "without": name, "round": number}
-                rows.append({**row, "images_per_s": round(speed, 1), **facts})
+            arguments = (options.device, options.threads, case, distill, None)
+            try:
+                for name, number, speed in race(worker, names, options.rounds, *arguments):
+                    row = {"network": case_name, "task": task, "without": name, "round": number}
+                    csv.add({**row, "images_per_s": round(speed, 1), **facts})
+            except Failed as error:
+                print(f"{case_name}, {task}: {error}", flush=True)
+                continue
             print(
-                gains(rows, kind).sort_index().xs((case_name, task)).to_markdown(floatfmt=".2f"),
+                gains(csv.rows, kind)
+                .sort_index()
+                .xs((case_name, task))
+                .to_markdown(floatfmt=".2f"),
                 flush=True,
             )
-    path = write(f"tricks-{kind}", rows)
-    print(f"\n{gains(rows, kind).unstack(['network', 'task']).to_markdown(floatfmt='.2f')}\n{path}")
+    table = gains(csv.rows, kind).unstack(["network", "task"])
+    print(f"\n{table.to_markdown(floatfmt='.2f')}\n{csv.path}")
 
 
 def gains(rows: list[dict], kind: str) -> pd.Series:

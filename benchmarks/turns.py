@@ -2,8 +2,7 @@
 
 import multiprocessing
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
@@ -52,31 +51,33 @@ def started(worker: Callable, names: list[str], *arguments):
         yield [pipe for _, pipe in runners]
     finally:
         for process, _ in runners:
-            process.terminate()
+            process.terminate()  # not killed: NVIDIA's multi-process service minds
             process.join()
 
 
+class Failed(Exception):
+    """A contestant failed or hangs; the others need not."""
+
+
 def answer(pipe: Connection, name: str) -> float | None:
-    """What a process says next; ends the benchmark if it failed or hangs."""
+    """What a process says next. Raises Failed."""
     try:
         if pipe.poll(PATIENCE):
             return pipe.recv()
         problem = f"did not finish an epoch in {PATIENCE} s"
     except EOFError:
         problem = "failed, see above"
-    sys.exit(f"{name}: {problem}")
+    raise Failed(f"{name}: {problem}")
 
 
 def race(
     worker: Callable, names: list[str], rounds: int, *arguments
-) -> list[tuple[str, int, float]]:
-    """(name, round, images per second)."""
-    found = []
+) -> Iterator[tuple[str, int, float]]:
+    """(name, round, images per second), as they are measured. Raises Failed."""
     with started(worker, names, *arguments) as pipes:
         for number in range(rounds):
             order = list(zip(names, pipes, strict=True))
             # alternately forwards and backwards, so that nobody always follows the same one
             for name, pipe in order if number % 2 == 0 else reversed(order):
                 pipe.send("go")
-                found.append((name, number, answer(pipe, name)))
-    return found
+                yield name, number, answer(pipe, name)

@@ -69,21 +69,44 @@ def resolve(
 ) -> dict[str, str]:
     """The lines, with hashes, that pin what has to be brought; by name.
 
-    The versions are those of requirements.lock as far as the packages there admit them.
+    Of torch and what it brings along, the versions there are taken as they are. The project's own
+    requirements that are lacking there come in requirements.lock's versions, or not at all: an
+    older one that happens to fit what is there may not work. Everything else there is used if it
+    fits, else brought.
     """
     wanted, constraints, pins = (folder / f"{n}.txt" for n in ("wanted", "constraints", "pins"))
+    needs, locked = requirements(), _blocks((ROOT / "requirements.lock").read_text())
     # not torch: nothing else needs it, and the one there may be in no index
-    wanted.write_text("".join(f"{r}\n" for n, r in requirements().items() if n not in THERE[:2]))
-    constraints.write_text("".join(f"{n}=={v}\n" for n, v in have.items() if v))
-    shutil.copy(ROOT / "requirements.lock", pins)
+    wanted.write_text("".join(f"{r}\n" for n, r in needs.items() if n not in THERE[:2]))
+    fixed = {name: have[name] for name in have.keys() & brought().keys() if have[name]}
+    fixed |= {name: _version(locked[name]) for name in needs.keys() - have.keys()}
+    constraints.write_text("".join(f"{n}=={v}\n" for n, v in fixed.items() if v))
+    # what uv finds here it prefers
+    there = {name: f"{name}=={version}" for name, version in have.items() if version}
+    pins.write_text("\n".join((locked | there).values()) + "\n")
     call(
         *("uv", "pip", "compile", wanted, "--constraint", constraints, "--output-file", pins),
         *("--python-version", python, "--python-platform", f"{machine}-manylinux_{glibc}"),
         *("--generate-hashes", "--no-annotate", "--no-header", "--quiet"),
     )
-    blocks = re.split(r"\n(?=\S)", pins.read_text().strip())
-    named = {canonicalize_name(block.partition("==")[0]): block for block in blocks}
-    return {name: block for name, block in named.items() if name not in have}
+    named = _blocks(pins.read_text())
+    # what is there in no stated version is taken on trust: airgap.py looks when it installs
+    return {
+        name: block
+        for name, block in named.items()
+        if name not in have or have[name] not in (None, _version(block))
+    }
+
+
+def _blocks(pins: str) -> dict[str, str]:
+    """The lines of each package in a file of pinned versions, by name."""
+    blocks = re.split(r"\n(?=[^\s#])", pins.strip())
+    return {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+
+
+def _version(block: str) -> str:
+    """That of a package's lines."""
+    return re.split(r"[\s;\\]", block.partition("==")[2], maxsplit=1)[0]
 
 
 def download(pins: Path, python: str, glibc: str, machine: str, wheels: Path) -> None:

@@ -243,3 +243,38 @@ def test_packs_of_something_else_are_refused(tmp_path, capsys):
     assert airgap.main(["unpack", "--folder", str(home), str(tmp_path / "to")]) == 2
     assert "has files that are not results: code/cli.py" in capsys.readouterr().err
     assert not (home / "code").exists()
+
+
+# A GPU machine with python 3.12; `packaging` is newer than snakemake admits, pandas older than its
+# plugin does, and the builds of torch are in no index.
+MACHINE = """
+torch==2.11.0+cu130
+torchvision==0.26.0+cu130
+triton==3.6.0
+numpy==2.5.2
+packaging==26.2
+pandas==2.2.3
+requests==2.32.0
+sympy
+jinja2
+"""
+
+
+@pytest.mark.slow
+def test_what_another_machine_lacks(tmp_path, capfd):
+    """The project's own requirements come as they are locked; what is there is used if it fits."""
+    have = tmp_path / "have.txt"
+    have.write_text(MACHINE)
+    there, locked = bundle.installed(have), bundle._blocks((ROOT / "requirements.lock").read_text())
+    pinned = bundle.resolve(there, "3.12", "2_28", "x86_64", tmp_path)
+    versions = {name: bundle._version(block) for name, block in pinned.items()}
+    for name in bundle.requirements().keys() - there.keys():
+        assert versions[name] == bundle._version(locked[name])
+    assert not {"torch", "triton", "numpy", "requests", "sympy", "jinja2"} & versions.keys()
+    assert versions["packaging"] != "26.2" and "pandas" in versions
+    assert all("--hash" in block for block in pinned.values())
+
+    have.write_text(MACHINE.replace("numpy==2.5.2", "numpy==1.26.4"))
+    with pytest.raises(bundle.Problem, match="failed, see above"):
+        bundle.resolve(bundle.installed(have), "3.12", "2_28", "x86_64", tmp_path)
+    assert "numpy==1.26.4" in capfd.readouterr().err
