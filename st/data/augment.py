@@ -1,27 +1,82 @@
-"""Random crops and flips, of a batch at once."""
+"""Random views of training images: crops, flips, colours; of a batch at once.
 
+A view is a number. Where there are few, as of crops and flips, it counts them; where they are endless,
+it is the seed of all that is random about them. Either way an image looks the same wherever its
+view is shown: to student and teacher, in any batch, before and after an interruption.
+"""
+
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
 from st.core.seeds import derive
-from st.core.types import Flag, Section, Whole
+from st.core.types import Finite, Flag, Fraction, Section, Whole
 
 # torch is imported in the methods, because params.yaml is checked without it.
+
+ENDLESS = 2**62
+Strength = Annotated[float, Finite(ge=0, le=10)]
+Size = tuple[int, int]  # (height, width)
+
+
+class ResizedCrop(Section):
+    """A random part of the image, scaled to the network's size; as torchvision's
+    RandomResizedCrop."""
+
+    scale: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        [0.08, 1.0], description="From and to which part of the image's area."
+    )
+    ratio: Annotated[
+        list[Annotated[float, Finite(ge=0.01, le=100)]], Field(min_length=2, max_length=2)
+    ] = Field([3 / 4, 4 / 3], description="From and to which width over height.")
+
+
+class Jitter(Section):
+    """Random changes of colours, in a random order; as torchvision's ColorJitter. 0: none."""
+
+    brightness: Strength = Field(0.0, description="b: times 1 - b (at least 0) to 1 + b.")
+    contrast: Strength = Field(0.0, description="The same of the distance to the mean gray.")
+    saturation: Strength = Field(0.0, description="The same of the distance to gray.")
+    hue: Annotated[float, Finite(ge=0, le=0.5)] = Field(
+        0.0, description="By so much of the colour circle, back or forth."
+    )
+
+    @property
+    def active(self) -> dict[str, float]:
+        """The changes that are made, with their strength."""
+        return {name: strength for name, strength in self if strength}
 
 
 class Augment(Section):
     """Random changes of the training images."""
 
     crop: Annotated[Whole, Field(ge=0, le=64)] = Field(
-        0, description="Pad by so many pixels and crop back at random."
+        0,
+        description="Crop at random from the image and so many pixels around it: stored ones, where "
+        "training images are stored larger than the network's, or else zeros.",
     )
     flip: Flag = Field(False, description="Mirror half of the images left to right.")
+    resized_crop: ResizedCrop | None = Field(
+        None, description="Show a random part of each image, scaled; {} for the usual bounds."
+    )
+    jitter: Jitter = Field(Jitter(), description="Change colours at random.")
 
     @property
     def views(self) -> int:
-        """How many versions of an image there are: (2 crop + 1)^2, twice as many with flips."""
+        """How many versions of an image there are: (2 crop + 1)^2, twice as many with flips;
+        ENDLESS with what is not counted."""
+        if self.resized_crop or self.jitter.active:
+            return ENDLESS
         return (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
+
+    def misfits(self, channels: int) -> Iterator[tuple[str, str]]:
+        """What images of so many channels make impossible: keys, and what is wrong."""
+        for name in self.jitter.active:
+            if channels not in (1, 3):
+                yield f"jitter.{name}", f"needs RGB or gray images, not {channels} channels"
+            elif channels == 1 and name in ("saturation", "hue"):
+                yield f"jitter.{name}", "has no effect on gray images; leave it out"
 
     def draw(self, images: int, seed: int, epoch: int):
         """The number of the view of each image in an epoch, a tensor of shape (images,) on the CPU.
@@ -34,19 +89,31 @@ class Augment(Section):
         generator = torch.Generator().manual_seed(derive(seed, "augment", epoch))
         return torch.randint(self.views, (images,), generator=generator)
 
-    def apply(self, images, views):
-        """`images` (n, c, h, w), any type, each in the view that `views` (n,) names. Pixels from
-        beyond the border are 0."""
+    def apply(self, images, views, size: Size | None = None):
+        """`images` (n, c, h, w), each in the view that `views` (n,) names, of `size`, by default
+        theirs. Values stay in 0...255; of the same type but with `resized_crop` or `jitter`, which
+        return float32 and round nothing. Pixels from beyond the border are 0."""
         import torch
-        from torch.nn.functional import pad
 
-        n, _, height, width = images.shape
+        from st.data import views as shown
+        from st.data.images import centred
+
+        size = size or images.shape[2:]
+        number, flip = views, None
         if self.flip:
             flip, views = views % 2 == 1, views // 2
-            images = torch.where(flip[:, None, None, None], images.flip(3), images)
-        if self.crop:
-            side = 2 * self.crop + 1
-            windows = pad(images, (self.crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-            index = torch.arange(n, device=images.device)
-            images = windows[index, :, views // side, views % side]
+        if self.resized_crop:
+            box = shown.boxes(number, images.shape[2:], **self.resized_crop.model_dump())
+            images = shown.resized(images, box, flip, size)
+        else:
+            images = centred(images, size, self.crop)
+            if flip is not None:
+                images = torch.where(flip[:, None, None, None], images.flip(3), images)
+            if self.crop:
+                side = 2 * self.crop + 1
+                windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)
+                index = torch.arange(len(images), device=images.device)
+                images = windows[index, :, views // side % side, views % side]
+        if self.jitter.active:
+            images = shown.jittered(images, number, self.jitter.active)
         return images

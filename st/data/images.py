@@ -2,13 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from st.core.device import Device
 from st.data.dataset import Data
 
 
 class Images:
-    """A data set on the device: images as uint8, labels as int64, normalised batch by batch."""
+    """A data set on the device: images as uint8, labels as int64, normalised batch by batch.
+
+    `size`: height and width of what networks see. Training images may be stored larger.
+    """
 
     def __init__(self, data: Data, device: Device):
         mean, deviation = data.statistics()
@@ -20,10 +24,25 @@ class Images:
             device.tensor(data.test_images),
             device.tensor(data.test_labels),
         )
+        self.size: tuple[int, int] = tuple(self.test_images.shape[2:])
         self._mean = device.tensor(mean).float()[:, None, None]
         self._scale = (1 / device.tensor(deviation)).float()[:, None, None]
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """uint8 (n, c, h, w) to float32 with mean 0 and deviation 1 per channel, channels_last."""
+        """(n, c, h, w) of 0...255 to float32, mean 0 and deviation 1 per channel, channels_last."""
         batch = batch.contiguous(memory_format=torch.channels_last)
         return (batch.float() - self._mean) * self._scale
+
+    def plain(self, index: Tensor | slice) -> Tensor:
+        """Training images as networks see them without augmentation."""
+        return self.normalise(centred(self.train_images[index], self.size))
+
+
+def centred(images: Tensor, size: tuple[int, int], border: int = 0) -> Tensor:
+    """The centre of images (n, c, h, w): of `size` and a border of so many pixels on all sides; 0
+    is what lies beyond the images."""
+    pads: list[int] = []
+    for stored, shown in zip(images.shape[:1:-1], size[::-1], strict=True):
+        before = round((stored - shown) / 2)  # as torchvision's center_crop
+        pads += [border - before, border - (stored - shown - before)]
+    return pad(images, pads) if any(pads) else images
