@@ -206,6 +206,7 @@ RERUN = {
     "networks/inits/rewind.py": {"initialize"},
     "data/dataset.py": {*TRAINS, "prepare", "search by taylor", "evaluate"},
     "data/augment.py": TRAINS,
+    "data/views.py": TRAINS,
     "data/datasets/imagefolder.py": {"prepare"},
     "data/datasets/digits.py": set(),
     "training/loop.py": TRAINS,

@@ -117,8 +117,12 @@ def _explain(error: Any) -> str:
         return f"{key}: must be a mapping of keys to values, not {given}"
     if kind == "weight":
         return f"{key}: must be a weight or {{weight: ..., OPTION: ...}}, not {given}"
-    if kind == "too_short":
+    if kind == "too_short" and not error["input"]:
         return f"{key}: must not be empty"
+    if kind in ("too_short", "too_long"):
+        bound = "at least" if kind == "too_short" else "at most"
+        count = next(n for name, n in error["ctx"].items() if name in ("min_length", "max_length"))
+        return f"{key}: must have {bound} {count} values, not {given}"
     if "[key]" in error["loc"]:
         if kind == "string_type":
             return (

@@ -45,7 +45,18 @@ def _given(section: Section, name: str) -> bool:
 
 
 def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
-    """Crops that may show nothing of an image."""
+    """Crops that may show nothing of an image, bounds that are none, changes of no effect."""
+    for dataset, data in params.datasets.items():
+        where, augment = f"datasets.{dataset}.augment", data.augment
+        if augment.resized_crop:
+            if augment.crop:
+                yield f"{where}.crop: has no effect beside resized_crop; leave one of them out"
+            for key, bounds in augment.resized_crop:
+                if bounds[0] > bounds[1]:
+                    yield f"{where}.resized_crop.{key}: must go from low to high, not {bounds}"
+        for channels in {s.input_shape[0] for (d, _), s in supernets.items() if d == dataset}:
+            for key, problem in augment.misfits(channels):
+                yield f"{where}.{key}: {problem}"
     for (dataset, _), supernet in supernets.items():
         side = min(supernet.input_shape[1:])
         crops = {f"datasets.{dataset}.augment.crop": params.datasets[dataset].augment.crop}

@@ -1,8 +1,8 @@
 """Random views of training images: crops, flips, colours; of a batch at once.
 
-A view is a number. Where there are few, as of crops and flips, it counts them; where they are endless,
-it is the seed of all that is random about them. Either way an image looks the same wherever its
-view is shown: to student and teacher, in any batch, before and after an interruption.
+A view is a number. Where there are few, as of crops and flips, it counts them; where they are
+endless, it is the seed of all that is random about them. Either way an image looks the same
+wherever its view is shown: to student and teacher, in any batch, before and after an interruption.
 """
 
 from collections.abc import Iterator
@@ -53,8 +53,8 @@ class Augment(Section):
 
     crop: Annotated[Whole, Field(ge=0, le=64)] = Field(
         0,
-        description="Crop at random from the image and so many pixels around it: stored ones, where "
-        "training images are stored larger than the network's, or else zeros.",
+        description="Crop at random from the image and so many pixels around it: what is stored "
+        "there, where training images are stored larger than networks see them, else zeros.",
     )
     flip: Flag = Field(False, description="Mirror half of the images left to right.")
     resized_crop: ResizedCrop | None = Field(

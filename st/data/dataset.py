@@ -4,7 +4,7 @@ Preparing once a run spares each job the decoding, and jobs the import of torchv
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +20,13 @@ Shape = tuple[tuple[int, int, int], int]  # (channels, height, width), classes
 
 @dataclass(frozen=True)
 class Data:
-    """Images are uint8 (n, channels, height, width), labels int64 (n,).
+    """Images are uint8 (n, channels, height, width), labels int64 (n,). Test images are as networks
+    see them; training images may be larger, for augmentation to crop.
 
     `normalisation`: mean and deviation of each channel, in 0...255, if they are given; those of the
     training images otherwise. `files`: where the training and test images come from, if that is
-    known; not kept in prepared data.
+    known. `as_test`: where the test images are made otherwise than the training images, what makes
+    one of a file. These two are not kept in prepared data.
     """
 
     train_images: np.ndarray
@@ -34,11 +36,12 @@ class Data:
     classes: list[str]
     normalisation: tuple[list[float], list[float]] | None = None
     files: tuple[list[str], list[str]] | None = None
+    as_test: Callable[[str], np.ndarray] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return tuple(self.train_images.shape[1:])
+        """(channels, height, width) of what networks see."""
+        return tuple(self.test_images.shape[1:])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation per channel, in 0...255: those given, or the training images'."""
@@ -78,35 +81,52 @@ class Data:
                     "images for training; add images or lower it"
                 )
             test[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
-        files = None
+        files, held = None, self.train_images[test]
         if self.files:
             named = list(zip(self.files[0], test, strict=True))
-            files = [n for n, held in named if not held], [n for n, held in named if held]
+            files = [n for n, drawn in named if not drawn], [n for n, drawn in named if drawn]
+        if self.as_test and files:
+            held = np.empty((len(held), *self.test_images.shape[1:]), dtype=np.uint8)
+            for number, file in enumerate(files[1]):
+                held[number] = self.as_test(file)
+        elif held.shape[1:] != self.test_images.shape[1:]:
+            raise StError(
+                f"'{purpose}' needs training images of the test images' size, or a source that "
+                "says how they look as test images (Data's as_test)"
+            )
         return replace(
             self,
             train_images=self.train_images[~test], train_labels=self.train_labels[~test],
-            test_images=self.train_images[test], test_labels=self.train_labels[test], files=files,
+            test_images=held, test_labels=self.train_labels[test], files=files,
         )  # fmt: skip
 
     def repeated(self) -> list[str]:
-        """Test images that are, pixel by pixel, training images too: a line about each."""
-        train = {_digest(image): number for number, image in enumerate(self.train_images)}
+        """Test images that are, pixel by pixel, training images too: a line about each. By their
+        files' contents where the two are made in different ways."""
+        train = {digest: number for number, digest in enumerate(self._digests(0))}
         found = []
-        for number, image in enumerate(self.test_images):
-            same = train.get(_digest(image))
+        for number, digest in enumerate(self._digests(1)):
+            same = train.get(digest)
             if same is not None:
                 one, two = self.train_labels[same], self.test_labels[number]
                 other = "" if one == two else f", of another class ({self.classes[one]})"
                 found.append(f"{self._name(1, number)} is {self._name(0, same)}{other}")
         return found
 
+    def _digests(self, part: int) -> Iterator[bytes]:
+        if self.as_test and self.files:
+            yield from (_digest(Path(file).read_bytes()) for file in self.files[part])
+        else:
+            yield from map(_digest, (self.train_images, self.test_images)[part])
+
     def _name(self, part: int, number: int) -> str:
         kind = ("training", "test")[part]
         return self.files[part][number] if self.files else f"{kind} image {number}"
 
 
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+def _digest(contents: np.ndarray | bytes) -> bytes:
+    data = contents if isinstance(contents, bytes) else np.ascontiguousarray(contents).data
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def save_data(path: str | Path, data: Data, job: dict, source: dict | None = None) -> None:
@@ -158,12 +178,13 @@ def load_data(path: str | Path) -> tuple[Data, str]:
 
 def _is_sound(data: Data) -> bool:
     """Whether shapes, types, labels and normalisation are as the class says; no part is empty."""
-    parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
+    parts = ((data.test_images, data.test_labels), (data.train_images, data.train_labels))
     fits = isinstance(data.classes, list) and all(
         images.dtype == np.uint8
         and images.ndim == 4
         and images.size > 0
-        and images.shape[1:] == data.train_images.shape[1:]
+        and images.shape[1] == data.train_images.shape[1]
+        and all(a >= b for a, b in zip(images.shape[2:], data.input_shape[1:], strict=True))
         and labels.dtype == np.int64
         and labels.shape == images.shape[:1]
         and 0 <= labels.min() <= labels.max() < len(data.classes)

@@ -19,11 +19,14 @@ def suffixes() -> set[str]:
     return {s for s, kind in known.items() if kind in Image.OPEN and kind not in NOT_DECODED}
 
 
-def decode(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, str]:
+def decode(
+    file: Path, size: int | None, grayscale: bool, resize: int | None = None
+) -> tuple[np.ndarray, str]:
     """The pixels, uint8 (channels, height, width), and what was done to them ('' if nothing).
 
     The first frame, turned upright as its EXIF data says; transparent pixels lie on white; then
-    converted to RGB or gray. `size`: the shorter side is scaled to it and the centre cropped.
+    converted to RGB or gray. `size`: the side of the centre crop; before, the shorter side is
+    scaled to `resize`, by default to the same.
     Raises StError that names the file if it can't be decoded, or has more than 8 bits a channel.
     """
     from PIL import Image, ImageOps
@@ -48,8 +51,10 @@ def decode(file: Path, size: int | None, grayscale: bool) -> tuple[np.ndarray, s
             if mode != wanted:
                 done.insert(0, mode)
             image = image.convert(wanted)
-            if size is not None and image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+            if size is not None:
+                # one resampling does both: of the part that the crop would leave
+                cut = (1 - size / (resize or size)) / 2
+                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR, bleed=cut)
             pixels = np.asarray(image)
     except Exception as error:  # decoders raise anything
         raise StError(

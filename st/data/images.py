@@ -24,7 +24,8 @@ class Images:
             device.tensor(data.test_images),
             device.tensor(data.test_labels),
         )
-        self.size: tuple[int, int] = tuple(self.test_images.shape[2:])
+        height, width = self.test_images.shape[2:]
+        self.size = (height, width)
         self._mean = device.tensor(mean).float()[:, None, None]
         self._scale = (1 / device.tensor(deviation)).float()[:, None, None]
 

@@ -43,7 +43,7 @@ def boxes(
     area = height * width * (scale[0] + (scale[1] - scale[0]) * drawn[:, :TRIES])
     aspect = (low + (high - low) * drawn[:, TRIES : 2 * TRIES]).exp()
     tall, wide = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
-    fits = (0 < wide) & (wide <= width) & (0 < tall) & (tall <= height)
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
     first, any_fits = fits.int().argmax(1, keepdim=True), fits.any(1)
     nearest = min(max(width / height, ratio[0]), ratio[1])
     tall, wide = (

@@ -33,6 +33,9 @@ def run(job: Job, data: Path) -> None:
         f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "
         f"{channels} x {height} x {width}, {len(found.classes)} classes"
     )
+    stored = found.train_images.shape[2:]
+    if stored != (height, width):
+        say(f"training images are stored at {stored[0]} x {stored[1]}, to be cropped in training")
     say_all("test images that are training images too, to the pixel", found.repeated())
 
 

@@ -42,4 +42,4 @@ def batches(
     source = Images(data, where)
     order = stream(subject.seed, "criterion", "images").permutation(len(data.train_labels))
     for index in where.tensor(order[:images]).split(batch_size):
-        yield source.normalise(source.train_images[index]), source.train_labels[index]
+        yield source.plain(index), source.train_labels[index]

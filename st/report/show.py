@@ -88,6 +88,7 @@ def _data(path: Path) -> Facts:
     mean, deviation = data.statistics()
     return {
         "image_shape": list(data.input_shape),
+        "stored_training_shape": list(data.train_images.shape[1:]),
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),
         "classes": data.classes,

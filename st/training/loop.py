@@ -55,7 +55,7 @@ class Run:
 
     def __post_init__(self):
         if self.objective.adaptive:
-            sample = self.images.normalise(self.images.train_images[:2])
+            sample = self.images.plain(slice(2))
 
             def look(network: nn.Module) -> Outputs:
                 # in evaluation mode: a look must not change running statistics
@@ -166,7 +166,8 @@ class Step:
         views, labels = self._views[index], images.train_labels[index]
         if group:
             index, views = index[self._part], views[self._part]
-        batch = images.normalise(run.augment.apply(images.train_images[index], views))
+        shown = run.augment.apply(images.train_images[index], views, images.size)
+        batch = images.normalise(shown)
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
             outputs = network(batch, run.objective.taps)

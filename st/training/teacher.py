@@ -37,7 +37,7 @@ class Teacher:
         self.network = device.freeze(folded(network))
         self.taps, self.device = taps, device
         self._cache = None
-        sample = self._run(images.normalise(images.train_images[:2]))
+        sample = self._run(images.plain(slice(2)))
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
         if augment.views < epochs and each * augment.views * len(images.train_images) < room(
             device
@@ -46,7 +46,8 @@ class Teacher:
             for view in range(augment.views):
                 for batch in images.train_images.split(512):
                     views = torch.full((len(batch),), view, device=batch.device)
-                    parts.append(self._run(images.normalise(augment.apply(batch, views))))
+                    shown = augment.apply(batch, views, images.size)
+                    parts.append(self._run(images.normalise(shown)))
             self._cache = {
                 tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))
                 for tap in taps

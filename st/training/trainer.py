@@ -73,7 +73,9 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         raise StError(
             f"{place.model}: the data's image shape or classes are not those of the network"
         )
-    recipe = Training(**job["training"])
+    recipe, augment = Training(**job["training"]), Augment(**job["augment"])
+    for key, problem in augment.misfits(data.input_shape[0]):  # only now is every shape known
+        raise StError(f"{place.model}: augment.{key}: {problem}")
     member = place.member
     local = member.local if member else None
     where = device.choose(place.device, place.threads, local, recipe.precision)
@@ -84,7 +86,7 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         recipe=recipe,
         epochs=work.epochs,
         objective=Objective(work.objective, structure.graph.taps),
-        augment=Augment(**job["augment"]),
+        augment=augment,
         seed=job["seed"],
         device=where,
         teacher=where.place(network.load(work.teacher)) if work.teacher else None,

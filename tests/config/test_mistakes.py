@@ -38,6 +38,26 @@ IDLE = [
         {**UNIFORM, "searches.slimming.round_to": 2},
         *("searches.slimming.round_to", "ranks no channels"),
     ),
+    (
+        {"datasets.digits.augment": {"crop": 1, "resized_crop": {}}},
+        *("datasets.digits.augment.crop", "beside resized_crop"),
+    ),
+    (
+        {"datasets.digits.augment": {"resized_crop": {"scale": [0.5, 0.4]}}},
+        *("datasets.digits.augment.resized_crop.scale", "from low to high, not [0.5, 0.4]"),
+    ),
+    (
+        {"datasets.digits.augment": {"resized_crop": {"ratio": [2, 1]}}},
+        *("datasets.digits.augment.resized_crop.ratio", "from low to high"),
+    ),
+    (
+        {"datasets.digits.augment": {"jitter": {"hue": 0.1}}},
+        *("datasets.digits.augment.jitter.hue", "no effect on gray images"),
+    ),
+    (
+        {"datasets.digits.augment": {"jitter": {"brightness": 0.1, "saturation": 0.2}}},
+        *("datasets.digits.augment.jitter.saturation", "no effect on gray images"),
+    ),
     ({"methods.st.objective": {"ce": 0, "kd": 0.0}}, "methods.st.objective", "above 0"),
 ]
 
@@ -57,6 +77,10 @@ def test_the_same_keys_where_they_have_an_effect(tiny):
     tiny["training"] |= {"milestones": [0.3], "nesterov": True, "momentum": 0}
     tiny["methods"]["st"]["training"] = {"schedule": "step", "momentum": 0.5}
     tiny["datasets"]["digits"]["augment"]["crop"] = 7
+    parse(tiny)
+    tiny["datasets"]["digits"]["augment"] = {
+        "resized_crop": {"scale": [0.5, 0.5]}, "jitter": {"contrast": 2}
+    }  # fmt: skip
     parse(tiny)
 
 

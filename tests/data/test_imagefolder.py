@@ -1,14 +1,18 @@
 """Folders of images: every form that is read, and what is said about every other."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers.images import stripes
 from helpers.training import RECIPE, run
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
 from st.core.errors import StError
 from st.core.registry import datasets
 from st.data.dataset import save_data
+from st.data.decode import decode
 from st.phases import train
 
 
@@ -101,6 +105,69 @@ def test_size_fits_the_shorter_side_and_crops_the_centre(split):
         assert image[:, 1:-1, 1:-1].min() == 255 and image.mean() > 230
     exact = picture(split / "test" / "cat" / "0.png", 8, 8)
     np.testing.assert_array_equal(read(split, size=8).test_images[0], exact.transpose(2, 0, 1))
+
+
+def smooth(path, width, height) -> Image.Image:
+    """Write a picture without fine detail, and return it."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    waves = [np.sin(x / 5 + y / 9), np.cos(x / 7), np.sin(y / 6 - x / 11)]
+    picture = Image.fromarray((127 + 120 * np.stack(waves, 2)).astype(np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return picture
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (64, 128), (64, 64), (32, 40), (33, 47)])
+def test_test_images_are_torchvisions_resize_and_centre_crop(split, shape):
+    picture = smooth(split / "test" / "cat" / "0.png", *shape)
+    data = read(split, size=24, test_resize=32, train_size=40)
+    assert data.train_images.shape == (8, 3, 40, 40) and data.input_shape == (3, 24, 24)
+    resized = F.resize(picture, 32, F.InterpolationMode.BILINEAR)
+    expected = np.asarray(F.center_crop(resized, 24)).transpose(2, 0, 1).astype(int)
+    # torchvision rounds the longer side and where the crop begins to whole pixels
+    exact = shape[0] % 32 == shape[1] % 32 == 0
+    assert np.abs(expected - data.test_images[0]).max() <= (1 if exact else 20)
+
+
+def test_training_images_are_stored_larger(split):
+    picture = smooth(split / "train" / "cat" / "0.png", 120, 60)
+    data = read(split, size=8, train_size=30)
+    expected = np.asarray(picture.resize((60, 30), Image.BILINEAR))[:, 15:45]
+    assert np.abs(expected.transpose(2, 0, 1).astype(int) - data.train_images[0]).max() <= 1
+    # test images as without the option
+    np.testing.assert_array_equal(data.test_images, read(split, size=8).test_images)
+
+
+@pytest.mark.parametrize(
+    "options", [{"train_size": 12}, {"test_resize": 10}, {"test_resize": 8, "train_size": 9}]
+)
+def test_held_out_images_are_made_as_test_images_are(flat, options):
+    """Of the files, not of the training images that are stored."""
+    for number in range(2, 6):
+        picture(flat / "c" / f"{number}.png")
+    whole = read(flat, test_fraction=0.4, size=8, **options)
+    for data in (whole, whole.holdout(0.34)):
+        assert data.test_images.shape[1:] == (3, 8, 8)
+        assert data.train_images.shape[2] == options.get("train_size", 8)
+        for name, image in zip(data.files[1], data.test_images, strict=True):
+            made, _ = decode(Path(name), 8, False, options.get("test_resize"))
+            np.testing.assert_array_equal(image, made)
+        for name, image in zip(data.files[0], data.train_images, strict=True):
+            made, _ = decode(Path(name), options.get("train_size", 8), False)
+            np.testing.assert_array_equal(image, made)
+        assert not set(data.files[0]) & set(data.files[1])
+    same = read(flat, test_fraction=0.4, size=8)
+    assert same.files == whole.files and same.holdout(0.34).files == data.files
+
+
+def test_images_on_both_sides_are_named_where_they_are_made_differently(split):
+    for value, path in enumerate(sorted(split.glob("*/*/*.png"))):
+        picture(path, value=value)
+    same = split / "test" / "dog" / "same.png"
+    same.write_bytes((split / "train" / "cat" / "3.png").read_bytes())
+    line = f"{same} is {split}/train/cat/3.png, of another class (cat)"
+    for options in ({"train_size": 12}, {"test_resize": 12}, {}):
+        assert line in read(split, size=8, **options).repeated()
 
 
 def test_mixed_sizes_need_the_option_size(split):
@@ -250,6 +317,11 @@ def test_folders_that_are_not_as_they_should_be(split, tmp_path):
     "options, words",
     [
         ({"size": 4}, "size"),
+        ({"train_size": 64}, "'train_size' needs 'size'"),
+        ({"test_resize": 64}, "'test_resize' needs 'size'"),
+        ({"size": 64, "train_size": 32}, "'train_size': 32 is less than 'size', 64"),
+        ({"size": 64, "test_resize": 63}, "'test_resize': 63 is less than 'size', 64"),
+        ({"size": 64, "train_size": 4096}, "train_size"),
         ({"size": 8.5}, "size"),
         ({"test_fraction": 1}, "test_fraction"),
         ({"per_class": 1}, "per_class"),

@@ -25,6 +25,8 @@ def imagefolder(
     *,
     root: str,
     size: SIDE | None = None,
+    test_resize: SIDE | None = None,
+    train_size: SIDE | None = None,
     grayscale: bool = False,
     test_fraction: SHARE | None = None,
     val: Literal["test", "holdout"] | None = None,
@@ -36,26 +38,40 @@ def imagefolder(
     Parts may have their other usual names (`st.data.folder.PARTS`). `val`: what a val part is for;
     test: it is the test part, where there is no other; holdout: it is evaluated in place of the
     test part, which is left alone. `size`: resize the shorter side to it and crop the centre;
-    without it all images must have one size. `per_class`: take only so many images of each class
+    without it all images must have one size. `test_resize`: test images' shorter side before that
+    crop, `train_size`: the same for training images, which are stored so large for augmentation to
+    crop; both are `size` by default. `per_class`: take only so many images of each class
     and part, the first by name. What is done to the images of each class is told, with an example.
     Raises StError with the path of a file that is not an image, or has more than 8 bits a channel;
     `skip_damaged`: leave these out, and count them in a message.
     """
+    _check_sizes(size, test_resize, train_size)
     found = layout(root)
     _check_parts(root, found, test_fraction, val)
     split = "" not in found.parts
-    reader = _Reader(size, grayscale, per_class, skip_damaged)
+    reader = _Reader(grayscale, per_class, skip_damaged)
+    stored = train_size or size
+    images, labels, names = reader.read(found, "train" if split else "", stored)
+    as_test = None
+    if stored != size or (test_resize or size) != size:
+
+        def as_test(file: str) -> np.ndarray:
+            return decode(Path(file), size, grayscale, test_resize)[0]
+
     if split:
-        train, test = (reader.read(found, part) for part in ("train", "val" if val else "test"))
-        (images, labels, names), (test_images, test_labels, test_names) = train, test
-        data = Data(
-            images, labels, test_images, test_labels, found.classes, files=(names, test_names)
+        test, test_labels, test_names = reader.read(
+            found, "val" if val else "test", size, test_resize
         )
     else:  # not split yet
+        shape = images.shape[2:] if size is None else (size, size)
+        test = np.empty((0, images.shape[1], *shape), dtype=np.uint8)
+        test_labels, test_names = labels[:0], []
+    data = Data(
+        images, labels, test, test_labels, found.classes, files=(names, test_names), as_test=as_test
+    )
+    if not split:
         assert test_fraction is not None
-        images, labels, names = reader.read(found, "")
-        whole = Data(images, labels, images[:0], labels[:0], found.classes, files=(names, []))
-        data = whole.divided(
+        data = data.divided(
             test_fraction, "split", lambda name: f"{found.parts[''] / name}: 'test_fraction'"
         )
     reader.tell()
@@ -69,7 +85,11 @@ def imagefolder(
     return data
 
 
-def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape | None:
+def _shape(
+    *, root: str, size: int | None, test_resize: int | None, train_size: int | None,
+    grayscale: bool, **others,
+) -> Shape | None:  # fmt: skip
+    _check_sizes(size, test_resize, train_size)
     if size is None or not Path(root).expanduser().is_dir():
         return None
     return (1 if grayscale else 3, size, size), len(layout(root).classes)
@@ -77,6 +97,17 @@ def _shape(*, root: str, size: int | None, grayscale: bool, **others) -> Shape |
 
 imagefolder.shape = _shape
 imagefolder.paths = lambda *, root, **others: [Path(root).expanduser()]
+
+
+def _check_sizes(size: int | None, test_resize: int | None, train_size: int | None) -> None:
+    """Raise StError unless the centre crop is within what is scaled."""
+    for name, larger in (("test_resize", test_resize), ("train_size", train_size)):
+        if larger is not None and size is None:
+            raise StError(f"data set 'imagefolder': option '{name}' needs 'size', the network's")
+        if larger is not None and size is not None and larger < size:
+            raise StError(
+                f"data set 'imagefolder': option '{name}': {larger} is less than 'size', {size}"
+            )
 
 
 def _check_parts(root: str, found: Layout, test_fraction: float | None, val: str | None) -> None:
@@ -111,16 +142,22 @@ def _check_parts(root: str, found: Layout, test_fraction: float | None, val: str
 class _Reader:
     """Reads the parts of a layout, and keeps what is to be told of them."""
 
-    def __init__(self, size: int | None, grayscale: bool, most: int | None, skip: bool):
-        self._size, self._grayscale, self._most, self._skip = size, grayscale, most, skip
+    def __init__(self, grayscale: bool, most: int | None, skip: bool):
+        self._grayscale, self._most, self._skip = grayscale, most, skip
         self._suffixes = suffixes()
+        self._form: tuple[int | None, int | None] = None, None
         self._shape: tuple[int, ...] | None = None
         self._told: list[str] = []
         self._damaged: list[str] = []
 
-    def read(self, found: Layout, part: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """A part's images, labels and files. Images are written where they stay: a list of them and
-        then an array would need the memory twice."""
+    def read(
+        self, found: Layout, part: str, size: int | None, resize: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """A part's images, labels and files; `size` and `resize` are decode's. Images are written
+        where they stay: a list of them and then an array would need the memory twice."""
+        self._form = size, resize
+        if size is not None:
+            self._shape = None  # each part has its own
         listed = {name: self._listed(found.parts[part] / name) for name in found.classes}
         most = sum(min(len(files), self._most or len(files)) for files, _ in listed.values())
         images = np.empty((0, 0, 0, 0), dtype=np.uint8)
@@ -156,12 +193,12 @@ class _Reader:
         """The pixels and the path of each of a class's images."""
         converted: list[str] = []
         skipped: list[str] = []
-        count = 0
+        count, (size, resize) = 0, self._form
         for file in listed:
             if count == self._most:
                 break
             try:
-                pixels, done = decode(file, self._size, self._grayscale)
+                pixels, done = decode(file, size, self._grayscale, resize)
             except StError as error:
                 skipped.append(str(error))
                 continue

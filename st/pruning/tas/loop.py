@@ -84,7 +84,7 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
         network.train()
         started = time.perf_counter()
         views = run.augment.draw(total, run.seed, epoch).to(images.train_labels.device)
-        epoch_images = run.augment.apply(images.train_images, views)
+        epoch_images = run.augment.apply(images.train_images, views, images.size)
         rng = stream(run.seed, "tas", "order", epoch)
         orders = [run.device.tensor(rng.permutation(half)) for half in halves]
         noise = torch.Generator().manual_seed(derive(run.seed, "tas", "noise", epoch))
