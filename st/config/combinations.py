@@ -70,7 +70,7 @@ def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) 
 
 def _recipes(params: Params) -> Iterator[str]:
     """Keys of recipes which no training that they concern looks at."""
-    trainings: dict[str, list[Training]] = {}
+    trainings: dict[str, list[tuple[Training, set[str]]]] = {}  # with their losses
     for name, architecture in params.architectures.items():
         parts: dict[str, Supernet | Method] = {
             f"supernets.{key}": part for key, part in params.supernets.items()
@@ -79,10 +79,12 @@ def _recipes(params: Params) -> Iterator[str]:
             if method.architectures is None or name in method.architectures:
                 parts[f"methods.{key}"] = method
         for key, part in parts.items():
-            found = recipe(params, architecture, part)
+            losses = set(part.objective) if isinstance(part, Method) else {"ce"}
+            found = recipe(params, architecture, part), losses
             for section in ("training", f"architectures.{name}.training", f"{key}.training"):
                 trainings.setdefault(section, []).append(found)
-    for section, recipes in trainings.items():
+    for section, concerned in trainings.items():
+        recipes = [found for found, _ in concerned]
         kind, _, name = section.removesuffix("training").rstrip(".").partition(".")
         given = getattr(params, kind)[name].training if kind else params.training
         for key in ("milestones", "decay"):
@@ -92,6 +94,16 @@ def _recipes(params: Params) -> Iterator[str]:
             yield f"{section}.warmup: has no effect; schedule: onecycle has a rise of its own"
         if given.nesterov and all(r.momentum == 0 for r in recipes):
             yield f"{section}.nesterov: has no effect without momentum"
+        for key in ("momentum", "nesterov"):
+            if _given_in_recipe(given, key) and all(r.optimiser == "adamw" for r in recipes):
+                yield f"{section}.{key}: has no effect; it needs optimiser: sgd"
+        if given.label_smoothing and not any("ce" in losses for _, losses in concerned):
+            yield f"{section}.label_smoothing: has no effect; it needs the loss 'ce'"
+        usual = Training.model_fields["lr"].default
+        if given.optimiser == "adamw" and any(
+            r.optimiser == "adamw" and r.lr == usual for r in recipes
+        ):
+            yield f"{section}.lr: {usual} is for sgd; optimiser: adamw takes about 0.001"
 
 
 def _given_in_recipe(section: Section, key: str) -> bool:

@@ -116,7 +116,7 @@ def _run(spec: Training, data: Data, where) -> Any:
         images=Images(data, where),
         recipe=recipe,
         epochs=spec.epochs,
-        objective=Objective(spec.objective, spec.structure.graph.taps),
+        objective=Objective(spec.objective, spec.structure.graph.taps, recipe),
         augment=Augment(**spec.job["augment"]),
         seed=0,
         device=where,

@@ -19,7 +19,7 @@ from st.data.images import Images
 from st.networks.network import Network, counts
 from st.training.accuracy import accuracy, predictions
 from st.training.objective import Objective, Outputs
-from st.training.optimiser import descend
+from st.training.optimiser import descend, moments
 from st.training.parallel import Group, normalise_together
 from st.training.recipe import Training, learning_rate
 from st.training.teacher import Teacher, as_float, observe
@@ -32,7 +32,7 @@ class Trained(Protocol):
     epochs: int
     modules: dict[str, nn.Module]
     weights: list[nn.Parameter]
-    momentum: list[Tensor]
+    moments: list[Tensor]  # the optimiser's
     history: list[dict[str, Any]]
     early: dict[str, np.ndarray]
 
@@ -69,7 +69,7 @@ class Run:
             "adapter": self.objective.adapters,
         }
         self.weights = [w for module in self.modules.values() for w in module.parameters()]
-        self.momentum = [torch.zeros_like(weight) for weight in self.weights]
+        self.moments = moments(self.weights, self.recipe)
         self.scales = [
             module.weight
             for module in self.network.modules()
@@ -151,7 +151,7 @@ class Step:
             group.lead(run.objective.adapters.parameters())
         if run.sparsity:
             _add_sparsity(run)
-        descend(run.weights, run.momentum, run.recipe, self._rates.index_select(0, self._number))
+        descend(run.weights, run.moments, run.recipe, self._rates.index_select(0, self._number))
         if self._copies:
             self._copies.refresh()
         labels = run.images.train_labels[index]

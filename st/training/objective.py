@@ -11,6 +11,7 @@ from st.core import registry
 from st.core.device import Device
 from st.core.seeds import derive
 from st.training.losses import taps_of
+from st.training.recipe import Training
 
 Outputs = dict[str, Tensor]  # by tap
 
@@ -33,18 +34,25 @@ class Objective:
     """A weighted sum of registered losses.
 
     `spec`: as `st.config.params.objective` returns it. `available`: the taps of the network that is
-    trained, from its input to its output; all networks have the default's.
+    trained, from its input to its output; all networks have the default's. `recipe`: the
+    training's, for losses that look at it.
     """
 
     def __init__(
-        self, spec: dict[str, dict[str, Any]], available: Iterable[str] = ("features", "logits")
+        self,
+        spec: dict[str, dict[str, Any]],
+        available: Iterable[str] = ("features", "logits"),
+        recipe: Training | None = None,
     ):
         available = tuple(available)
         self.terms: dict[str, Term] = {}
         for name, given in spec.items():
             options = {k: v for k, v in given.items() if k != "weight"}
             taps = taps_of(name, options, available)
-            self.terms[name] = Term(registry.losses.get(name), given["weight"], options, taps)
+            loss = registry.losses.get(name)
+            for key in getattr(loss, "recipe", ()):
+                options[key] = getattr(recipe or Training(), key)
+            self.terms[name] = Term(loss, given["weight"], options, taps)
         read = {tap for term in self.terms.values() for tap in term.taps}
         self.taps = tuple(sorted(read | {"logits"}))  # the training accuracy needs them
         # the one through which the gradients of all terms go

@@ -9,7 +9,7 @@ from st.core.types import Finite, Flag, Fraction, Section, Whole
 
 
 class Training(Section):
-    """A training recipe: SGD with momentum."""
+    """A training recipe."""
 
     epochs: Annotated[Whole, Field(ge=1, le=100_000)] = Field(160, description="Epochs.")
     batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
@@ -29,9 +29,21 @@ class Training(Section):
         "the schedule takes the rest. 0.0164 is 5 of 305 epochs. Not for onecycle, which rises by "
         "itself.",
     )
-    momentum: Annotated[float, Finite(ge=0, lt=1)] = Field(0.9, description="Momentum.")
-    nesterov: Flag = Field(False, description="Nesterov's momentum.")
-    weight_decay: Annotated[float, Finite(ge=0, le=1)] = Field(1e-4, description="L2 penalty.")
+    optimiser: Literal["sgd", "adamw"] = Field(
+        "sgd",
+        description="sgd: with momentum. adamw: Loshchilov & Hutter 2019, with torch's betas (0.9 "
+        "and 0.999) and epsilon; it takes an `lr` of about 0.001.",
+    )
+    momentum: Annotated[float, Finite(ge=0, lt=1)] = Field(0.9, description="sgd: momentum.")
+    nesterov: Flag = Field(False, description="sgd: Nesterov's momentum.")
+    weight_decay: Annotated[float, Finite(ge=0, le=1)] = Field(
+        1e-4, description="sgd: L2 penalty. adamw: decoupled decay, times the learning rate."
+    )
+    label_smoothing: Annotated[float, Finite(ge=0, lt=1)] = Field(
+        0.0,
+        description="The part of each label that cross-entropy (`ce`) spreads evenly over all "
+        "classes; other losses see labels as they are.",
+    )
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
         "auto",
         description="What networks compute in while they train; weights, losses and sums are "

@@ -1,10 +1,10 @@
 """Going on after an interruption, exactly.
 
 The state is one safetensors file beside the model, never a declared output of the workflow: so it
-outlives a killed job. It holds weights, those of losses' adapters, momentum, the weights to rewind
-to, the number of epochs done (the history's length), a key of everything the result depends on,
-and what computed it. A state with another key, from another kind of device, or damaged, is of no
-use: the training starts over and says so.
+outlives a killed job. It holds weights, those of losses' adapters, the optimiser's moments, the
+weights to rewind to, the number of epochs done (the history's length), a key of everything the
+result depends on, and what computed it. A state with another key, from another kind of device, or
+damaged, is of no use: the training starts over and says so.
 """
 
 import json
@@ -105,7 +105,7 @@ class Resume:
             elif kind == "early":
                 run.early[rest] = value
             else:
-                run.momentum[int(rest)].copy_(torch.from_numpy(value))
+                run.moments[int(rest)].copy_(torch.from_numpy(value))
         for kind, module in run.modules.items():
             module.load_state_dict(weights[kind])
         run.history = header["history"]
@@ -132,7 +132,7 @@ class Resume:
             for kind, module in run.modules.items()
             for name, value in module.state_dict().items()
         }
-        tensors |= {f"momentum:{i}": m.cpu().numpy() for i, m in enumerate(run.momentum)}
+        tensors |= {f"moment:{i}": m.cpu().numpy() for i, m in enumerate(run.moments)}
         tensors |= {f"early:{name}": value for name, value in run.early.items()}
         header = {
             "format": FORMAT,

@@ -85,7 +85,7 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         images=Images(data, where),
         recipe=recipe,
         epochs=work.epochs,
-        objective=Objective(work.objective, structure.graph.taps),
+        objective=Objective(work.objective, structure.graph.taps, recipe),
         augment=augment,
         seed=job["seed"],
         device=where,

@@ -24,6 +24,26 @@ IDLE = [
         *("architectures.vgg.training.milestones", "schedule: step"),
     ),
     ({"training.nesterov": True, "training.momentum": 0}, "training.nesterov", "momentum"),
+    (
+        {"training.optimiser": "adamw", "training.lr": 0.1},
+        *("training.lr", "adamw takes about 0.001"),
+    ),
+    (
+        {"training.optimiser": "adamw", "training.lr": 0.001, "training.momentum": 0.8},
+        *("training.momentum", "optimiser: sgd"),
+    ),
+    (
+        {"training.optimiser": "adamw", "training.lr": 0.001, "training.nesterov": True},
+        *("training.nesterov", "optimiser: sgd"),
+    ),
+    (
+        {"methods.st.training": {"optimiser": "adamw", "lr": 0.001, "momentum": 0.8}},
+        *("methods.st.training.momentum", "optimiser: sgd"),
+    ),
+    (
+        {"methods.st.objective": {"kd": 1}, "methods.st.training.label_smoothing": 0.1},
+        *("methods.st.training.label_smoothing", "the loss 'ce'"),
+    ),
     ({"supernets.sparse.sparse": False}, "architectures.vgg.sparsity", "no supernet is sparse"),
     ({"datasets.digits.augment.crop": 8}, "datasets.digits.augment.crop", "as large as the images"),
     (
@@ -78,6 +98,8 @@ def test_the_same_keys_where_they_have_an_effect(tiny):
     tiny["methods"]["st"]["training"] = {"schedule": "step", "momentum": 0.5}
     tiny["datasets"]["digits"]["augment"]["crop"] = 7
     parse(tiny)
+    tiny["training"] |= {"optimiser": "adamw", "lr": 0.001, "label_smoothing": 0.1, "momentum": 0.8}
+    tiny["methods"]["st"]["training"] |= {"optimiser": "sgd", "label_smoothing": 0}
     tiny["datasets"]["digits"]["augment"] = {
         "resized_crop": {"scale": [0.5, 0.5]}, "jitter": {"contrast": 2}
     }  # fmt: skip

@@ -67,6 +67,15 @@ def test_draws_depend_on_seed_and_epoch_alone():
     assert counts.min() > 800 and counts.max() < 1200
 
 
+@pytest.mark.parametrize("augment", [Augment(), Augment(crop=1), Augment(crop=4, flip=True)])
+def test_countable_views_are_drawn_as_ever(augment):
+    """Results of earlier versions stay: their draws, written down."""
+    generator = torch.Generator().manual_seed(derive(5, "augment", 2))
+    drawn = torch.randint(augment.views, (50,), generator=generator)
+    assert torch.equal(augment.draw(50, 5, 2), drawn)
+    assert augment.views == (2 * augment.crop + 1) ** 2 * (1 + augment.flip)
+
+
 def test_streams_have_names():
     drawn = {
         labels: stream(*labels).integers(2**62)

@@ -183,7 +183,7 @@ def test_resuming_with_an_adapter_is_exact(subnet, tmp_path, monkeypatch, epochs
 def test_the_adapters_state_matters(subnet, tmp_path, monkeypatch):
     """What the test above proves: a state with another adapter, or momentum, ends differently."""
     whole = subnet(tmp_path / "whole")
-    for change in ("adapter:fitnet.1.bias", "momentum:last"):
+    for change in ("adapter:fitnet.1.bias", "moment:last"):
         place = tmp_path / change.replace(":", "")
         with monkeypatch.context() as patch:
             interrupt_after(patch, 2)
@@ -191,7 +191,7 @@ def test_the_adapters_state_matters(subnet, tmp_path, monkeypatch):
                 subnet(place)
         path = place / "resume.safetensors"
         tensors, header = read_tensors(path, FORMAT)
-        last = max(int(n.partition(":")[2]) for n in tensors if n.startswith("momentum"))
+        last = max(int(n.partition(":")[2]) for n in tensors if n.startswith("moment"))
         name = change.replace("last", str(last))
         assert tensors[name].shape == (16,)
         write_tensors(path, {**tensors, name: tensors[name] + 0.1}, header)

@@ -1,6 +1,6 @@
 """Losses, against their definitions computed in plain numpy, sample by sample."""
 
-from math import exp, factorial
+from math import exp, factorial, log
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from st.core.errors import StError
 from st.core.registry import losses
 from st.training.objective import Objective
+from st.training.recipe import Training
 
 NAMES = ["ce", "kd", "cc"]  # the others: test_distillation.py
 SHAPES = [(2, 2), (5, 10), (17, 100)]  # batch, classes
@@ -193,6 +194,23 @@ def test_an_objective_is_the_weighted_sum(case):
     alone = Objective({"ce": {"weight": 2.0}})
     assert not alone.teacher and alone.taps == ("logits",)
     assert alone(student, None, labels)["loss"] == 2 * terms["ce"]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_smoothed_labels_are_for_cross_entropy_alone(case, smoothing):
+    student, teacher, labels = case
+    spec = {name: {"weight": 1.0} for name in ("ce", "kd", "dkd")}
+    smooth = Objective(spec, recipe=Training(label_smoothing=smoothing))(student, teacher, labels)
+    plain = Objective(spec)(student, teacher, labels)
+    classes = student["logits"].shape[1]
+    expected = 0.0
+    for row, label in zip(student["logits"].tolist(), labels.tolist(), strict=True):
+        for number, probability in enumerate(softmax(row)):
+            share = (1 - smoothing) * (number == label) + smoothing / classes
+            expected -= share * log(probability) / len(labels)
+    assert smooth["ce"].item() == pytest.approx(expected, rel=1e-6)
+    assert smooth["kd"] == plain["kd"] and smooth["dkd"] == plain["dkd"]
+    assert (smooth["ce"] == plain["ce"]) == (smoothing == 0)
 
 
 def test_options_of_losses_are_checked():

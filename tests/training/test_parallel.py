@@ -73,7 +73,7 @@ def training(group, structure: str, objective: dict, precision: str = "float64")
         for kind, module in run.modules.items()
         for name, value in module.state_dict().items()
     }
-    learned |= {f"momentum:{n}": value.numpy() for n, value in enumerate(run.momentum)}
+    learned |= {f"moment:{n}": value.numpy() for n, value in enumerate(run.moments)}
     for row in run.history:
         learned |= {f"{name}:{row['epoch']}": value for name, value in row.items() if value}
     return learned

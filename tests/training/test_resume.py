@@ -53,6 +53,22 @@ def test_signals(folder, uninterrupted, epochs_run, monkeypatch, epoch, number):
     assert sorted(f.name for f in place.iterdir()) == sorted(NAMES)
 
 
+def test_a_training_with_adamw(folder, monkeypatch):
+    """Whose moments, and number of steps, are kept too."""
+    recipe = {**RECIPE, "optimiser": "adamw", "lr": 0.01, "label_smoothing": 0.1}
+    job = {**JOB, "training": recipe}
+    whole = run(folder / "adamw-whole", job)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(Interrupted):
+            run(folder / "adamw", job)
+    tensors, _ = read_tensors(folder / "adamw" / "resume.safetensors", resume.FORMAT)
+    steps = max(int(n.partition(":")[2]) for n in tensors if n.startswith("moment:"))
+    assert tensors[f"moment:{steps}"] == 3 * 5  # epochs of five steps
+    assert run(folder / "adamw", job) == whole
+    assert run(folder / "sgd", {**job, "training": {**recipe, "optimiser": "sgd"}}) != whole
+
+
 def test_sigterm_again_and_again(folder, uninterrupted, epochs_run, monkeypatch):
     place = folder / "again"
     interrupt_after(monkeypatch, 1, 2, 4, 5)

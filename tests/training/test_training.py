@@ -34,10 +34,47 @@ def test_sgd_is_torchs(momentum, nesterov, weight_decay):
         for group in other.param_groups:
             group["lr"] = rate
         other.step()
-        descend(run.weights, run.momentum, run.recipe, rate)
+        descend(run.weights, run.moments, run.recipe, rate)
         for weight, copy in zip(run.weights, copies, strict=True):
             torch.testing.assert_close(weight.detach(), copy.detach(), rtol=1e-6, atol=1e-7)
             assert weight.grad is None
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_adamw_is_torchs(weight_decay, as_tensor):
+    run = a_run(optimiser="adamw", weight_decay=weight_decay)
+    copies = [nn.Parameter(weight.detach().clone()) for weight in run.weights]
+    other = torch.optim.AdamW(copies, lr=1.0, weight_decay=weight_decay)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        rate = 0.01 / (step + 1)
+        for number, (weight, copy) in enumerate(zip(run.weights, copies, strict=True)):
+            if number == 1:  # of a layer that no loss depends on
+                continue
+            copy.grad = torch.randn(weight.shape, generator=generator)
+            weight.grad = torch.empty_like(weight).copy_(copy.grad)
+        for group in other.param_groups:
+            group["lr"] = rate
+        other.step()
+        # a step of the loop reads its rate from the device
+        descend(run.weights, run.moments, run.recipe, torch.tensor([rate]) if as_tensor else rate)
+        for weight, copy in zip(run.weights, copies, strict=True):
+            torch.testing.assert_close(weight.detach(), copy.detach(), rtol=1e-5, atol=1e-6)
+            assert weight.grad is None
+    assert run.moments[-1] == 6 and len(run.moments) == 2 * len(run.weights) + 1
+
+
+def test_sgd_keeps_what_it_kept():
+    run = a_run()
+    assert run.recipe.optimiser == "sgd" and len(run.moments) == len(run.weights)
+
+
+@pytest.mark.parametrize("recipe", [{"optimiser": "adamw", "lr": 0.01}, {"label_smoothing": 0.2}])
+def test_recipes_that_learn(recipe):
+    run = trained(a_run(epochs=8, **recipe))
+    assert run.history[-1]["train_accuracy"] > 90
+    assert trained(a_run(epochs=8, **recipe)).history == run.history
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -24,7 +24,7 @@ from st.networks.structure import Structure
 from st.pruning.tas.network import Choice, Supernet, sample
 from st.pruning.tas.space import TOLERANCE, Space
 from st.training.loop import check_finite
-from st.training.optimiser import adam, descend
+from st.training.optimiser import adam, descend, moments
 from st.training.recipe import Training, learning_rate
 from st.training.resume import Resume
 
@@ -57,7 +57,7 @@ class Search:
     def __post_init__(self):
         named = self.network.named_parameters()
         self.weights = [weight for name, weight in named if name != "architecture"]
-        self.momentum = [torch.zeros_like(weight) for weight in self.weights]
+        self.moments = moments(self.weights, self.recipe)
         self.epochs = self.recipe.epochs
         self.modules: dict[str, nn.Module] = {"weight": self.network}
 
@@ -100,7 +100,7 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
             ce = F.cross_entropy(outputs, labels)
             ce.backward()
             rate = learning_rate(run.recipe, (epoch + step / steps) / run.epochs)
-            descend(run.weights, run.momentum, run.recipe, rate)
+            descend(run.weights, run.moments, run.recipe, rate)
             sums["ce"] += ce.detach()
             sums["correct"] += (outputs.detach().argmax(1) == labels).sum()
 

@@ -8,6 +8,7 @@ and returns a scalar. Outputs are dicts of tensors by tap, of the loss's taps in
 - `teacher`: a teacher at all.
 - `taps`: their names; or, where they depend on the network, a function of all taps that it has and
   of the loss's options.
+- `recipe`, only where a loss looks at the training's recipe: the keys that it is called with.
 - `adapter`, only where a loss has weights of its own: a function of a sample of the student's and
   the teacher's outputs, and of the options, that returns an nn.Module. It may use torch's random
   numbers, which are seeded for it. The loss gets the module as its fourth argument; it is trained
