@@ -212,6 +212,7 @@ def _contradictions(
     for key, search in params.searches.items():
         problems = dict.fromkeys(_search(params, key, search, supernets))
         yield from (f"searches.{key}.{p}" for p in problems)
+    mixing = [name for name, data in params.datasets.items() if data.augment.mixes]
     for key, method in params.methods.items():
         where = f"methods.{key}"
         if key.startswith("supernet"):
@@ -229,6 +230,12 @@ def _contradictions(
                 if architecture in (method.architectures or taps):
                     found = _problems(taps_of, name, options, available)
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
+        for name in {} if found else method.objective:
+            if mixing and not getattr(registry.losses.get(name), "soft", False):
+                yield (
+                    f"{where}.objective: loss '{name}' needs images of one class each, but "
+                    f"datasets.{mixing[0]}.augment mixes them; leave out mixup and cutmix, or it"
+                )
         if not method.objective:
             yield f"{where}.objective: needs a loss"
         elif not found and not any(spec["weight"] for spec in objective(method).values()):

@@ -1,16 +1,17 @@
-"""Random views of training images: crops, flips, colours; of a batch at once.
+"""Random views of training images: crops, flips, colours, mixtures; of a batch at once.
 
 A view is a number. Where there are few, as of crops and flips, it counts them; where they are
 endless, it is the seed of all that is random about them. Either way an image looks the same
 wherever its view is shown: to student and teacher, in any batch, before and after an interruption.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
-from st.core.seeds import derive
+from st.core.seeds import derive, stream
 from st.core.types import Finite, Flag, Fraction, Section, Whole
 
 # torch is imported in the methods, because params.yaml is checked without it.
@@ -61,12 +62,28 @@ class Augment(Section):
         None, description="Show a random part of each image, scaled; {} for the usual bounds."
     )
     jitter: Jitter = Field(Jitter(), description="Change colours at random.")
+    mixup: Strength = Field(
+        0.0,
+        description="Above 0: blend every image, and its label, with another of its batch. Shares "
+        "are drawn from Beta(mixup, mixup), once a batch.",
+    )
+    cutmix: Strength = Field(
+        0.0,
+        description="Above 0: replace a rectangle of every image by that of another of its batch, "
+        "and so much of the label. The rectangle's share of the area is drawn from Beta(cutmix, "
+        "cutmix). Beside mixup each batch gets one of the two.",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images, and their labels, are mixed with others."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @property
     def views(self) -> int:
         """How many versions of an image there are: (2 crop + 1)^2, twice as many with flips;
         ENDLESS with what is not counted."""
-        if self.resized_crop or self.jitter.active:
+        if self.resized_crop or self.jitter.active or self.mixes:
             return ENDLESS
         return (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
 
@@ -117,3 +134,26 @@ class Augment(Section):
         if self.jitter.active:
             images = shown.jittered(images, number, self.jitter.active)
         return images
+
+    def mixing(self, steps: int, seed: int, epoch: int, size: Size):
+        """How the batches of an epoch are mixed: a tensor (steps, 6) on the CPU, rows for
+        `st.data.views.mixed`. A function of (seed, epoch) alone."""
+        import torch
+
+        rng, (height, width) = stream(seed, "mix", epoch), size
+        kinds = [name for name in ("mixup", "cutmix") if getattr(self, name)]
+        rows = []
+        for _ in range(steps):
+            kind = kinds[int(rng.integers(len(kinds)))]
+            share = rng.beta(getattr(self, kind), getattr(self, kind))
+            if kind == "mixup":
+                rows.append([0, 0, 0, 0, share, share])
+                continue
+            box = []
+            for length in size:  # its centre is anywhere, so the border may cut the box
+                centre, half = int(rng.integers(length)), int(0.5 * math.sqrt(1 - share) * length)
+                box += [max(0, centre - half), min(length, centre + half)]
+            top, bottom, left, right = box
+            share = 1 - (bottom - top) * (right - left) / (height * width)
+            rows.append([top, bottom, left, right, 1, share])
+        return torch.tensor(rows, dtype=torch.float32)

@@ -26,6 +26,7 @@ class Images:
         )
         height, width = self.test_images.shape[2:]
         self.size = (height, width)
+        self.classes = len(data.classes)
         self._mean = device.tensor(mean).float()[:, None, None]
         self._scale = (1 / device.tensor(deviation)).float()[:, None, None]
 

@@ -154,3 +154,20 @@ def _turned(images: Tensor, part: Tensor) -> Tensor:
         place = (offset + hue) % 6
         channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
     return torch.stack(channels, 1)
+
+
+def mixed(images: Tensor, others: Tensor, row: Tensor) -> Tensor:
+    """Images (n, c, h, w) mixed with `others`, float32. `row` (6,): top, bottom, left and right of
+    a box in which the others lie, the images' share of the pixels outside it, and of the label."""
+    top, bottom, left, right, outside, _ = row
+    down, across = (torch.arange(length, device=row.device) for length in images.shape[2:])
+    inside = ((down >= top) & (down < bottom))[:, None] & (across >= left) & (across < right)
+    share = torch.where(inside, 0.0, outside)
+    return share * images.float() + (1 - share) * others.float()
+
+
+def mixed_labels(labels: Tensor, others: Tensor, classes: int, row: Tensor) -> Tensor:
+    """The probability of each class, (n, classes), of images mixed with `others`."""
+    known = torch.arange(classes, device=labels.device)
+    own, second = ((part[:, None] == known).float() for part in (labels, others))
+    return row[5] * own + (1 - row[5]) * second

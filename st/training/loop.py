@@ -16,6 +16,7 @@ from st.core.seeds import derive
 from st.core.shares import SHARE
 from st.data.augment import Augment
 from st.data.images import Images
+from st.data.views import mixed, mixed_labels
 from st.networks.network import Network, counts
 from st.training.accuracy import accuracy, predictions
 from st.training.objective import Objective, Outputs
@@ -114,6 +115,7 @@ class Step:
         self._views = torch.zeros(len(run.images.train_labels), dtype=torch.int64, device=where)
         self._order = torch.zeros(steps, batch_size, dtype=torch.int64, device=where)
         self._rates = torch.zeros(steps, device=where)
+        self._mixing = torch.zeros(steps, 6, device=where) if run.augment.mixes else None
         self._number = torch.zeros(1, dtype=torch.int64, device=where)
         self._names = ["loss", *run.objective.terms, "train_accuracy"]
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=where)
@@ -129,6 +131,8 @@ class Step:
         self._views.copy_(run.augment.draw(total, run.seed, epoch))
         self._order.copy_(order[: steps * batch_size].view(steps, batch_size))
         self._rates.copy_(torch.tensor(rates))
+        if self._mixing is not None:
+            self._mixing.copy_(run.augment.mixing(steps, run.seed, epoch, run.images.size))
         self._number.zero_()
         self._sums.zero_()
         if self._copies:
@@ -141,7 +145,7 @@ class Step:
         for weight in run.weights:  # a capture that failed leaves some behind
             weight.grad = None
         index = self._order.index_select(0, self._number).squeeze(0)
-        terms, outputs, _ = self._forward(self._copies or self._network, index)
+        terms, correct, _ = self._forward(self._copies or self._network, index, self._number)
         terms["loss"].backward()
         if self._copies:
             self._copies.hand_over()
@@ -154,19 +158,29 @@ class Step:
         descend(run.weights, run.moments, run.recipe, self._rates.index_select(0, self._number))
         if self._copies:
             self._copies.refresh()
-        labels = run.images.train_labels[index]
-        correct = 100 * (outputs["logits"].detach().argmax(1) == labels).double().mean()
         self._sums += torch.stack([*(terms[name].detach() for name in self._names[:-1]), correct])
         self._number += 1
 
-    def _forward(self, network: Callable, index: Tensor) -> tuple[Outputs, Outputs, Tensor]:
-        """The objective's terms for the images `index`, the student's outputs, and, of the part of
-        them that this process computes, the tap through which the gradients of all terms go."""
+    def _forward(
+        self, network: Callable, index: Tensor, number: Tensor
+    ) -> tuple[Outputs, Tensor, Tensor]:
+        """The objective's terms for the images `index` of step `number`, the accuracy in percent,
+        and, of the part of them that this process computes, the tap through which the gradients of
+        all terms go."""
         run, images, group = self.run, self.run.images, self.run.group
         views, labels = self._views[index], images.train_labels[index]
+        whole = index
         if group:
             index, views = index[self._part], views[self._part]
         shown = run.augment.apply(images.train_images[index], views, images.size)
+        if self._mixing is not None:
+            others, row = whole.roll(1), self._mixing.index_select(0, number).squeeze(0)
+            labels = mixed_labels(labels, images.train_labels[others], images.classes, row)
+            others = others[self._part] if group else others
+            second = run.augment.apply(
+                images.train_images[others], self._views[others], images.size
+            )
+            shown = mixed(shown, second, row)
         batch = images.normalise(shown)
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
@@ -176,7 +190,9 @@ class Step:
         if group:
             outputs = group.gather(outputs, len(labels))
             supervision = supervision and group.gather(supervision, len(labels))
-        return run.objective(outputs, supervision, labels), outputs, first
+        predicted = outputs["logits"].detach().argmax(1)
+        right = labels.gather(1, predicted[:, None]) if labels.dim() > 1 else predicted == labels
+        return run.objective(outputs, supervision, labels), 100 * right.double().mean(), first
 
     def shares(self) -> dict[str, float]:
         """What each term of an objective with several contributes to the gradient, in percent.
@@ -189,7 +205,7 @@ class Step:
         if len(run.objective.terms) == 1:
             return {}
         buffers = [(b, b.clone()) for module in run.modules.values() for b in module.buffers()]
-        values, _, first = self._forward(run.network, self._order[-1])
+        values, _, first = self._forward(run.network, self._order[-1], self._number - 1)
         squares = []
         for term in run.objective.weighted(values).values():
             (gradient,) = torch.autograd.grad(term, first, retain_graph=True, allow_unused=True)
@@ -250,7 +266,8 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
 
     `after_epoch(run, images_per_second)` is called when an epoch's row has been added to the
     history. Accuracies are in percent; the training accuracy is that of the augmented batches while
-    the network was learning them. Raises StError if the loss is no longer finite.
+    the network was learning them; of mixed images, the predicted class's part. Raises StError if
+    the loss is no longer finite.
     """
     recipe, total = run.recipe, len(run.images.train_labels)
     batch_size = min(recipe.batch_size, total)

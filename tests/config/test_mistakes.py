@@ -78,6 +78,14 @@ IDLE = [
         {"datasets.digits.augment": {"jitter": {"brightness": 0.1, "saturation": 0.2}}},
         *("datasets.digits.augment.jitter.saturation", "no effect on gray images"),
     ),
+    (
+        {"datasets.digits.augment.mixup": 0.2, "methods.st.objective": {"dkd": 1, "ce": 1}},
+        *("methods.st.objective", "loss 'dkd' needs images of one class each"),
+    ),
+    (
+        {"datasets.digits.augment.cutmix": 1, "methods.st.objective": {"dkd": 1}},
+        *("methods.st.objective", "datasets.digits.augment mixes them"),
+    ),
     ({"methods.st.objective": {"ce": 0, "kd": 0.0}}, "methods.st.objective", "above 0"),
 ]
 
@@ -97,6 +105,8 @@ def test_the_same_keys_where_they_have_an_effect(tiny):
     tiny["training"] |= {"milestones": [0.3], "nesterov": True, "momentum": 0}
     tiny["methods"]["st"]["training"] = {"schedule": "step", "momentum": 0.5}
     tiny["datasets"]["digits"]["augment"]["crop"] = 7
+    parse(tiny)
+    tiny["datasets"]["digits"]["augment"] |= {"mixup": 0.2, "cutmix": 1}
     parse(tiny)
     tiny["training"] |= {"optimiser": "adamw", "lr": 0.001, "label_smoothing": 0.1, "momentum": 0.8}
     tiny["methods"]["st"]["training"] |= {"optimiser": "sgd", "label_smoothing": 0}

@@ -37,7 +37,7 @@ def a_run(epochs=2, objective=None, teacher=None, augment=None, seed=0, sparsity
         images=Images(stripes(), where),
         recipe=recipe,
         epochs=epochs,
-        objective=Objective(objective or CE),
+        objective=Objective(objective or CE, recipe=recipe),
         augment=augment or Augment(),
         seed=seed,
         device=where,

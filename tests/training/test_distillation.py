@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import formulas
 from helpers.networks import pruned, random_tensors, small_structure
+from torch.nn import functional as F
 
 from st.core.errors import StError
 from st.core.registry import losses
@@ -53,6 +54,17 @@ def call(name, student, teacher, labels=LABELS, module=None, **options):
     if module is None and hasattr(loss, "adapter"):
         module = adapter(student[taps[0]].shape[1], teacher[taps[0]].shape[1])
     return loss(student, teacher, labels, *([module] if module else []), **options)
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_losses_that_take_mixed_labels(name):
+    """Those that say so give what they give for whole labels, as probabilities."""
+    probabilities = F.one_hot(LABELS, STUDENT["logits"].shape[1]).double()
+    if not getattr(losses.get(name), "soft", False):
+        assert name == "dkd"
+        return
+    expected = call(name, STUDENT, TEACHER)
+    torch.testing.assert_close(call(name, STUDENT, TEACHER, probabilities), expected)
 
 
 def arrays(*all_outputs):

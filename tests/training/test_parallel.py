@@ -45,7 +45,7 @@ def together(function, processes: int, folder: Path) -> list[dict]:
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(processes)]
 
 
-def training(group, structure: str, objective: dict, precision: str = "float64") -> dict:
+def training(group, structure: str, objective: dict, precision: str = "float64", **mixes) -> dict:
     """Train in this process, in float64 whatever the code says; all that was learned."""
     if precision == "float64":
         torch.set_default_dtype(torch.float64)
@@ -60,7 +60,7 @@ def training(group, structure: str, objective: dict, precision: str = "float64")
         recipe=Training(batch_size=BATCH, lr=0.01, nesterov=True, test_every=1),
         epochs=2,
         objective=Objective(objective, drawn.graph.taps),
-        augment=Augment(crop=1, flip=True),
+        augment=Augment(crop=1, flip=True, **mixes),
         seed=0,
         device=where,
         teacher=network.build(larger, random_tensors(larger, rng)),
@@ -108,6 +108,12 @@ def test_every_loss(tmp_path, loss):
     options = registry.losses.check(loss, {})
     objective = {"ce": {"weight": 1.0}, loss: {"weight": 0.5, **options}}
     compare(tmp_path, 3, 1e-8, structure="vgg", objective=objective)
+
+
+def test_mixed_images(tmp_path):
+    """Whose neighbours another process may have."""
+    objective = {"ce": {"weight": 1.0}, "kd": {"weight": 0.5}}
+    compare(tmp_path, 3, 1e-8, structure="vgg", objective=objective, mixup=0.5, cutmix=1.0)
 
 
 def test_in_float32(tmp_path):

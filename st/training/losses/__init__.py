@@ -1,13 +1,15 @@
 """Losses: what a network is trained towards. An objective is a weighted sum of them.
 
-A loss is called with the student's outputs, the teacher's (None without a teacher) and the labels,
-and returns a scalar. Outputs are dicts of tensors by tap, of the loss's taps in their order:
+A loss is called with the student's outputs, the teacher's (None without a teacher) and the labels
+(n,), and returns a scalar. Outputs are dicts of tensors by tap, of the loss's taps in their order:
 `logits` (n, classes), `features` (n, channels: what the classifier reads), `stage1`...
 (n, channels, height, width). Its attributes say what it needs:
 
 - `teacher`: a teacher at all.
 - `taps`: their names; or, where they depend on the network, a function of all taps that it has and
   of the loss's options.
+- `soft`, True if labels may be probabilities (n, classes), as those of mixed images are, or if the
+  loss does not look at labels. Others are refused where images are mixed.
 - `recipe`, only where a loss looks at the training's recipe: the keys that it is called with.
 - `adapter`, only where a loss has weights of its own: a function of a sample of the student's and
   the teacher's outputs, and of the options, that returns an nn.Module. It may use torch's random

@@ -26,3 +26,4 @@ def at(student, teacher, labels):
 
 
 at.teacher, at.taps = True, stages
+at.soft = True

@@ -37,3 +37,4 @@ def cc(
 
 
 cc.teacher, cc.taps = True, ("features",)
+cc.soft = True

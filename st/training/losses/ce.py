@@ -12,3 +12,4 @@ def ce(student, teacher, labels, label_smoothing=0.0):
 
 
 ce.teacher, ce.taps, ce.recipe = False, ("logits",), ("label_smoothing",)
+ce.soft = True

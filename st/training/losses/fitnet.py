@@ -45,3 +45,4 @@ def regressor(student, teacher, stage=None):
 
 
 fitnet.teacher, fitnet.taps, fitnet.adapter = True, hinted, regressor
+fitnet.soft = True

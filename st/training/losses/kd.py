@@ -22,3 +22,4 @@ def kd(student, teacher, labels, *, temperature: Annotated[float, Field(gt=0, le
 
 
 kd.teacher, kd.taps = True, ("logits",)
+kd.soft = True

@@ -25,3 +25,4 @@ def pkt(student, teacher, labels):
 
 
 pkt.teacher, pkt.taps = True, ("features",)
+pkt.soft = True

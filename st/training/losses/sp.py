@@ -22,3 +22,4 @@ def sp(student, teacher, labels):
 
 
 sp.teacher, sp.taps = True, last_stage
+sp.soft = True
