@@ -11,7 +11,8 @@ if any has failed.
   one by one, to the bit, and again when repeated (`again`)
 - steps: operators that a step launches, and its kernels and milliseconds with and without capture
 - reference: the loss of a first step in float32, tf32 and bfloat16, beside float64 on the CPU
-- losses: every registered loss, replayed as above
+- losses, views: every registered loss, and what images and optimisers can be asked for, replayed as
+  above
 - resumed: a training that is stopped and goes on ends with the weights of one that was not
 - together: a training as a group of one process (NCCL, SyncBatchNorm), beside one without
 - tas, latency: run, and give finite numbers
@@ -26,6 +27,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,20 +52,33 @@ from st.training.recipe import Training
 
 TASKS = {"supernet": {"ce": {"weight": 1.0}}, "ST": OBJECTIVE}
 STEPS = WARM_UP + 5  # so many are replayed, and a few more
+VIEWS: dict[str, dict] = {
+    "sparsity": {"sparsity": 1e-4},
+    "resized_crop": {"augment": {"resized_crop": {}, "flip": True}},
+    "jitter": {"augment": {"jitter": {"brightness": 0.4, "saturation": 0.4, "hue": 0.1}}},
+    "mixup and cutmix": {"augment": {"mixup": 0.2, "cutmix": 1.0}},
+    "AdamW": {"recipe": {"optimiser": "adamw", "lr": 1e-3, "label_smoothing": 0.1}},
+}
 Found = dict[str, float | int | str]
 
 
-def a_run(case: Case, spec: dict, where: device.Device, images: int, **more) -> Run:
+def a_run(
+    case: Case, spec: dict, where: device.Device, images: int, augment: dict | None = None,
+    recipe: dict | None = None, **more,
+) -> Run:  # fmt: skip
     """A training on noise; a student has half of its teacher's channels."""
     objective = Objective(spec, structure(case).graph.taps)
     teacher = where.place(network(case)) if objective.teacher else None
     return Run(
         network=where.place(network(case, student=objective.teacher)),
         images=Images(random_data(images), where),
-        recipe=Training(batch_size=case.batch, lr=0.01, schedule="constant", test_every=0),
+        recipe=Training(
+            **{"batch_size": case.batch, "lr": 0.01, "schedule": "constant", "test_every": 0}
+            | (recipe or {})
+        ),
         epochs=150,
         objective=objective,
-        augment=Augment(crop=4, flip=True),
+        augment=Augment(**(augment or {"crop": 4, "flip": True})),
         seed=0,
         device=where,
         teacher=teacher,
@@ -83,7 +98,7 @@ def digest(run: Run) -> str:
     """Of all weights, running statistics and momenta."""
     found = hashlib.sha256()
     values = [v for module in run.modules.values() for v in module.state_dict().values()]
-    for value in [*values, *run.momentum]:
+    for value in [*values, *run.moments]:
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
@@ -166,7 +181,7 @@ def first_loss(case: Case, spec: dict, where: device.Device, double: bool = Fals
     if double:
         step._counts = []
     with torch.no_grad():
-        terms, _, _ = step._forward(run.network, step._order[0])
+        terms, _, _ = step._forward(run.network, step._order[0], step._number)
     return float(terms["loss"])
 
 
@@ -267,59 +282,35 @@ def latencies(case: Case, where: device.Device) -> Found:
 
 def checks(options: argparse.Namespace) -> Iterator[tuple[str, str, str, Callable[[], Found]]]:
     """Network, task, name of the check, and the check."""
-    name = options.device
-    where = choose(name)
+    where = choose(options.device)
     found = cases("cuda" if where.is_cuda else "cpu", options.only, 64)
-    images = 64 * (STEPS + 1)
+    few, many = 64 * (STEPS + 1), 64 * (options.repeats + 2 * WARM_UP)
     for net, case in found.items():
         for task, spec in TASKS.items():
-            yield (
-                net,
-                task,
-                "replayed",
-                lambda c=case, s=spec: replayed(lambda: a_run(c, s, where, images)),
-            )
-            yield (
-                net,
-                task,
-                "steps",
-                lambda c=case, s=spec: costs(
-                    lambda: a_run(c, s, where, 64 * (options.repeats + 2 * WARM_UP)),
-                    options.repeats,
-                ),
-            )
-        yield net, "ST", "reference", lambda c=case: reference(c, OBJECTIVE, name)
-        yield net, "", "latency", lambda c=case: latencies(c, where)
+            yield net, task, "replayed", partial(replayed, partial(a_run, case, spec, where, few))
+            timed = partial(a_run, case, spec, where, many)
+            yield net, task, "steps", partial(costs, timed, options.repeats)
+        yield net, "ST", "reference", partial(reference, case, OBJECTIVE, options.device)
+        yield net, "", "latency", partial(latencies, case, where)
+        if net.startswith("ResNet"):
+            yield net, "TAS", "tas", partial(searched, case, where, 640)
     net, case = next(iter(found.items()))
-    for loss in registry.losses.names():
-        if loss not in OBJECTIVE:
-            options_of = registry.losses.check(loss, {})
-            spec = {**TASKS["supernet"], loss: {"weight": 0.1, **options_of}}
-            yield (
-                net,
-                loss,
-                "losses",
-                lambda s=spec: replayed(lambda: a_run(case, s, where, images)),
-            )
-    yield (
-        net,
-        "sparse",
-        "replayed",
-        lambda: replayed(lambda: a_run(case, TASKS["supernet"], where, images, sparsity=1e-4)),
-    )
+    for loss in sorted(set(registry.losses.names()) - OBJECTIVE.keys()):
+        spec = {**TASKS["supernet"], loss: {"weight": 0.1, **registry.losses.check(loss, {})}}
+        yield net, loss, "losses", partial(replayed, partial(a_run, case, spec, where, few))
+    for what, more in VIEWS.items():
+        made = partial(a_run, case, OBJECTIVE, where, few, **more)
+        yield net, what, "views", partial(replayed, made)
     for task, spec in TASKS.items():
-        yield net, task, "resumed", lambda s=spec: resumed(lambda: a_run(case, s, where, 256))
-    float32 = choose(name, precision="float32")
-    choose(name)
+        yield net, task, "resumed", partial(resumed, partial(a_run, case, spec, where, 256))
+    # by its number, as each of several processes has it
+    where = choose(options.device, precision="float32", rank=0)
     yield (
         net,
         "ST",
         "together",
-        lambda: together(lambda **more: a_run(case, OBJECTIVE, float32, 256, **more), where),
+        partial(together, partial(a_run, case, OBJECTIVE, where, 256), where),
     )
-    resnet = next((case for n, case in found.items() if n.startswith("ResNet")), None)
-    if resnet:
-        yield "ResNet", "TAS", "tas", lambda: searched(resnet, where, 640)
 
 
 def main() -> int:

@@ -34,9 +34,9 @@ def by_image() -> None:
     """Augment image by image."""
     batch = Augment.apply
 
-    def apply(self: Augment, images: Tensor, views: Tensor) -> Tensor:
+    def apply(self: Augment, images: Tensor, views: Tensor, size=None) -> Tensor:
         pairs = zip(images.split(1), views.split(1), strict=True)
-        return torch.cat([batch(self, image, view) for image, view in pairs])
+        return torch.cat([batch(self, image, view, size) for image, view in pairs])
 
     Augment.apply = apply
 
