@@ -76,32 +76,33 @@ def resolve(
     """
     wanted, constraints, pins = (folder / f"{n}.txt" for n in ("wanted", "constraints", "pins"))
     needs, locked = requirements(), _blocks((ROOT / "requirements.lock").read_text())
+    there = {name: f"{name}=={version}" for name, version in have.items() if version}
     # not torch: nothing else needs it, and the one there may be in no index
     wanted.write_text("".join(f"{r}\n" for n, r in needs.items() if n not in THERE[:2]))
-    fixed = {name: have[name] for name in have.keys() & brought().keys() if have[name]}
-    fixed |= {name: _version(locked[name]) for name in needs.keys() - have.keys()}
-    constraints.write_text("".join(f"{n}=={v}\n" for n, v in fixed.items() if v))
+    fixed = [there[name] for name in there.keys() & brought().keys()]
+    # with its marker: some packages are locked once for each of several pythons
+    fixed += [b.partition("\\")[0] for n, b in locked if n in needs and n not in have]
+    constraints.write_text("\n".join(fixed) + "\n")
     # what uv finds here it prefers
-    there = {name: f"{name}=={version}" for name, version in have.items() if version}
-    pins.write_text("\n".join((locked | there).values()) + "\n")
+    preferred = [block for name, block in locked if name not in there]
+    pins.write_text("\n".join([*preferred, *there.values()]) + "\n")
     call(
         *("uv", "pip", "compile", wanted, "--constraint", constraints, "--output-file", pins),
         *("--python-version", python, "--python-platform", f"{machine}-manylinux_{glibc}"),
         *("--generate-hashes", "--no-annotate", "--no-header", "--quiet"),
     )
-    named = _blocks(pins.read_text())
     # what is there in no stated version is taken on trust: airgap.py looks when it installs
     return {
         name: block
-        for name, block in named.items()
+        for name, block in _blocks(pins.read_text())
         if name not in have or have[name] not in (None, _version(block))
     }
 
 
-def _blocks(pins: str) -> dict[str, str]:
-    """The lines of each package in a file of pinned versions, by name."""
+def _blocks(pins: str) -> list[tuple[str, str]]:
+    """Name and lines of each package in a file of pinned versions."""
     blocks = re.split(r"\n(?=[^\s#])", pins.strip())
-    return {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+    return [(canonicalize_name(block.partition("==")[0]), block) for block in blocks]
 
 
 def _version(block: str) -> str:
