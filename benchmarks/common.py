@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from st.core.provenance import processor
@@ -175,3 +176,9 @@ class Table:
                 writer.writeheader()
             writer.writerow(row)
         self.rows.append(row)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows. Ends the benchmark if there are none."""
+        if not self.rows:
+            raise SystemExit(f"{self.path.name}: nothing could be measured, see above")
+        return pd.DataFrame(self.rows)

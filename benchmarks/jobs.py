@@ -16,7 +16,6 @@ import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-import pandas as pd
 import torch
 from common import Table, add_out, cases, machine
 from contestants import batched
@@ -97,7 +96,7 @@ def main() -> None:
                         f"{network}, {task}, {jobs} {way}: {max(speeds):,.0f} images/s", flush=True
                     )
     index = ["network", "task", "way", "jobs"]
-    table = pd.DataFrame(csv.rows).groupby(index, sort=False)["images_per_s"]
+    table = csv.frame().groupby(index, sort=False)["images_per_s"]
     print(table.median().unstack("jobs").to_markdown(floatfmt=".0f"))
     print(csv.path)
 

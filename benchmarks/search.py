@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from common import ROOT, Table, add_out, cases, machine, random_data, structure
 
@@ -104,7 +103,7 @@ def main() -> None:
             for what, seconds in measure(case, Path(folder), options.device).items():
                 csv.add({"network": network, "command": what, "seconds": seconds, **facts})
                 print(f"{network}, {what}: {seconds} s", flush=True)
-    table = pd.DataFrame(csv.rows).pivot(index="network", columns="command", values="seconds")
+    table = csv.frame().pivot(index="network", columns="command", values="seconds")
     print(table[[*CRITERIA, "initialize", "evaluate"]].to_markdown())
     print(csv.path)
 

@@ -110,7 +110,7 @@ def main() -> None:
                 ),
                 flush=True,
             )  # fmt: skip
-    table = pd.DataFrame(csv.rows).groupby(["network", "task", "contestant"], sort=False)
+    table = csv.frame().groupby(["network", "task", "contestant"], sort=False)
     table = table["images_per_s"].median().unstack("contestant")
     plot(table, csv.path.with_suffix(".png"), f"{facts['device']}, {options.threads} threads")
     ratios = table[["engine"]].values / table.drop(columns="engine")

@@ -126,20 +126,20 @@ def main() -> None:
                 print(f"{case_name}, {task}: {error}", flush=True)
                 continue
             print(
-                gains(csv.rows, kind)
+                gains(csv.frame(), kind)
                 .sort_index()
                 .xs((case_name, task))
                 .to_markdown(floatfmt=".2f"),
                 flush=True,
             )
-    table = gains(csv.rows, kind).unstack(["network", "task"])
+    table = gains(csv.frame(), kind).unstack(["network", "task"])
     print(f"\n{table.to_markdown(floatfmt='.2f')}\n{csv.path}")
 
 
-def gains(rows: list[dict], kind: str) -> pd.Series:
+def gains(rows: pd.DataFrame, kind: str) -> pd.Series:
     """The median over rounds of the speed with a part / the speed without it."""
     index = ["network", "task", "round"]
-    table = pd.DataFrame(rows).pivot(index=index, columns="without", values="images_per_s")
+    table = rows.pivot(index=index, columns="without", values="images_per_s")
     whole = {name: f"{ALL}; {FEW}" if name.endswith(FEW) else ALL for name in table}
     ratios = pd.DataFrame({n: table[w] / table[n] for n, w in whole.items() if n != w})
     if kind == "cpu" and BFLOAT16 in ratios:
