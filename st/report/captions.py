@@ -35,6 +35,9 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         "median": "median over seeds, " if seeds > 1 else "",
         "images": f"{batch} image{'s' * (batch > 1)}",
         "devices": devices(runs),
+        "captured": ", on a GPU as captured passes with weights already in what is computed in"
+        if set(runs["device"]) != {"CPU"}
+        else "",
         "capped": _capped(job, runs),
     }
     return " ".join(column.meaning.format(**facts) for column in COLUMNS if column.meaning)

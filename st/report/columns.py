@@ -90,8 +90,8 @@ COLUMNS = [
     ),
     Column(
         "latency_ms", "latency_ms", "median", decimals=3, title="Latency (ms)", cells=_latency,
-        meaning="Latency: {median}batches of {images} on {devices}; it compares networks on this "
-        "machine and says little about others.",
+        meaning="Latency: {median}batches of {images} on {devices}{captured}; it compares networks "
+        "on this machine and says little about others.",
     ),
     Column(
         "epochs", "epochs", "mean", whole=True, title="Epochs", cells=_each("epochs", str),

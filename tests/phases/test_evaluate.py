@@ -25,7 +25,7 @@ def test_accuracy_in_the_precision_of_the_training(tmp_path):
         run(tmp_path / name, {**JOB, "training": {**RECIPE, "epochs": 1, "precision": name}})
     models = [tmp_path / name / "model" for name in precisions]
     job = {
-        "dataset": "stripes", "architecture": "vgg", "seed": 0, "latency_batch": 1,
+        "dataset": "stripes", "architecture": "vgg", "seed": 0, "latency_batch": 2,
         "latency_rounds": 1, "rows": [{"method": name, "teacher": None} for name in precisions],
     }  # fmt: skip
     files = {
@@ -41,6 +41,7 @@ def test_accuracy_in_the_precision_of_the_training(tmp_path):
         found, _ = load_predictions(tmp_path / name / "predictions")
         np.testing.assert_array_equal(found, predictions(where.place(net), images, where))
         labels, classes = stripes().test_labels, stripes().classes
+        assert metrics["latency_by_batch"] == {"2": metrics["latency_ms"]}
         assert metrics["class_accuracy"] == pytest.approx(
             {c: 100 * (found[labels == n] == n).mean() for n, c in enumerate(classes)}
         )

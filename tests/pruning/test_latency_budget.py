@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from helpers.networks import random_tensors, small_structure
 
 from st.core.device import Device
@@ -102,6 +103,16 @@ def test_networks_take_turns(monkeypatch):
 
     found = latency.seconds([network("a"), network("b")], None, 5, Device("cpu"))
     assert list(found) == [2, 3] and calls == ["a", "b"] * 6
+
+
+def test_networks_stay_as_they_are():
+    """They are measured with weights in bfloat16 where that is computed in, and used afterwards."""
+    net = Network(small_structure("vgg")).eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    images = torch.rand(2, *net.structure.input_shape)
+    latency.seconds([net], images, 1, Device("cpu", "bfloat16"))
+    for name, value in net.state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name])
 
 
 def test_stopwatch_measures_a_structure_once(monkeypatch):

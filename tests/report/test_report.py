@@ -214,6 +214,13 @@ def test_prints_best_in_bold(made):
     assert "<b>91.7 ± 0.8</b>" in tables.to_html(table)
 
 
+@pytest.mark.parametrize("device, words", [("CPU", "on CPU; it"), ("NVIDIA H200", "captured")])
+def test_a_gpus_latency_is_explained(made, device, words):
+    job, _, runs, _ = made
+    caption = captions.caption(job, runs.assign(device=device))
+    assert words in caption and ("captured" in caption) == (device != "CPU")
+
+
 def test_ties_are_both_bold():
     group = pd.DataFrame({"accuracy_mean": [91.04, 90.98, 90.94]})
     assert tables.best(group) == [True, True, False]
