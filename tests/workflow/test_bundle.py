@@ -247,6 +247,25 @@ def test_packs_of_something_else_are_refused(tmp_path, capsys):
     assert not (home / "code").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "OUT is missing"),
+        (["out", "prov", "3"], "'prov' is not a step"),
+        (["out", "prove"], "'prove' needs its seconds"),
+        (["out", "prove", "soon"], "'prove' needs its seconds"),
+        (["out", "prove", "3"], "bundle/ is missing here"),
+    ],
+)
+def test_a_lease_that_cannot_be(tmp_path, arguments, words):
+    done = subprocess.run(
+        ["bash", ROOT / "tools/lease.sh", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and not list(tmp_path.iterdir()) and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert words in line
+
+
 # A GPU machine with python 3.12; `packaging` is newer than snakemake admits, pandas older than its
 # plugin does, and the builds of torch are in no index.
 MACHINE = """
