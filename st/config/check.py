@@ -230,8 +230,8 @@ def _contradictions(
                 if architecture in (method.architectures or taps):
                     found = _problems(taps_of, name, options, available)
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
-        for name in {} if found else method.objective:
-            if mixing and not getattr(registry.losses.get(name), "soft", False):
+        for name in method.objective if mixing and not found else ():
+            if not getattr(registry.losses.get(name), "soft", False):
                 yield (
                     f"{where}.objective: loss '{name}' needs images of one class each, but "
                     f"datasets.{mixing[0]}.augment mixes them; leave out mixup and cutmix, or it"

@@ -57,7 +57,7 @@ def take(count: int = 1) -> None:
     if not names:
         return
     # Slot by slot, so that jobs spread over the GPUs.
-    slots = [(number, name) for number in range(int(os.environ[SLOTS])) for name in names]
+    slots = [(number, name) for number in range(on_each()) for name in names]
     folder, told = _folder(), False
     while True:
         found: dict[str, tuple[int, IO]] = {}  # by GPU

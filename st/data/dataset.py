@@ -81,15 +81,17 @@ class Data:
                     "images for training; add images or lower it"
                 )
             test[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
-        files, held = None, self.train_images[test]
+        files = None
         if self.files:
             named = list(zip(self.files[0], test, strict=True))
             files = [n for n, drawn in named if not drawn], [n for n, drawn in named if drawn]
         if self.as_test and files:
-            held = np.empty((len(held), *self.test_images.shape[1:]), dtype=np.uint8)
+            held = np.empty((len(files[1]), *self.test_images.shape[1:]), dtype=np.uint8)
             for number, file in enumerate(files[1]):
                 held[number] = self.as_test(file)
-        elif held.shape[1:] != self.test_images.shape[1:]:
+        elif self.train_images.shape[1:] == self.test_images.shape[1:]:
+            held = self.train_images[test]
+        else:
             raise StError(
                 f"'{purpose}' needs training images of the test images' size, or a source that "
                 "says how they look as test images (Data's as_test)"
@@ -117,16 +119,16 @@ class Data:
         if self.as_test and self.files:
             yield from (_digest(Path(file).read_bytes()) for file in self.files[part])
         else:
-            yield from map(_digest, (self.train_images, self.test_images)[part])
+            images = (self.train_images, self.test_images)[part]
+            yield from (_digest(np.ascontiguousarray(image).data) for image in images)
 
     def _name(self, part: int, number: int) -> str:
         kind = ("training", "test")[part]
         return self.files[part][number] if self.files else f"{kind} image {number}"
 
 
-def _digest(contents: np.ndarray | bytes) -> bytes:
-    data = contents if isinstance(contents, bytes) else np.ascontiguousarray(contents).data
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _digest(contents: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(contents, digest_size=16).digest()
 
 
 def save_data(path: str | Path, data: Data, job: dict, source: dict | None = None) -> None:

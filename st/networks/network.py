@@ -97,30 +97,34 @@ class Network(nn.Module):
         return values[self._taps["logits"]]
 
 
-class _Uncounted(nn.modules.batchnorm._BatchNorm):
+class Uncounted(nn.modules.batchnorm._BatchNorm):
     """A batch normalisation that leaves counting its batches to the training (`counts`): on a GPU
     each layer's own count is a kernel."""
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's, whose running averages don't depend on the count."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-            self.momentum or 0.0, self.eps,
+            self.momentum, self.eps,
         )  # fmt: skip
 
 
-class BatchNorm1d(_Uncounted, nn.BatchNorm1d):
+class BatchNorm1d(Uncounted, nn.BatchNorm1d):
     """Of shape (n, channels)."""
 
 
-class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
+class BatchNorm2d(Uncounted, nn.BatchNorm2d):
     """Of shape (n, channels, height, width)."""
 
 
 def counts(network: nn.Module) -> list[Tensor]:
     """The numbers of batches that normalisations have seen, where they don't count themselves."""
-    found = [m.num_batches_tracked for m in network.modules() if isinstance(m, _Uncounted)]
-    return [count for count in found if count is not None]
+    return [m.num_batches_tracked for m in network.modules() if isinstance(m, Uncounted)]
 
 
 class Selection(nn.Module):

@@ -51,11 +51,11 @@ def run(
     }
     checkpoints = [load_model(path) for path in models]
     networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
-    sizes = []
+    sizes, one = [], images.normalise(images.test_images[:1])
     with torch.inference_mode():
         for net in networks:
             with FlopCounterMode(display=False) as counter:
-                net(images.normalise(images.test_images[:1]))
+                net(one)
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
     # A GPU is full only with many images: there a larger batch tells more than one image does.

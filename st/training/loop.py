@@ -19,6 +19,7 @@ from st.data.images import Images
 from st.data.views import mixed, mixed_labels
 from st.networks.network import Network, counts
 from st.training.accuracy import accuracy, predictions
+from st.training.copies import Copies
 from st.training.objective import Objective, Outputs
 from st.training.optimiser import descend, moments
 from st.training.parallel import Group, normalise_together
@@ -172,15 +173,16 @@ class Step:
         whole = index
         if group:
             index, views = index[self._part], views[self._part]
-        shown = run.augment.apply(images.train_images[index], views, images.size)
+
+        def show(index: Tensor, views: Tensor) -> Tensor:
+            return run.augment.apply(images.train_images[index], views, images.size)
+
+        shown = show(index, views)
         if self._mixing is not None:
             others, row = whole.roll(1), self._mixing.index_select(0, number).squeeze(0)
             labels = mixed_labels(labels, images.train_labels[others], images.classes, row)
             others = others[self._part] if group else others
-            second = run.augment.apply(
-                images.train_images[others], self._views[others], images.size
-            )
-            shown = mixed(shown, second, row)
+            shown = mixed(shown, show(others, self._views[others]), row)
         batch = images.normalise(shown)
         supervision = self.teacher(batch, index, views) if self.teacher else None
         with run.device.autocast():
@@ -222,43 +224,6 @@ class Step:
     def means(self) -> dict[str, float]:
         """Means over the epoch's steps, of the loss, its terms and the accuracy in percent."""
         return dict(zip(self._names, (self._sums / self.steps).tolist(), strict=True))
-
-
-class Copies:
-    """A network that computes in bfloat16, with copies of its weights in that format.
-
-    autocast casts each weight in every step, and each gradient back: two kernels a layer, where
-    here are three for all. Values are the same.
-    """
-
-    def __init__(self, network: Network):
-        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        found = {id(w) for layer in layers for w in layer.parameters()}
-        named = {n: w for n, w in network.named_parameters() if id(w) in found}
-        self._network = network
-        self._weights: list[Tensor] = list(named.values())
-        self._copies = {n: w.detach().bfloat16().requires_grad_() for n, w in named.items()}
-        self._gradients = [torch.zeros_like(weight) for weight in self._weights]
-
-    def __call__(self, batch: Tensor, taps: tuple[str, ...]) -> Outputs:
-        """The network's outputs by tap."""
-        for copy in self._copies.values():  # a capture that failed leaves some behind
-            copy.grad = None
-        return torch.func.functional_call(self._network, self._copies, (batch, taps))
-
-    def hand_over(self) -> None:
-        """Give the weights the gradients of their copies."""
-        pairs = zip(self._weights, self._gradients, self._copies.values(), strict=True)
-        # a layer that no loss depends on has none
-        used = [(w, own, c.grad) for w, own, c in pairs if c.grad is not None]
-        torch._foreach_copy_([own for _, own, _ in used], [gradient for *_, gradient in used])
-        for weight, own, _ in used:
-            weight.grad = own
-
-    def refresh(self) -> None:
-        """Take over the weights' values."""
-        with torch.no_grad():
-            torch._foreach_copy_(list(self._copies.values()), self._weights)
 
 
 def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from st.core.device import Device
 from st.core.errors import StError
-from st.networks.network import Network
+from st.networks.network import Network, Uncounted
 from st.training.launch import Abandoned, Member
 
 TIMEOUT = timedelta(minutes=30)  # for a process that neither goes on nor ends
@@ -186,16 +186,8 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(ctx, gradient)
 
 
-class Normalisation(_BatchNorm):
+class Normalisation(Uncounted):
     """Batch normalisation over all processes on CPUs, where torch's SyncBatchNorm does not run."""
-
-    momentum: float
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        """(n, channels) and (n, channels, height, width) are both right."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch's, with the statistics of all processes' batches."""
@@ -210,6 +202,5 @@ class Normalisation(_BatchNorm):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)

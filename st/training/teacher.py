@@ -39,9 +39,8 @@ class Teacher:
         self._cache = None
         sample = self._run(images.plain(slice(2)))
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
-        if augment.views < epochs and each * augment.views * len(images.train_images) < room(
-            device
-        ):
+        whole = each * augment.views * len(images.train_images)
+        if augment.views < epochs and whole < room(device):
             parts = []
             for view in range(augment.views):
                 for batch in images.train_images.split(512):

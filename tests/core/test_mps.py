@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers.gpus import fake_driver
+from helpers.gpus import fake_driver, wait_for
 from helpers.project import ROOT, copy_project, run
 
 CONTROL = """#!/bin/sh
@@ -48,11 +47,8 @@ def said(environment: dict[str, str], client: str = "pass") -> list[str]:
 
 def lines(log: Path, count: int) -> list[str]:
     """What the control program wrote, when there are so many lines."""
-    for _ in range(200):
-        if log.exists() and len(found := log.read_text().splitlines()) >= count:
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"{count} lines never came: {log.exists() and log.read_text()}")
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= count)
+    return log.read_text().splitlines()
 
 
 def test_a_service_lives_as_long_as_its_workflow(tmp_path):
@@ -61,11 +57,7 @@ def test_a_service_lives_as_long_as_its_workflow(tmp_path):
     assert "of this workflow's own" in told and Path(folder).parent == tmp_path / "tmp"
     # of all GPUs, whichever the workflow may use
     assert lines(log, 2) == [f"start {folder} unset", f"quit {folder}"]
-    for _ in range(100):
-        if not Path(folder).exists():
-            break
-        time.sleep(0.05)
-    assert not Path(folder).exists()
+    wait_for(lambda: not Path(folder).exists())
 
 
 @pytest.mark.parametrize(
@@ -81,11 +73,7 @@ def test_a_service_that_does_not_work_is_not_used(tmp_path, status, client, reas
     told, folder = said(environment, client)
     assert told.startswith("jobs take turns on a GPU") and reason in told and folder == "none"
     assert "CUDA error" not in reason or lines(log, 2)[1].startswith("quit")
-    for _ in range(100):
-        if not list((tmp_path / "tmp").iterdir()):
-            break
-        time.sleep(0.05)
-    assert not list((tmp_path / "tmp").iterdir())
+    wait_for(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
 def test_no_service_here_or_one_that_is_there(tmp_path):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.gpus import fake_driver
+from helpers.gpus import fake_driver, wait_for
 from helpers.project import copy_project, run
 
 from st.core import slots
@@ -54,13 +54,6 @@ def start(tmp_path):
 def notes(folder: Path) -> list[tuple[str, str]]:
     path = folder / "notes"
     return [tuple(line.split()) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from helpers.images import stripes
 from helpers.networks import random_tensors
@@ -19,6 +20,7 @@ from st.phases import pretrain
 from st.training.loop import Run, fit
 from st.training.objective import Objective
 from st.training.recipe import Training
+from st.training.resume import Interrupted
 
 CE = {"ce": {"weight": 1.0}}
 
@@ -96,3 +98,11 @@ def run(folder: Path, job: dict = JOB) -> dict[str, bytes]:
     files = {name: folder / name for name in NAMES}
     pretrain.run(job, folder.parent / "data", **files, device="cpu", threads=1)
     return {name: path.read_bytes() for name, path in files.items()}
+
+
+def run_interrupted(monkeypatch, folder: Path, job: dict, epoch: int) -> None:
+    """The same, stopped when this epoch ends."""
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, epoch)
+        with pytest.raises(Interrupted):
+            run(folder, job)

@@ -12,7 +12,7 @@ from torch import nn
 
 from st.config import check
 from st.config.grid import Grid
-from st.core.device import choose
+from st.core.device import Device, choose
 from st.core.errors import StError
 from st.core.registry import inits, losses
 from st.core.tensors import read_tensors, write_tensors
@@ -24,7 +24,7 @@ from st.networks.structure import Structure
 from st.phases import prepare, train
 from st.training.objective import Objective
 from st.training.resume import FORMAT, Interrupted
-from st.training.teacher import Teacher
+from st.training.teacher import Teacher, room
 
 TAPS = STRUCTURE.graph.taps
 HINTS = {"ce": {"weight": 1.0}, "fitnet": {"weight": 1.0, "stage": None}}
@@ -199,6 +199,16 @@ def test_the_adapters_state_matters(subnet, tmp_path, monkeypatch):
 
 
 # Caches and params.
+
+
+def test_room_on_a_gpu(monkeypatch):
+    """A quarter of its memory, of which each job that may share it has its part."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (0, 64 * 2**30))
+    monkeypatch.delenv("ST_GPU_SLOTS", raising=False)
+    assert room(Device("cuda")) == 16 * 2**30
+    monkeypatch.setenv("ST_GPU_SLOTS", "8")
+    assert room(Device("cuda")) == 2 * 2**30
+    assert room(Device("cpu")) == 2**30
 
 
 @pytest.mark.parametrize("share, cached", [(1.01, True), (0.99, False)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import stripes
-from helpers.training import ALL, JOB, a_run, a_teacher, interrupt_after, run, trained
+from helpers.training import ALL, JOB, a_run, a_teacher, run, run_interrupted, trained
 from torch.nn.functional import pad
 
 from st.core.errors import StError
@@ -18,7 +18,6 @@ from st.networks.checkpoint import load_model
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget
 from st.training.loop import Step
-from st.training.resume import Interrupted
 
 FULL = Augment(
     flip=True, resized_crop=ResizedCrop(scale=[0.5, 1.0]), jitter=Jitter(brightness=0.4, contrast=1)
@@ -84,10 +83,7 @@ def test_the_teacher_sees_the_students_batch():
 def test_an_interrupted_training_resumes_exactly(place, monkeypatch):
     job = {**JOB, "augment": PARAMS}
     whole = run(place / "whole", job)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 3)
-        with pytest.raises(Interrupted):
-            run(place / "again", job)
+    run_interrupted(monkeypatch, place / "again", job, 3)
     assert run(place / "again", job) == whole
     other = run(place / "other", {**job, "augment": {**PARAMS, "flip": False}})
     assert other["history"] != whole["history"]

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import stripes
-from helpers.training import ALL, CE, JOB, a_run, a_teacher, interrupt_after, run, trained
+from helpers.training import ALL, CE, JOB, a_run, a_teacher, run, run_interrupted, trained
 from torch.nn import functional as F
 
 from st.data.augment import ENDLESS, Augment, ResizedCrop
 from st.data.dataset import save_data
 from st.data.views import mixed, mixed_labels
 from st.training.loop import Step
-from st.training.resume import Interrupted
 
 SIZE = (8, 12)
 KINDS = [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
@@ -136,10 +135,7 @@ def test_an_interrupted_training_resumes_exactly(tmp_path, monkeypatch):
     save_data(tmp_path / "data", stripes(), {})
     job = {**JOB, "augment": {"crop": 1, "mixup": 0.2, "cutmix": 1.0}}
     whole = run(tmp_path / "whole", job)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 2)
-        with pytest.raises(Interrupted):
-            run(tmp_path / "again", job)
+    run_interrupted(monkeypatch, tmp_path / "again", job, 2)
     assert run(tmp_path / "again", job) == whole
 
 

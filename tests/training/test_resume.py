@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.images import stripes
 from helpers.project import ROOT
-from helpers.training import EPOCHS, JOB, NAMES, RECIPE, interrupt_after, run
+from helpers.training import EPOCHS, JOB, NAMES, RECIPE, interrupt_after, run, run_interrupted
 from safetensors.numpy import save_file
 
 from st.core.tensors import read_tensors, write_tensors
@@ -58,10 +58,7 @@ def test_a_training_with_adamw(folder, monkeypatch):
     recipe = {**RECIPE, "optimiser": "adamw", "lr": 0.01, "label_smoothing": 0.1}
     job = {**JOB, "training": recipe}
     whole = run(folder / "adamw-whole", job)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 3)
-        with pytest.raises(Interrupted):
-            run(folder / "adamw", job)
+    run_interrupted(monkeypatch, folder / "adamw", job, 3)
     tensors, _ = read_tensors(folder / "adamw" / "resume.safetensors", resume.FORMAT)
     steps = max(int(n.partition(":")[2]) for n in tensors if n.startswith("moment:"))
     assert tensors[f"moment:{steps}"] == 3 * 5  # epochs of five steps

@@ -102,9 +102,11 @@ imagefolder.paths = lambda *, root, **others: [Path(root).expanduser()]
 def _check_sizes(size: int | None, test_resize: int | None, train_size: int | None) -> None:
     """Raise StError unless the centre crop is within what is scaled."""
     for name, larger in (("test_resize", test_resize), ("train_size", train_size)):
-        if larger is not None and size is None:
+        if larger is None:
+            continue
+        if size is None:
             raise StError(f"data set 'imagefolder': option '{name}' needs 'size', the network's")
-        if larger is not None and size is not None and larger < size:
+        if larger < size:
             raise StError(
                 f"data set 'imagefolder': option '{name}': {larger} is less than 'size', {size}"
             )
@@ -145,7 +147,6 @@ class _Reader:
     def __init__(self, grayscale: bool, most: int | None, skip: bool):
         self._grayscale, self._most, self._skip = grayscale, most, skip
         self._suffixes = suffixes()
-        self._form: tuple[int | None, int | None] = None, None
         self._shape: tuple[int, ...] | None = None
         self._told: list[str] = []
         self._damaged: list[str] = []
@@ -155,7 +156,6 @@ class _Reader:
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """A part's images, labels and files; `size` and `resize` are decode's. Images are written
         where they stay: a list of them and then an array would need the memory twice."""
-        self._form = size, resize
         if size is not None:
             self._shape = None  # each part has its own
         listed = {name: self._listed(found.parts[part] / name) for name in found.classes}
@@ -164,7 +164,8 @@ class _Reader:
         labels: list[int] = []
         names: list[str] = []
         for label, name in enumerate(found.classes):
-            for pixels, file in self._class(found.parts[part] / name, *listed[name]):
+            folder = found.parts[part] / name
+            for pixels, file in self._class(folder, *listed[name], size, resize):
                 if not labels:
                     images = np.empty((most, *pixels.shape), dtype=np.uint8)
                 images[len(labels)] = pixels
@@ -188,12 +189,13 @@ class _Reader:
         return found, left_out
 
     def _class(
-        self, folder: Path, listed: list[Path], left_out: list[str]
-    ) -> Iterator[tuple[np.ndarray, Path]]:
+        self, folder: Path, listed: list[Path], left_out: list[str], size: int | None,
+        resize: int | None,
+    ) -> Iterator[tuple[np.ndarray, Path]]:  # fmt: skip
         """The pixels and the path of each of a class's images."""
         converted: list[str] = []
         skipped: list[str] = []
-        count, (size, resize) = 0, self._form
+        count = 0
         for file in listed:
             if count == self._most:
                 break
