@@ -97,7 +97,11 @@ class Registry:
 def _options(function: Callable) -> type[BaseModel]:
     """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
     fields: dict[str, Any] = {
-        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        # what has no annotation may be anything
+        p.name: (
+            Any if p.annotation is p.empty else p.annotation,
+            ... if p.default is p.empty else p.default,
+        )
         for p in inspect.signature(function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }

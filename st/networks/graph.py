@@ -6,8 +6,10 @@ parameters and MACs of any pruned version, the shape of every tensor, and (in ne
 executable network. There is one description of a network and it cannot disagree with itself.
 """
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +44,7 @@ class Node:
     group_out: str | None = None
     kernel: int = 0
     stride: int = 1
+    padding: int = 0
     spatial: bool = True  # False once the image has been pooled to a vector
     positions: int = 1  # output height x width: what a convolution's MACs multiply with
 
@@ -77,15 +80,11 @@ class Tensor:
         return self.role not in ("mean", "variance", "count")
 
 
-def padding(kernel: int) -> int:
-    """Zeros on each side of a convolution's input."""
-    return (kernel - 1) // 2
-
-
 class Graph:
     """A drawing surface for one network. Shapes leave out the batch: (channels, height, width).
 
-    Drawing methods take and return `Value`s. A wrong drawing raises ValueError at once.
+    Drawing methods take and return `Value`s. A wrong call raises ValueError at once: whatever is
+    drawn can be executed and has the drawn sizes then.
     """
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int):
@@ -96,19 +95,43 @@ class Graph:
         self.groups: dict[str, Group] = {}
         self.taps: dict[str, int] = {}
         self._names: set[str] = set()
+        self._modules: set[str] = set()  # that layers lie in, by the dots of their names
+        self._values: list[Value] = []  # one for each node
         self.input = self._add("input", "input", (), channels, channels, height, width)
 
     def _add(self, op, name, inputs, channels_in, channels, height, width, **attributes) -> Value:
         if op in ("conv", "bn", "linear", "select"):
-            if name in self._names:
-                raise ValueError(f"two layers are called '{name}'")
-            self._names.add(name)
+            self._name(name)
         if len(self.nodes) == MOST_NODES:
             raise ValueError(f"the network has more than {MOST_NODES:,} operations")
         group = attributes.get("group_out")
         node = Node(op, name, tuple(v.node for v in inputs), channels_in, channels, **attributes)
         self.nodes.append(node)
-        return Value(len(self.nodes) - 1, channels, height, width, group)
+        self._values.append(Value(len(self.nodes) - 1, channels, height, width, group))
+        return self._values[-1]
+
+    def _name(self, name: str) -> None:
+        """Take a layer's name. Dots make a tree of modules, in which only leaves are layers."""
+        if not isinstance(name, str) or not all(name.split(".")):
+            raise ValueError(f"a layer cannot be called {name!r}; an example: 'stage1.conv2'")
+        if name in self._names:
+            raise ValueError(f"two layers are called '{name}'")
+        parts = name.split(".")
+        modules = {".".join(parts[:number]) for number in range(1, len(parts))}
+        if name in self._modules or modules & self._names:
+            raise ValueError(f"layer '{name}' cannot lie within another layer, nor around one")
+        self._names.add(name)
+        self._modules |= modules
+
+    def _check(self, x: Value, what: str, spatial: bool | None = None) -> None:
+        """Raise ValueError unless `x` is a value of this graph; `spatial`: and an image, or not."""
+        if not isinstance(x, Value):
+            raise ValueError(f"{what} takes what a drawing method returned, not {x!r}")
+        if not (x.node < len(self._values) and self._values[x.node] is x):
+            raise ValueError(f"{what} was given a value of another graph")
+        if spatial is not None and self.nodes[x.node].spatial != spatial:
+            needed = "an image, not a pooled vector" if spatial else "a pooled vector, not an image"
+            raise ValueError(f"{what} needs {needed}")
 
     def _group(self, name: str, kind: str, size: int) -> str:
         self.groups[name] = Group(name, kind, size)
@@ -122,20 +145,25 @@ class Graph:
         kernel: int = 3,
         stride: int = 1,
         prunable: bool = False,
+        padding: int | None = None,
     ) -> Value:
-        """A convolution without bias; (kernel - 1) // 2 zeros on all sides, so odd kernels keep the
-        size at stride 1, an even one at a stride of its own size takes patches."""
-        for what, value in (("channels", channels), ("kernel", kernel), ("stride", stride)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"'{name}': {what} must be a positive integer, not {value!r}")
-        if not self.nodes[x.node].spatial:
-            raise ValueError(f"'{name}' needs a map, not a pooled vector")
+        """A convolution without bias, (size + 2 padding - kernel) // stride + 1 positions a side.
+
+        `padding`: zeros on each side, by default (kernel - 1) // 2. Odd kernels then keep the size
+        at stride 1, and an even one at a stride of its own size takes patches.
+        """
+        self._check(x, f"convolution '{name}'", spatial=True)
+        _integers(f"convolution '{name}'", 1, channels=channels, kernel=kernel, stride=stride)
+        if padding is None:
+            padding = (kernel - 1) // 2
+        _integers(f"convolution '{name}'", 0, padding=padding)
         height, width = (
-            (side + 2 * padding(kernel) - kernel) // stride + 1 for side in (x.height, x.width)
+            (side + 2 * padding - kernel) // stride + 1 for side in (x.height, x.width)
         )
         if min(height, width) < 1:
             raise ValueError(
-                f"'{name}': a kernel of {kernel} is too large for {x.height}x{x.width} positions"
+                f"convolution '{name}': a kernel of {kernel} is too large for {x.height}x{x.width} "
+                f"positions with a padding of {padding}"
             )
         group = self._group(name, "filters", channels) if prunable else None
         if prunable:
@@ -144,14 +172,14 @@ class Graph:
             self.groups[x.group].consumers.append(name)
         return self._add(
             "conv", name, (x,), x.channels, channels, height, width,
-            group_in=x.group, group_out=group, kernel=kernel, stride=stride,
+            group_in=x.group, group_out=group, kernel=kernel, stride=stride, padding=padding,
             positions=height * width,
         )  # fmt: skip
 
     def linear(self, name: str, x: Value, channels: int) -> Value:
         """A fully connected layer with bias, on a pooled vector."""
-        if self.nodes[x.node].spatial:
-            raise ValueError(f"'{name}' needs a pooled input")
+        self._check(x, f"linear layer '{name}'", spatial=False)
+        _integers(f"linear layer '{name}'", 1, channels=channels)
         if x.group:
             self.groups[x.group].consumers.append(name)
         return self._add(
@@ -160,12 +188,14 @@ class Graph:
 
     def bn(self, name: str, x: Value) -> Value:
         """Batch normalisation; its scales are what network slimming ranks."""
+        self._check(x, f"normalisation '{name}'")
         if x.group:
             self.groups[x.group].norms.append(name)
         return self._same("bn", name, x)
 
     def relu(self, x: Value) -> Value:
         """max(x, 0)."""
+        self._check(x, "relu")
         return self._same("relu", "relu", x)
 
     def _same(self, op: str, name: str, x: Value) -> Value:
@@ -176,6 +206,7 @@ class Graph:
 
     def select(self, name: str, x: Value) -> Value:
         """A prunable choice of channels from a stream that keeps its width."""
+        self._check(x, f"selection '{name}'", spatial=True)
         if x.group:
             raise ValueError(f"'{name}' selects from channels that are prunable already")
         group = self._group(name, "selection", x.channels)
@@ -192,6 +223,7 @@ class Graph:
         return self._pool("avg_pool", x)
 
     def _pool(self, op: str, x: Value) -> Value:
+        self._check(x, op, spatial=True)
         if min(x.height, x.width) < 2:
             return x
         return self._add(
@@ -201,6 +233,7 @@ class Graph:
 
     def global_pool(self, x: Value) -> Value:
         """The mean over all positions: (channels, height, width) to a vector."""
+        self._check(x, "global_pool", spatial=True)
         return self._add(
             "global_pool", "global_pool", (x,), x.channels, x.channels, 1, 1,
             group_in=x.group, group_out=x.group, spatial=False,
@@ -208,29 +241,45 @@ class Graph:
 
     def add(self, x: Value, y: Value) -> Value:
         """An element-wise sum of two values with fixed channels, as in a residual stream."""
-        if x.group or y.group:
-            raise ValueError("only values with fixed channels can be added")
-        if (x.channels, x.height, x.width) != (y.channels, y.height, y.width):
-            raise ValueError("only values of the same shape can be added")
-        return self._add("add", "add", (x, y), x.channels, x.channels, x.height, x.width)
+        self._alike([x, y], "a sum")
+        if x.channels != y.channels:
+            raise ValueError(f"a sum needs as many channels, not {x.channels} and {y.channels}")
+        return self._add(
+            "add", "add", (x, y), x.channels, x.channels, x.height, x.width,
+            spatial=self.nodes[x.node].spatial,
+        )  # fmt: skip
 
     def concat(self, values: list[Value]) -> Value:
         """Channels side by side, as in a dense stream; each value keeps its width."""
-        if any(v.group for v in values):
-            raise ValueError("only values with fixed channels can be concatenated")
-        if len({(v.height, v.width) for v in values}) != 1:
-            raise ValueError("only values of the same size can be concatenated")
+        if not isinstance(values, list | tuple) or not values:
+            raise ValueError(f"a concatenation takes a list of values, not {values!r}")
+        self._alike(values, "a concatenation")
         channels = sum(v.channels for v in values)
         first = values[0]
         return self._add(
-            "concat", "concat", tuple(values), channels, channels, first.height, first.width
-        )
+            "concat", "concat", tuple(values), channels, channels, first.height, first.width,
+            spatial=self.nodes[first.node].spatial,
+        )  # fmt: skip
+
+    def _alike(self, values: Iterable[Value], what: str) -> None:
+        """Raise ValueError unless these values have fixed channels and the same size."""
+        for value in values:
+            self._check(value, what)
+        if any(v.group for v in values):
+            raise ValueError(f"{what} needs fixed channels")
+        sizes = [
+            f"{v.height}x{v.width}" if self.nodes[v.node].spatial else "a vector" for v in values
+        ]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"{what} needs values of one size, not {' and '.join(sizes)}")
 
     def shortcut(self, x: Value, channels: int, stride: int) -> Value:
         """ResNet's shortcut without parameters (He et al. 2016, option A): subsample, pad zeros.
 
         Where the block's output is narrower, the outer channels, which padding adds, are dropped.
         """
+        self._check(x, "a shortcut", spatial=True)
+        _integers("a shortcut", 1, channels=channels, stride=stride)
         if x.group:
             raise ValueError("a shortcut needs fixed channels")
         height, width = -(-x.height // stride), -(-x.width // stride)
@@ -240,14 +289,22 @@ class Graph:
 
     def tap(self, name: str, x: Value) -> Value:
         """Name an intermediate value, so that losses can ask for it."""
+        self._check(x, f"tap '{name}'")
+        if name in ("features", "logits"):
+            raise ValueError(f"tap '{name}' is made by head()")
+        if name in self.taps:
+            raise ValueError(f"two taps are called '{name}'")
         self.taps[name] = x.node
         return x
 
     def head(self, x: Value, name: str = "classifier") -> None:
         """The end of the network: pooled features (tap `features`), then the logits."""
+        self._check(x, "the head")
+        if "logits" in self.taps:
+            raise ValueError("a network has one head")
         features = self.global_pool(x) if self.nodes[x.node].spatial else x
-        self.tap("features", features)
-        self.tap("logits", self.linear(name, features, self.classes))
+        self.taps["features"] = features.node
+        self.taps["logits"] = self.linear(name, features, self.classes).node
 
     # What follows is read off the finished drawing.
 
@@ -295,6 +352,16 @@ class Graph:
         return found
 
 
+def _integers(what: str, least: int, **numbers: object) -> None:
+    """Raise ValueError unless these arguments of a drawing method are integers from `least` on."""
+    for name, number in numbers.items():
+        # numpy's integers would overflow in costs, and JSON does not take them
+        if type(number) is not int or number < least:
+            raise ValueError(
+                f"{what}: '{name}' must be an integer of at least {least}, not {number!r}"
+            )
+
+
 def node_cost(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
     """(parameters, MACs) of one node with these group widths."""
     if node.op not in ("conv", "bn", "linear"):
@@ -310,19 +377,28 @@ def node_cost(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
 
 
 def draw(family: str, options: Mapping, input_shape: tuple[int, int, int], classes: int) -> Graph:
-    """The full network of an architecture; raises StError if its options contradict each other."""
+    """The full network of an architecture; raises StError if its options contradict each other, or
+    if its function, which may be a plugin's, fails in any way."""
     graph = Graph(input_shape, classes)
     complete = architectures.check(family, dict(options))
     try:
         architectures.get(family)(graph, **complete)
-    except ValueError as error:
-        raise StError(f"architecture '{family}': {error}") from error
+        if "logits" not in graph.taps:
+            raise ValueError("must end with head(), which makes the logits")
     except (StError, MemoryError):
         raise
-    except Exception as error:  # a plugin's function may do anything
-        raise StError(
-            f"architecture '{family}': cannot be drawn ({type(error).__name__}: {one_line(error)})"
-        ) from error
-    if "logits" not in graph.taps:
-        raise StError(f"architecture '{family}': must end with head(), which makes the logits")
+    except Exception as error:
+        raise StError(f"architecture '{family}': {_explained(error)}") from error
     return graph
+
+
+def _explained(error: Exception) -> str:
+    """One line about an architecture's function that failed, and where it did."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is draw's
+    text = one_line(error)
+    if not isinstance(error, ValueError):
+        text = f"cannot be drawn: {type(error).__name__}: {text}"
+    elif not frames or frames[-1].filename != __file__:
+        return text  # the function's own words, about its options
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from st.core.errors import StError
 from st.networks.checkpoint import Checkpoint
-from st.networks.graph import Node, padding
+from st.networks.graph import Node
 from st.networks.structure import Structure
 
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
@@ -50,8 +51,8 @@ class Network(nn.Module):
         channels_in = self._widths.get(node.group_in, node.channels_in)
         channels = self._widths.get(node.group_out, node.channels)
         if node.op == "conv":
-            zeros = padding(node.kernel)
-            return nn.Conv2d(channels_in, channels, node.kernel, node.stride, zeros, bias=False)
+            shape = (node.kernel, node.stride, node.padding)
+            return nn.Conv2d(channels_in, channels, *shape, bias=False)
         if node.op == "linear":
             return nn.Linear(channels_in, channels)
         if node.op == "bn":
@@ -61,13 +62,18 @@ class Network(nn.Module):
         return None
 
     def _attach(self, name: str, layer: nn.Module) -> None:
-        *path, last = name.split(".")
-        parent = self
-        for part in path:
-            if not hasattr(parent, part):
-                parent.add_module(part, nn.Module())
-            parent = getattr(parent, part)
-        parent.add_module(last, layer)
+        parts = name.split(".")
+        path: list[nn.Module] = [self]
+        for part in parts:
+            if part not in path[-1]._modules:
+                if hasattr(path[-1], part):
+                    raise StError(
+                        f"architecture '{self.structure.family}': layer '{name}': torch's modules "
+                        f"have an attribute '{part}'; give the layer another name"
+                    )
+                path[-1].add_module(part, nn.Module())
+            path.append(path[-1].get_submodule(part))
+        path[-2].add_module(parts[-1], layer)
 
     def exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
         """Put `change(layer)` in the place of every layer."""

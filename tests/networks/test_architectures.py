@@ -1,18 +1,14 @@
 """Sizes: published numbers, and the drawing against the network that torch runs."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from helpers.networks import counted, full_cost, in_millions, pruned, random_keep, small_structure
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from st.core.device import Device
 from st.core.errors import StError
-from st.core.registry import architectures
-from st.networks.graph import Graph, draw, padding
+from st.networks.graph import draw
 from st.networks.network import Network
 from st.networks.structure import Structure
 
@@ -148,58 +144,3 @@ def test_options_that_cannot_be_drawn(family, options, words):
     with pytest.raises(StError) as caught:
         draw(family, options, (3, 32, 32), 10)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_nothing_is_drawn_that_is_not_executed():
-    """All kernels, strides and sizes: the sizes and MACs of the drawing are torch's."""
-    for kernel, stride in itertools.product(range(1, 8), range(1, 5)):
-        for height, width in ((1, 1), (2, 7), (5, 4), (8, 9), (32, 32)):
-            graph = Graph((3, height, width), 2)
-            try:
-                x = graph.conv("conv1", graph.input, 4, kernel, stride)
-            except ValueError as error:
-                assert "too large" in str(error) and min(height, width) < kernel
-                continue
-            conv = nn.Conv2d(3, 4, kernel, stride, padding(kernel), device="meta")
-            drawn = (x.channels, x.height, x.width)
-            assert drawn == conv(torch.empty(1, 3, height, width, device="meta")).shape[1:]
-            if kernel % 2:
-                assert (x.height, x.width) == (-(-height // stride), -(-width // stride))
-
-
-@pytest.mark.parametrize("kernel, stride, size", [(2, 2, 16), (4, 4, 8), (4, 2, 16), (6, 3, 11)])
-def test_even_kernels_are_counted_as_they_run(kernel, stride, size, monkeypatch):
-    def patches(graph: Graph) -> None:
-        x = graph.relu(graph.bn("bn1", graph.conv("conv1", graph.input, 6, kernel, stride, True)))
-        graph.head(graph.bn("bn2", graph.conv("conv2", x, 5)))
-
-    monkeypatch.setitem(architectures._entries, "patches", patches)
-    structure = Structure("patches", {}, (3, 32, 32), 10)
-    assert structure.cost() == counted(structure)
-    macs = size**2 * (3 * 6 * kernel**2 + 6 * 5 * 9) + 5 * 10
-    assert structure.cost()[1] == macs
-
-
-WRONG = {
-    "no such method": lambda graph: graph.convolution("conv1", graph.input, 3),
-    "no name": lambda graph: graph.conv(graph.input, 3),
-    "missing argument": lambda graph: graph.conv("conv1"),
-    "a text": lambda graph: graph.conv("conv1", graph.input, "three"),
-    "a fraction": lambda graph: graph.conv("conv1", graph.input, 3.5),
-    "no channels": lambda graph: graph.conv("conv1", graph.input, 0),
-    "no stride": lambda graph: graph.conv("conv1", graph.input, 3, 3, 0),
-    "no value": lambda graph: graph.head(None),
-    "nothing": lambda graph: None,
-    "a failure": lambda graph: 1 / 0,
-    "a vector": lambda graph: graph.conv("conv1", graph.global_pool(graph.input), 3),
-    "sizes": lambda graph: graph.concat([graph.input, graph.max_pool(graph.input)]),
-}
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_a_plugin_s_wrong_call_is_one_line(kind, monkeypatch):
-    monkeypatch.setitem(architectures._entries, "wrong", WRONG[kind])
-    with pytest.raises(StError) as caught:
-        draw("wrong", {}, (3, 8, 8), 2)
-    message = str(caught.value)
-    assert message.startswith("architecture 'wrong': ") and "\n" not in message

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from st.core.seeds import derive, stream
-from st.networks.graph import Node, padding
+from st.networks.graph import Node
 from st.networks.inits.random import random
 from st.networks.network import apply, resized
 from st.networks.structure import Structure
@@ -170,7 +170,7 @@ class Supernet(nn.Module):
             norms: Any = self.norms[layer]
             widest = max(sizes[i] for i, _ in picks[layer])
             filters = self.filters[layer][:widest, : x.shape[1]]
-            x = F.conv2d(x, filters, stride=node.stride, padding=padding(node.kernel))
+            x = F.conv2d(x, filters, stride=node.stride, padding=node.padding)
             return mixed([(norms[i](x[:, : sizes[i]]), weight) for i, weight in picks[layer]])
         if node.op == "bn":  # a convolution's has been applied with it
             return x if node.spatial else self.others[node.name](x)
