@@ -110,7 +110,7 @@ def correlations(part: Structure, supernet: dict, subnet: dict):
         if whole is not None and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)):
             slices.append(whole[tuple(slice(n) for n in value.shape)])
         if same:
-            for axis, group in enumerate(tensor.groups):
+            for axis, group in enumerate(tensor.axes):
                 whole = np.take(whole, part.kept(group), axis=axis) if group else whole
             slices.append(whole)
         for other in slices:

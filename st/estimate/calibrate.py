@@ -103,7 +103,7 @@ def _run(spec: Training, data: Data, where) -> Any:
     """The `st.training.loop.Run` of a training, from weights as torch initialises them."""
     from st.data.augment import Augment
     from st.data.images import Images
-    from st.networks.network import Network
+    from st.networks.network import bare
     from st.training.loop import Run
     from st.training.objective import Objective
     from st.training.recipe import Training as Recipe
@@ -112,7 +112,7 @@ def _run(spec: Training, data: Data, where) -> Any:
     recipe = Recipe(**{**spec.job["training"], "lr": 1e-6})
     where = replace(where, precision=recipe.precision)
     return Run(
-        network=where.place(Network(spec.structure)),
+        network=where.place(bare(spec.structure)),
         images=Images(data, where),
         recipe=recipe,
         epochs=spec.epochs,
@@ -120,7 +120,7 @@ def _run(spec: Training, data: Data, where) -> Any:
         augment=Augment(**spec.job["augment"]),
         seed=0,
         device=where,
-        teacher=where.place(Network(spec.teacher)) if spec.teacher else None,
+        teacher=where.place(bare(spec.teacher)) if spec.teacher else None,
         sparsity=spec.job.get("sparsity", 0.0),
     )
 

@@ -57,9 +57,9 @@ def load_model(path: str | Path) -> Checkpoint:
             )
     for tensor in structure.graph.tensors():
         value = tensors[tensor.name]
-        if value.dtype != (np.int64 if tensor.role == "count" else np.float32):
+        if value.dtype != tensor.dtype:
             raise StError(f"{path}: tensor '{tensor.name}' is of type {value.dtype}")
-        if not np.isfinite(value).all():
+        if tensor.trained and not np.isfinite(value).all():
             raise StError(
                 f"{path}: tensor '{tensor.name}' has values that are not finite; delete it and "
                 "build it again"

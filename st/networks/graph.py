@@ -8,15 +8,16 @@ executable network. There is one description of a network and it cannot disagree
 
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from st.core.errors import StError, one_line
 from st.core.registry import architectures
+from st.networks.drawing import Axis, Drawing, Extent, Group, Keep, Tensor, Term
 
-Keep = Mapping[str, np.ndarray]  # group -> sorted indices of the kept channels
 MOST_NODES = 100_000  # twelve times those of ResNet-1202: what has more is a mistake
 
 
@@ -49,38 +50,7 @@ class Node:
     positions: int = 1  # output height x width: what a convolution's MACs multiply with
 
 
-@dataclass
-class Group:
-    """Channels that live and die together: one index set of structure.json.
-
-    `filters`: the output channels of a convolution. `selection`: what one consumer takes from a
-    residual or dense stream that itself keeps its width (network slimming's channel selection).
-    """
-
-    name: str
-    kind: str
-    size: int
-    norms: list[str] = field(default_factory=list)
-    producers: list[str] = field(default_factory=list)
-    consumers: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A parameter or buffer of the full network: its axes tell how pruning slices it."""
-
-    name: str
-    shape: tuple[int, ...]
-    groups: tuple[str | None, ...]  # per axis: the group that indexes it
-    role: str  # convolution, linear, scale, shift, bias, mean, variance, count
-
-    @property
-    def trained(self) -> bool:
-        """Whether it is a parameter; the others are BatchNorm's statistics."""
-        return self.role not in ("mean", "variance", "count")
-
-
-class Graph:
+class Graph(Drawing):
     """A drawing surface for one network. Shapes leave out the batch: (channels, height, width).
 
     Drawing methods take and return `Value`s. A wrong call raises ValueError at once: whatever is
@@ -89,7 +59,7 @@ class Graph:
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int):
         channels, height, width = input_shape
-        self.input_shape = tuple(input_shape)
+        self.input_shape = (channels, height, width)
         self.classes = classes
         self.nodes: list[Node] = []
         self.groups: dict[str, Group] = {}
@@ -133,6 +103,11 @@ class Graph:
             needed = "an image, not a pooled vector" if spatial else "a pooled vector, not an image"
             raise ValueError(f"{what} needs {needed}")
 
+    def _read(self, name: str, x: Value) -> None:
+        """A selection has no filters of its own: what reads it tells how much channels matter."""
+        if x.group and self.groups[x.group].kind == "selection":
+            self.groups[x.group].members.append((f"{name}.weight", 1))
+
     def _group(self, name: str, kind: str, size: int) -> str:
         self.groups[name] = Group(name, kind, size)
         return name
@@ -167,9 +142,8 @@ class Graph:
             )
         group = self._group(name, "filters", channels) if prunable else None
         if prunable:
-            self.groups[name].producers.append(name)
-        if x.group:
-            self.groups[x.group].consumers.append(name)
+            self.groups[name].members.append((f"{name}.weight", 0))
+        self._read(name, x)
         return self._add(
             "conv", name, (x,), x.channels, channels, height, width,
             group_in=x.group, group_out=group, kernel=kernel, stride=stride, padding=padding,
@@ -180,8 +154,7 @@ class Graph:
         """A fully connected layer with bias, on a pooled vector."""
         self._check(x, f"linear layer '{name}'", spatial=False)
         _integers(f"linear layer '{name}'", 1, channels=channels)
-        if x.group:
-            self.groups[x.group].consumers.append(name)
+        self._read(name, x)
         return self._add(
             "linear", name, (x,), x.channels, channels, 1, 1, group_in=x.group, spatial=False
         )
@@ -190,7 +163,7 @@ class Graph:
         """Batch normalisation; its scales are what network slimming ranks."""
         self._check(x, f"normalisation '{name}'")
         if x.group:
-            self.groups[x.group].norms.append(name)
+            self.groups[x.group].norms.append(f"{name}.weight")
         return self._same("bn", name, x)
 
     def relu(self, x: Value) -> Value:
@@ -308,38 +281,47 @@ class Graph:
 
     # What follows is read off the finished drawing.
 
-    def widths(self, keep: Keep) -> dict[str, int]:
-        """Channels per group, all of them where `keep` does not name the group."""
+    def extents(self) -> dict[str, Extent]:
+        """Of axes that groups are: each has all channels of one group."""
+        return {name: Extent(0, {name: 1}) for name in self.groups}
+
+    def positions(self, keep: Keep) -> Mapping[str, np.ndarray]:
+        """The channels of each group that are kept."""
         return {
-            g.name: len(keep[g.name]) if g.name in keep else g.size for g in self.groups.values()
+            name: keep[name] if name in keep else np.arange(group.size)
+            for name, group in self.groups.items()
         }
 
-    def cost(self, widths: Mapping[str, int]) -> tuple[int, int]:
-        """(parameters, MACs) with these group widths.
+    def places(self, axis: Axis, group: str, keep: Keep) -> np.ndarray:
+        """In their order; see Drawing."""
+        return np.arange(len(keep[group]) if group in keep else self.groups[group].size)[:, None]
 
-        Parameters count what is trained: not BatchNorm's running statistics, not the indices of a
-        selection. MACs count multiply-accumulates of convolutions and linear layers for one image.
-        """
-        params = macs = 0
-        for node in self.nodes:
-            node_params, node_macs = node_cost(node, widths)
-            params += node_params
-            macs += node_macs
-        return params, macs
+    def terms(self) -> list[Term]:
+        """Of layers with weights."""
+        found = []
+        for n in self.nodes:
+            if n.op == "bn":
+                found.append(_term(n, 2, 0, n.group_out or n.channels))
+            elif n.op in ("conv", "linear"):
+                each, out = n.kernel**2 or 1, n.group_out or n.channels
+                found.append(_term(n, each, each * n.positions, out, n.group_in or n.channels_in))
+                if n.op == "linear":
+                    found.append(_term(n, 1, 0, out))
+        return found
 
     def tensors(self) -> list[Tensor]:
         """Every parameter and buffer of the full network, named as in its checkpoints."""
         found = []
         for n in self.nodes:
-            group_out = n.group_out
+            out = n.group_out
             if n.op == "conv":
                 shape: tuple[int, ...] = (n.channels, n.channels_in, n.kernel, n.kernel)
-                groups = (group_out, n.group_in, None, None)
-                found.append(Tensor(f"{n.name}.weight", shape, groups, "convolution"))
+                axes = (out, n.group_in, None, None)
+                found.append(Tensor(f"{n.name}.weight", shape, axes, "convolution"))
             elif n.op == "linear":
                 shape = (n.channels, n.channels_in)
-                found.append(Tensor(f"{n.name}.weight", shape, (group_out, n.group_in), "linear"))
-                found.append(Tensor(f"{n.name}.bias", shape[:1], (group_out,), "bias"))
+                found.append(Tensor(f"{n.name}.weight", shape, (out, n.group_in), "linear"))
+                found.append(Tensor(f"{n.name}.bias", shape[:1], (out,), "bias"))
             elif n.op == "bn":
                 for suffix, role in (
                     ("weight", "scale"),
@@ -347,9 +329,16 @@ class Graph:
                     ("running_mean", "mean"),
                     ("running_var", "variance"),
                 ):
-                    found.append(Tensor(f"{n.name}.{suffix}", (n.channels,), (group_out,), role))
-                found.append(Tensor(f"{n.name}.num_batches_tracked", (), (), "count"))
+                    found.append(Tensor(f"{n.name}.{suffix}", (n.channels,), (out,), role))
+                found.append(Tensor(f"{n.name}.num_batches_tracked", (), (), "count", "int64"))
         return found
+
+
+def _term(node: Node, params: int, macs: int, *lengths: str | int) -> Term:
+    """Of lengths that are groups, or fixed."""
+    fixed = prod(n for n in lengths if isinstance(n, int))
+    axes = tuple(n for n in lengths if isinstance(n, str))
+    return Term(node.name, params * fixed, macs * fixed, axes)
 
 
 def _integers(what: str, least: int, **numbers: object) -> None:
@@ -360,20 +349,6 @@ def _integers(what: str, least: int, **numbers: object) -> None:
             raise ValueError(
                 f"{what}: '{name}' must be an integer of at least {least}, not {number!r}"
             )
-
-
-def node_cost(node: Node, widths: Mapping[str, int]) -> tuple[int, int]:
-    """(parameters, MACs) of one node with these group widths."""
-    if node.op not in ("conv", "bn", "linear"):
-        return 0, 0
-    channels = widths[node.group_out] if node.group_out else node.channels
-    if node.op == "bn":
-        return 2 * channels, 0
-    fan_in = widths[node.group_in] if node.group_in else node.channels_in
-    if node.op == "linear":
-        return (fan_in + 1) * channels, fan_in * channels
-    weights = node.kernel**2 * fan_in * channels
-    return weights, weights * node.positions
 
 
 def draw(family: str, options: Mapping, input_shape: tuple[int, int, int], classes: int) -> Graph:

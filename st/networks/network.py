@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from st.core.errors import StError
 from st.networks.checkpoint import Checkpoint
-from st.networks.graph import Node
+from st.networks.graph import Graph, Node
+from st.networks.layers import BatchNorm1d, BatchNorm2d, Executable
+from st.networks.running import Imported
 from st.networks.structure import Structure
 
 # Operations whose result is a tensor of their own that their gradients don't need: a ReLU may
@@ -21,11 +22,9 @@ from st.networks.structure import Structure
 FRESH = ("conv", "linear", "bn", "add")
 
 
-class Network(nn.Module):
-    """Runs a structure's graph on batches of shape (n, channels, height, width).
-
-    Layers are the children that their names say (`stage1.block2.conv1`), so that the state dict's
-    names are those of `Graph.tensors`. `build` gives the weights.
+class Network(Executable):
+    """Runs the graph that was drawn of a structure on batches of shape (n, channels, height,
+    width). The names of the state dict are those of `Graph.tensors`; `build` gives the weights.
 
     A selection takes its channels before the batch normalisation. Per-channel normalisation and
     selection commute, so this computes what network slimming's selection after it does, without
@@ -33,9 +32,10 @@ class Network(nn.Module):
     """
 
     def __init__(self, structure: Structure):
-        super().__init__()
-        self.structure = structure
+        super().__init__(structure)
         graph = structure.graph
+        assert isinstance(graph, Graph)
+        self._nodes = graph.nodes
         self._widths: dict[Any, int] = structure.widths
         self._taps = graph.taps
         last_use = {i: n for n, node in enumerate(graph.nodes) for i in node.inputs}
@@ -43,9 +43,17 @@ class Network(nn.Module):
         for number, node in enumerate(graph.nodes[1:], start=1):
             layer = self._layer(node)
             if layer is not None:
-                self._attach(node.name, layer)
+                self.attach(node.name, layer)
             frees = [i for i in set(node.inputs) if last_use[i] == number]
-            self._plan.append((number, node, layer, frees))
+            self._plan.append((number, node, layer is not None, frees))
+        readers = Counter(i for node in graph.nodes for i in node.inputs)
+        self.foldable = [
+            (graph.nodes[before].name, node.name)
+            for node in graph.nodes
+            for before in node.inputs
+            if node.op == "bn" and graph.nodes[before].op in ("conv", "linear")
+            if readers[before] == 1 and before not in graph.taps.values()
+        ]
 
     def _layer(self, node: Node) -> nn.Module | None:
         channels_in = self._widths.get(node.group_in, node.channels_in)
@@ -61,39 +69,17 @@ class Network(nn.Module):
             return Selection(self.structure.keep[node.name], node.channels)
         return None
 
-    def _attach(self, name: str, layer: nn.Module) -> None:
-        parts = name.split(".")
-        path: list[nn.Module] = [self]
-        for part in parts:
-            if part not in path[-1]._modules:
-                if hasattr(path[-1], part):
-                    raise StError(
-                        f"architecture '{self.structure.family}': layer '{name}': torch's modules "
-                        f"have an attribute '{part}'; give the layer another name"
-                    )
-                path[-1].add_module(part, nn.Module())
-            path.append(path[-1].get_submodule(part))
-        path[-2].add_module(parts[-1], layer)
-
-    def exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
-        """Put `change(layer)` in the place of every layer."""
-        for place, (number, node, layer, frees) in enumerate(self._plan):
-            if layer is not None:
-                changed = change(layer)
-                self._attach(node.name, changed)
-                self._plan[place] = (number, node, changed, frees)
-
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
         wanted = {self._taps[name] for name in taps} | {self._taps["logits"]}
-        values, nodes = {0: x}, self.structure.graph.nodes
-        for number, node, layer, frees in self._plan:
+        values, nodes = {0: x}, self._nodes
+        for number, node, is_layer, frees in self._plan:
             arguments = [values[i] for i in node.inputs]
             spent = [i for i in frees if i not in wanted]
             for i in spent:
                 del values[i]
-            if layer is not None:
-                values[number] = layer(arguments[0])
+            if is_layer:
+                values[number] = self.layers_by_name[node.name](arguments[0])
             elif node.op == "relu" and spent and nodes[spent[0]].op in FRESH:
                 values[number] = F.relu_(arguments[0])
             else:
@@ -101,36 +87,6 @@ class Network(nn.Module):
         if taps:
             return {name: values[self._taps[name]] for name in taps}
         return values[self._taps["logits"]]
-
-
-class Uncounted(nn.modules.batchnorm._BatchNorm):
-    """A batch normalisation that leaves counting its batches to the training (`counts`): on a GPU
-    each layer's own count is a kernel."""
-
-    momentum: float
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As torch's, whose running averages don't depend on the count."""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-            self.momentum, self.eps,
-        )  # fmt: skip
-
-
-class BatchNorm1d(Uncounted, nn.BatchNorm1d):
-    """Of shape (n, channels)."""
-
-
-class BatchNorm2d(Uncounted, nn.BatchNorm2d):
-    """Of shape (n, channels, height, width)."""
-
-
-def counts(network: nn.Module) -> list[Tensor]:
-    """The numbers of batches that normalisations have seen, where they don't count themselves."""
-    return [m.num_batches_tracked for m in network.modules() if isinstance(m, Uncounted)]
 
 
 class Selection(nn.Module):
@@ -223,48 +179,51 @@ def resized(x: Tensor, channels: int) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, before, missing - before))
 
 
-def build(structure: Structure, tensors: Mapping[str, np.ndarray]) -> Network:
-    """The network of a structure with these weights (see Graph.tensors), on the CPU."""
-    network = Network(structure)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+def bare(structure: Structure) -> Executable:
+    """The network of a structure, with any weights, on the CPU."""
+    return Imported(structure) if structure.program else Network(structure)
+
+
+def build(structure: Structure, tensors: Mapping[str, np.ndarray]) -> Executable:
+    """The network of a structure with these weights (see Drawing.tensors), on the CPU."""
+    network = bare(structure)
+    network.load_state_dict(given(structure, tensors))
     return network
 
 
+def given(structure: Structure, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The state dict of a structure's network: with a second name for what has two."""
+    found = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    tied = structure.program.tied if structure.program else {}
+    return found | {name: found[other] for name, other in tied.items()}
+
+
 @torch.no_grad()
-def folded(network: Network) -> Network:
+def folded(network: Executable) -> Executable:
     """A copy for evaluation only: normalisations are part of the convolutions before them.
 
     Where something else reads the convolution's output, or a ReLU comes before it, they stay.
     """
     result = copy.deepcopy(network.eval())
-    graph = result.structure.graph
-    readers = Counter(i for node in graph.nodes for i in node.inputs)
-    fuse: dict[str, Callable[..., nn.Module]] = {
-        "conv": fuse_conv_bn_eval,
-        "linear": fuse_linear_bn_eval,
-    }
-    for place, (number, node, layer, frees) in enumerate(result._plan):
-        (before, *_) = node.inputs
-        op = graph.nodes[before].op
-        read = readers[before] > 1 or before in graph.taps.values()
-        if node.op != "bn" or op not in fuse or read:
-            continue
-        _, producer, weights, producer_frees = result._plan[before - 1]
-        fused = fuse[op](weights, layer)
-        result._attach(producer.name, fused)
-        result._attach(node.name, nn.Identity())
-        result._plan[before - 1] = (before, producer, fused, producer_frees)
-        result._plan[place] = (number, node, nn.Identity(), frees)
+    for before, norm in result.foldable:
+        layer = result.layers_by_name[before]
+        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        result.attach(before, fuse(layer, result.layers_by_name[norm]))
+        result.attach(norm, nn.Identity())
     return result
 
 
-def load(checkpoint: Checkpoint) -> Network:
+def load(checkpoint: Checkpoint) -> Executable:
     """The network of a model file, in training mode."""
     return build(checkpoint.structure, checkpoint.tensors)
 
 
 def tensors(network: nn.Module) -> dict[str, np.ndarray]:
     """Copies of all parameters and buffers, as `build` takes them."""
+    program = getattr(getattr(network, "structure", None), "program", None)
+    tied = program.tied if program else {}
     return {
-        name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()
+        name: value.detach().cpu().numpy().copy()
+        for name, value in network.state_dict().items()
+        if name not in tied
     }

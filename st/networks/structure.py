@@ -1,5 +1,6 @@
 """Structures: which channels of a supernet remain. Plain, versioned data (structure.json)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 
 from st.core.errors import StError, one_line
 from st.core.files import read_json, write_json
-from st.networks.graph import Graph, Keep, draw
+from st.networks.drawing import Drawing, Keep
+from st.networks.graph import draw
+from st.networks.program import Program
 
 FORMAT = "search-and-train structure"
 VERSION = 1
@@ -26,7 +29,8 @@ class Structure:
     network that `options` describe.
 
     `supernet_options`: the supernet's options where `options` are not, because the search changed
-    them (a width multiplier, say) instead of naming channels.
+    them (a width multiplier, say) instead of naming channels. `program`: the drawing of an imported
+    network, which no options tell.
     """
 
     family: str
@@ -35,21 +39,28 @@ class Structure:
     classes: int
     keep: Keep = field(default_factory=dict)
     supernet_options: dict[str, Any] | None = None
+    program: Program | None = None
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> Drawing:
         """The drawing of the supernet, with all channels."""
-        return draw(self.family, self.options, self.input_shape, self.classes)
+        return self.program or draw(self.family, self.options, self.input_shape, self.classes)
 
     @property
     def full(self) -> "Structure":
         """The supernet that this structure is a part of."""
         options = self.options if self.supernet_options is None else self.supernet_options
-        return Structure(self.family, options, self.input_shape, self.classes)
+        return Structure(self.family, options, self.input_shape, self.classes, program=self.program)
 
     def with_keep(self, keep: Keep) -> "Structure":
         """Other channels of the same supernet; the drawing is made anew."""
         return replace(self, keep=keep)
+
+    def with_taps(self, taps: Mapping[str, Any]) -> "Structure":
+        """The same, with further taps on a drawing of its own."""
+        result = replace(self)
+        result.__dict__["graph"] = self.graph.tapped(taps)  # where cached_property looks
+        return result
 
     @property
     def widths(self) -> dict[str, int]:
@@ -62,11 +73,11 @@ class Structure:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor, by name, in the order of `graph.tensors()`."""
-        widths = self.widths
+        sizes = self.graph.sizes(self.widths)
         return {
             tensor.name: tuple(
-                widths[group] if group else size
-                for size, group in zip(tensor.shape, tensor.groups, strict=True)
+                size if axis is None else sizes[axis]
+                for size, axis in zip(tensor.shape, tensor.axes, strict=True)
             )
             for tensor in self.graph.tensors()
         }
@@ -77,6 +88,7 @@ class Structure:
 
     def to_json(self) -> dict[str, Any]:
         """As structure.json says it; `from_json` reads it back."""
+        told = {"program": self.program.to_json()} if self.program else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -85,6 +97,7 @@ class Structure:
             "classes": self.classes,
             "supernet_options": self.supernet_options,
             "keep": {name: [int(i) for i in kept] for name, kept in self.keep.items()},
+            **told,
         }
 
     @classmethod
@@ -119,11 +132,18 @@ class Structure:
         )
         require(type(classes) is int and 0 < classes <= 10**6, "'classes' must be positive")
         require(isinstance(keep, dict), "'keep' must map groups to channels")
-        structure = cls(
-            architecture["family"], architecture["options"], tuple(shape), classes,
-            supernet_options=supernet,
-        )  # fmt: skip
         try:
+            told = data.get("program")
+            program = Program.from_json(told) if told is not None else None
+            require(
+                program is None
+                or (program.input_shape, program.classes) == (tuple(shape), classes),
+                "'program' is for other images",
+            )
+            structure = cls(
+                architecture["family"], architecture["options"], tuple(shape), classes,
+                supernet_options=supernet, program=program,
+            )  # fmt: skip
             groups = structure.graph.groups
             most = max(part.cost()[0] for part in (structure, structure.full))
         except StError as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from st.core.device import WARM_UP, Device, choose
-from st.networks.network import Network
+from st.networks.network import bare
 from st.networks.structure import Structure
 
 
@@ -60,17 +60,17 @@ class Stopwatch:
     def __init__(self, supernet: Structure, batch: int, rounds: int, device: str, threads: int):
         self._device = choose(device, threads)
         self._rounds = rounds
-        self._known: dict[tuple[int, ...], float] = {}
+        self._known: dict[tuple[tuple[int, ...], ...], float] = {}
         self._supernet = self._placed(supernet)
         images = torch.rand(batch, *supernet.input_shape)
         self._batch = images.to(self._device.name, memory_format=torch.channels_last)
 
     def _placed(self, structure: Structure) -> nn.Module:
-        return self._device.place(Network(structure)).eval()
+        return self._device.place(bare(structure)).eval()
 
     def __call__(self, part: Structure) -> float:
         """Latency of `part` as a fraction of the supernet's, measured once for each shape."""
-        key = (*(n.channels for n in part.graph.nodes), *part.widths.values())
+        key = tuple(part.shapes().values())
         if key not in self._known:
             networks = [self._placed(part), self._supernet]
             own, full = seconds(networks, self._batch, self._rounds, self._device)

@@ -1,6 +1,7 @@
 """Running a supernet on training images, for criteria that need more than its weights."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -10,21 +11,17 @@ from st.core.seeds import stream
 from st.data.dataset import load_data
 from st.data.images import Images
 from st.networks import network
+from st.networks.layers import Executable
 from st.pruning.criteria import Subject
 
 
-def build(
-    subject: Subject, taps: Mapping[str, int] | None = None
-) -> tuple[network.Network, Device]:
+def build(subject: Subject, taps: Mapping[str, Any] | None = None) -> tuple[Executable, Device]:
     """The subject's network in evaluation mode. `taps`: nodes whose values it can return, by name.
 
     Normalised with running statistics, so that an image's scores do not depend on its batch.
     """
     where = choose(subject.device, subject.threads)
-    full = subject.structure
-    # drawn anew: the taps are not for others
-    own = full.with_keep(full.keep)
-    own.graph.taps.update(taps or {})
+    own = subject.structure.with_taps(taps or {})
     return where.place(network.build(own, subject.tensors)).eval(), where
 
 

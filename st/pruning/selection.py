@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from st.core.errors import StError
-from st.networks.graph import Graph, Keep, node_cost
+from st.networks.drawing import Drawing, Keep, Term
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Budget:
         bounds = asdict(self).values()
         return Budget(*(None if bound is None else bound**share for bound in bounds))
 
-    def limits(self, graph: Graph) -> tuple[float, float, float]:
+    def limits(self, graph: Drawing) -> tuple[float, float, float]:
         """Of what `usage` gives: parameters, MACs and channels."""
         full = usage(graph, graph.widths({}))
         # rounded first: 0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996
@@ -37,18 +37,20 @@ class Budget:
         return np.floor(params), np.floor(macs), channels
 
 
-def usage(graph: Graph, widths: Mapping[str, int]) -> tuple[int, int, int]:
+def usage(graph: Drawing, widths: Mapping[str, int]) -> tuple[int, int, int]:
     """Parameters, MACs and prunable channels of a network with these group widths."""
     return *graph.cost(widths), sum(widths.values())
 
 
-def least_widths(graph: Graph, min_channels: int, round_to: int) -> dict[str, int]:
+def least_widths(graph: Drawing, min_channels: int, round_to: int) -> dict[str, int]:
     """The smallest width per group: `min_channels` rounded up to `round_to`, at most its size."""
     least = -(-min_channels // round_to) * round_to
     return {name: min(group.size, least) for name, group in graph.groups.items()}
 
 
-def check_reachable(graph: Graph, budget: Budget, min_channels: int = 1, round_to: int = 1) -> None:
+def check_reachable(
+    graph: Drawing, budget: Budget, min_channels: int = 1, round_to: int = 1
+) -> None:
     """Raise StError, naming the tightest budget that can be met, if this one can't."""
     least = usage(graph, least_widths(graph, min_channels, round_to))
     if any(cost > limit for cost, limit in zip(least, budget.limits(graph), strict=True)):
@@ -71,7 +73,7 @@ def check_reachable(graph: Graph, budget: Budget, min_channels: int = 1, round_t
 
 
 def select_channels(
-    graph: Graph,
+    graph: Drawing,
     scores: Mapping[str, np.ndarray],
     budget: Budget,
     ranking: str = "global",
@@ -130,7 +132,11 @@ Block = tuple[float, int, int, int, str]  # sorts by: -worth, group, first chann
 
 
 def _blocks(
-    graph: Graph, ranked: dict[str, np.ndarray], least: dict[str, int], ranking: str, round_to: int
+    graph: Drawing,
+    ranked: dict[str, np.ndarray],
+    least: dict[str, int],
+    ranking: str,
+    round_to: int,
 ) -> list[Block]:
     """All that can be added to the least widths, best first. `ranked`: scores, descending."""
     blocks = []
@@ -145,23 +151,32 @@ def _blocks(
 
 
 def _affordable(
-    graph: Graph, blocks: list[Block], least: dict[str, int], budget: Budget
+    graph: Drawing, blocks: list[Block], least: dict[str, int], budget: Budget
 ) -> list[tuple[str, int]]:
     """In order, the (group, channels) that parameters and MACs admit, each after those before."""
-    layers, limits, widths = _layers_by_group(graph), budget.limits(graph), dict(least)
+    terms, extents, limits = _terms_by_group(graph), graph.extents(), budget.limits(graph)
+    lengthened = {
+        name: [(axis, e.groups[name]) for axis, e in extents.items() if name in e.groups]
+        for name in graph.groups
+    }
+    widths, sizes = dict(least), graph.sizes(least)
     used, admitted = np.array(usage(graph, widths)), []
+
+    def lengthen(name: str, amount: int) -> np.ndarray:
+        for axis, times in lengthened[name]:
+            sizes[axis] += times * amount
+        return sum((np.array(term.cost(sizes)) for term in terms[name]), np.zeros(2, np.int64))
+
     for _, _, start, amount, name in blocks:
         if widths[name] != start:
             continue  # an earlier block of this group did not fit, so neither does this one
-        before = sum(np.array(node_cost(node, widths)) for node in layers[name])
-        widths[name] += amount
-        after = sum(np.array(node_cost(node, widths)) for node in layers[name])
-        added = np.append(after - before, amount)
+        before = lengthen(name, 0)
+        added = np.append(lengthen(name, amount) - before, amount)
         if np.all(used + added <= limits):
-            used = used + added
+            used, widths[name] = used + added, start + amount
             admitted.append((name, amount))
         else:
-            widths[name] -= amount
+            lengthen(name, -amount)
     return admitted
 
 
@@ -186,12 +201,11 @@ def most_within(number: int, latency: Callable[[int], float], bound: float) -> i
     return low
 
 
-def _layers_by_group(graph: Graph) -> dict[str, list]:
-    """Per group, the nodes whose cost depends on its width."""
-    layers: dict[str, list] = {name: [] for name in graph.groups}
-    for node in graph.nodes:
-        if node.op in ("conv", "bn", "linear"):
-            for name in {node.group_in, node.group_out}:
-                if name is not None:
-                    layers[name].append(node)
-    return layers
+def _terms_by_group(graph: Drawing) -> dict[str, list[Term]]:
+    """Per group, the terms of the cost that depend on its width."""
+    extents = graph.extents()
+    found: dict[str, list[Term]] = {name: [] for name in graph.groups}
+    for term in graph.terms():
+        for name in {group for axis in term.axes for group in extents[axis].groups}:
+            found[name].append(term)
+    return found

@@ -13,7 +13,7 @@ from st.data.dataset import FORMAT as DATA
 from st.data.dataset import load_data
 from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
-from st.networks.graph import node_cost
+from st.networks.drawing import layer_costs
 from st.networks.structure import Structure
 from st.report.columns import reduction, short
 from st.report.predictions import FORMAT as PREDICTIONS
@@ -53,21 +53,22 @@ def _model(path: Path) -> Facts:
 
 def _structure(structure: Structure) -> Facts:
     """Layer by layer; sizes of the supernet stand beside those that are left."""
-    own, full = structure.graph, structure.full.graph
-    before = {node.name: node for node in full.nodes if node.op in ("conv", "bn", "linear")}
-    widths, all_widths = structure.widths, full.widths({})
+    shapes, full_shapes = structure.shapes(), structure.full.shapes()
+    costs, full_costs = (
+        layer_costs(part.graph.terms(), part.graph.sizes(part.widths))
+        for part in (structure, structure.full)
+    )
+    kinds = {"convolution": "conv", "grouped": "conv", "transposed": "conv", "linear": "linear"}
     layers = []
-    for node in own.nodes:
-        if node.op not in ("conv", "linear"):
+    for tensor in structure.graph.tensors():
+        if tensor.role not in kinds:
             continue
-        params, macs = node_cost(node, widths)
-        channels = widths[node.group_out] if node.group_out else node.channels
-        layer: Facts = {"layer": node.name, "kind": node.op, "channels": channels}
-        layer |= {"params": params, "macs": macs}
-        if node.name in before:
-            whole = before[node.name]
-            size = all_widths[whole.group_out] if whole.group_out else whole.channels
-            layer |= {"of": size, "of_params": node_cost(whole, all_widths)[0]}
+        name, axis = tensor.name.removesuffix(".weight"), int(tensor.role == "transposed")
+        params, macs = costs[name]
+        layer: Facts = {"layer": name, "kind": kinds[tensor.role]}
+        layer |= {"channels": shapes[tensor.name][axis], "params": params, "macs": macs}
+        if tensor.name in full_shapes:
+            layer |= {"of": full_shapes[tensor.name][axis], "of_params": full_costs[name][0]}
         layers.append(layer)
     (params, macs), (all_params, all_macs) = structure.cost(), structure.full.cost()
     return {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from st.networks.network import Network
+from st.networks.layers import Executable
 from st.training.objective import Outputs
 
 
@@ -14,7 +14,7 @@ class Copies:
     here are three for all. Values are the same.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Executable):
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         found = {id(w) for layer in layers for w in layer.parameters()}
         named = {n: w for n, w in network.named_parameters() if id(w) in found}

@@ -17,7 +17,7 @@ from st.core.shares import SHARE
 from st.data.augment import Augment
 from st.data.images import Images
 from st.data.views import mixed, mixed_labels
-from st.networks.network import Network, counts
+from st.networks.layers import Executable, counts
 from st.training.accuracy import accuracy, predictions
 from st.training.copies import Copies
 from st.training.objective import Objective, Outputs
@@ -43,7 +43,7 @@ class Trained(Protocol):
 class Run:
     """Everything that one training needs; `fit` runs it."""
 
-    network: Network
+    network: Executable
     images: Images
     recipe: Training
     epochs: int
@@ -51,7 +51,7 @@ class Run:
     augment: Augment
     seed: int
     device: Device
-    teacher: Network | None = None
+    teacher: Executable | None = None
     sparsity: float = 0.0
     group: Group | None = None  # the processes, if several compute this training
 

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from st.core.device import Device
 from st.core.errors import StError
-from st.networks.network import Network, Uncounted
+from st.networks.layers import Executable, Uncounted
 from st.training.launch import Abandoned, Member
 
 TIMEOUT = timedelta(minutes=30)  # for a process that neither goes on nor ends
@@ -90,7 +90,7 @@ class Group:
         start = sum(parts[: self.rank])
         return slice(start, start + parts[self.rank])
 
-    def share(self, network: Network) -> nn.Module:
+    def share(self, network: Executable) -> nn.Module:
         """`network` as a module whose gradients are averaged over the processes in each backward
         pass. To be called when all have the same weights (`verify`)."""
         return DistributedDataParallel(network)
@@ -158,7 +158,7 @@ class _Gather(torch.autograd.Function):
         return ctx.size * gradient[ctx.part], None, None  # DistributedDataParallel divides by it
 
 
-def normalise_together(network: Network, device: Device) -> None:
+def normalise_together(network: Executable, device: Device) -> None:
     """Let all batch normalisations of `network` use the statistics of all processes."""
 
     def together(layer: nn.Module) -> nn.Module:

@@ -7,7 +7,8 @@ from st.core import slots
 from st.core.device import Device
 from st.data.augment import Augment
 from st.data.images import Images
-from st.networks.network import Network, folded
+from st.networks.layers import Executable
+from st.networks.network import folded
 
 
 def room(device: Device) -> int:
@@ -27,7 +28,7 @@ class Teacher:
 
     def __init__(
         self,
-        network: Network,
+        network: Executable,
         taps: tuple[str, ...],
         images: Images,
         augment: Augment,

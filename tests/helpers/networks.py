@@ -67,8 +67,8 @@ def masked(structure: Structure, tensors: dict) -> dict:
     for name, kept in structure.keep.items():
         removed = np.setdiff1d(np.arange(structure.graph.groups[name].size), kept)
         for norm in structure.graph.groups[name].norms:
-            result[f"{norm}.weight"][removed] = 0
-            result[f"{norm}.bias"][removed] = 0
+            result[norm][removed] = 0
+            result[norm.replace("weight", "bias")][removed] = 0
     return result
 
 

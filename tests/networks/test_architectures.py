@@ -114,9 +114,8 @@ def test_group_names_and_kinds():
     assert kinds["stage1.block1.conv1"] == kinds["stage1.block1.conv2"] == "filters"
     assert "stage1.block1.conv3" not in kinds and "conv1" not in kinds
     group = graph.groups["stage1.block1.conv1"]
-    assert group.producers == ["stage1.block1.conv1"]
-    assert group.consumers == ["stage1.block1.conv2"]
-    assert group.norms == ["stage1.block1.bn2"]
+    assert group.members == [("stage1.block1.conv1.weight", 0)]
+    assert group.norms == ["stage1.block1.bn2.weight"]
     for name in graph.groups:
         assert graph.groups[name].norms, f"{name} has no scale to be ranked by"
 

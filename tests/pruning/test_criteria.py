@@ -22,6 +22,9 @@ from st.pruning.selection import Budget
 IMAGES = 30
 
 
+LAYERS = ("conv", "linear")
+
+
 def images() -> Data:
     """Noise of the shape and classes that SMALL is drawn for."""
     rng = np.random.default_rng(5)
@@ -56,7 +59,7 @@ def filters(subject, name):
     if group.kind == "filters":
         weight = subject.tensors[f"{name}.weight"].astype(np.float64)
         return [weight[i].ravel() for i in range(len(weight))]
-    (reader,) = group.consumers
+    (reader,) = [n.name for n in subject.graph.nodes if n.group_in == name and n.op in LAYERS]
     weight = subject.tensors[f"{reader}.weight"].astype(np.float64)
     return [weight[:, i].ravel() for i in range(weight.shape[1])]
 
@@ -64,7 +67,7 @@ def filters(subject, name):
 def test_bn_scale_is_the_scale_that_follows(subject):
     for name, values in scores(subject, "bn_scale").items():
         (norm,) = subject.graph.groups[name].norms
-        np.testing.assert_array_equal(values, np.abs(subject.tensors[f"{norm}.weight"]))
+        np.testing.assert_array_equal(values, np.abs(subject.tensors[norm]))
 
 
 def test_norms_of_filters_and_of_what_reads_a_selection(subject):
@@ -112,7 +115,7 @@ def test_taylor_is_the_squared_gradient_of_a_gate(subject):
     for name, group in subject.graph.groups.items():
         (norm,) = group.norms
         gates[name] = torch.ones(subject.widths[name], dtype=torch.float64, requires_grad=True)
-        net.get_submodule(norm).register_forward_hook(
+        net.get_submodule(norm.removesuffix(".weight")).register_forward_hook(
             lambda layer, given, out, gate=gates[name]: out * gate[:, None, None]
         )
     for start in (0, 8, 16):  # the last batch has four images
@@ -132,7 +135,7 @@ def test_activation_is_what_remains_after_the_rectifier(subject, kind):
     seen = {}
     for name, group in subject.graph.groups.items():
         (norm,) = group.norms
-        net.get_submodule(norm).register_forward_hook(
+        net.get_submodule(norm.removesuffix(".weight")).register_forward_hook(
             lambda layer, given, out, name=name: seen.update({name: out.numpy()})
         )
     with torch.inference_mode():

@@ -89,7 +89,7 @@ def test_as_the_steps_by_hand(folder):
     for number in (1, 2, 3):
         scores = {}
         for name, group in full.graph.groups.items():
-            gamma = np.abs(weights.tensors[f"{group.norms[0]}.weight"])
+            gamma = np.abs(weights.tensors[group.norms[0]])
             kept = weights.structure.kept(name)
             scores |= {(name, int(i)): g for i, g in zip(kept, gamma, strict=True)}
         share = Budget(0.25 ** (number / 3), 0.5 ** (number / 3))

@@ -22,15 +22,14 @@ def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
             f"{source.path}: the structure is not made of the supernet's channels, so it can't "
             "start from its weights; use the init 'random'"
         )
-    positions = {
-        name: np.searchsorted(source.structure.kept(name), structure.kept(name))
-        for name in structure.graph.groups
-    }
+    had = source.structure.graph.positions(source.structure.keep)
+    keeps = structure.graph.positions(structure.keep)
+    places = {axis: np.searchsorted(had[axis], kept) for axis, kept in keeps.items()}
     result = {}
     for tensor in structure.graph.tensors():
         value = source.tensors[tensor.name]
-        for axis, group in enumerate(tensor.groups):
-            if group:
-                value = np.take(value, positions[group], axis=axis)
+        for number, axis in enumerate(tensor.axes):
+            if axis is not None:
+                value = np.take(value, places[axis], axis=number)
         result[tensor.name] = value
     return result

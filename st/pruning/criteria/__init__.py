@@ -17,13 +17,14 @@ one. What else the workflow must know are attributes of the function, all option
   function).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from st.networks.graph import Graph
+from st.networks.drawing import Drawing
 from st.networks.structure import Structure
 from st.pruning.selection import Budget
 
@@ -49,7 +50,7 @@ class Subject:
     state: Path | None = None
 
     @property
-    def graph(self) -> Graph:
+    def graph(self) -> Drawing:
         """The drawing of the searched network."""
         return self.structure.graph
 
@@ -60,19 +61,46 @@ class Subject:
 
 
 Scores = dict[str, np.ndarray]  # group -> (channels,)
+Measure = Callable[[np.ndarray], np.ndarray]
 
 
-def per_channel(subject: Subject, measure) -> Scores:
+Members = Literal["mean", "sum", "max"]
+
+
+def per_channel(subject: Subject, measure: Measure, members: Members = "mean") -> Scores:
     """`measure` applied to each channel's weights, flattened to shape (channels, n).
 
-    A filter group is measured by the filters that make its channels. A selection has no filters of
-    its own, since the stream's channels belong to all: it is measured by the weights with which its
-    consumer reads each channel.
+    Where several layers make a group's channels, as those of a residual stream or before and after
+    a depthwise convolution, each is measured, and `members` says what of it counts. A filter is
+    measured by the weights that make its channel. A selection has no filters of its own, since the
+    stream's channels belong to all: it is measured by the weights with which its consumer reads
+    each channel.
     """
-    scores = {}
-    for name, group in subject.graph.groups.items():
-        layers, axis = (group.producers, 0) if group.kind == "filters" else (group.consumers, 1)
-        weights = [subject.tensors[f"{layer}.weight"].astype(np.float64) for layer in layers]
-        rows = [np.moveaxis(w, axis, 0).reshape(subject.widths[name], -1) for w in weights]
-        scores[name] = measure(np.concatenate(rows, axis=1))
-    return scores
+    return {
+        name: combined([measure(rows) for rows in rows_of(subject, name, group.members)], members)
+        for name, group in subject.graph.groups.items()
+    }
+
+
+def rows_of(
+    subject: Subject,
+    name: str,
+    tensors: Iterable[tuple[str, int]],
+    values: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:
+    """Per tensor (its name, and the axis of the group's channels), what belongs to each channel of
+    the group `name`: shape (channels, n). `values`: by tensor, in place of the weights."""
+    values = subject.tensors if values is None else values
+    graph, keep = subject.graph, subject.structure.keep
+    wanted = dict(tensors)
+    for tensor in graph.tensors():
+        if tensor.name in wanted:
+            axis = wanted[tensor.name]
+            places = graph.places(tensor.axes[axis], name, keep)
+            value = np.moveaxis(values[tensor.name].astype(np.float64), axis, 0)
+            yield value[places].reshape(len(places), -1)
+
+
+def combined(scores: list[np.ndarray], members: Members) -> np.ndarray:
+    """One score of each channel: the mean, sum or largest of its members', each (channels,)."""
+    return getattr(np, members)(scores, axis=0)

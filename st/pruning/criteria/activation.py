@@ -6,10 +6,22 @@ from pydantic import Field
 
 from st.core.errors import StError
 from st.core.registry import criteria
-from st.networks.graph import Graph
+from st.networks.drawing import Axis, Drawing
+from st.networks.program import Program
 from st.pruning.criteria import Scores, Subject
 
 BATCH = 32  # all layers' outputs are held at once
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "hardtanh",
+    "hardswish",
+    "silu",
+    "gelu",
+    "elu",
+    "leaky_relu",
+    "mish",
+)
 
 
 @criteria.register
@@ -28,7 +40,7 @@ def activation(
     from st.pruning.scoring import batches, build
 
     nodes = rectifiers(subject.graph)
-    network, where = build(subject, nodes)
+    network, where = build(subject, {name: tap for name, (tap, _) in nodes.items()})
     totals: dict[str, Any] = dict.fromkeys(nodes, 0)
     count = 0
     with torch.inference_mode():
@@ -39,7 +51,11 @@ def activation(
                 each = values.double().flatten(2).mean(2) if values.ndim > 2 else values.double()
                 totals[name] += each.sum(0).cpu()
             count += len(batch)
-    return {name: (total / count).numpy() for name, total in totals.items()}
+    graph, keep = subject.graph, subject.structure.keep
+    return {
+        name: (total / count).numpy()[graph.places(nodes[name][1], name, keep)].mean(axis=1)
+        for name, total in totals.items()
+    }
 
 
 activation.data = True
@@ -47,13 +63,31 @@ activation.data = True
 activation.comparable = lambda kind, **options: kind == "apoz"
 
 
-def rectifiers(graph: Graph) -> dict[str, int]:
-    """Per group, the number of the ReLU that follows its batch normalisation."""
-    found: dict[str, int] = {}
-    for name, group in graph.groups.items():
-        for number, node in enumerate(graph.nodes):
-            if node.op == "relu" and graph.nodes[node.inputs[0]].name in group.norms:
-                found.setdefault(name, number)
+def rectifiers(graph: Drawing) -> dict[str, tuple[Any, Axis]]:
+    """Per group, the tap of the activation that follows, and what its channels are an axis of."""
+    found = _imported(graph) if isinstance(graph, Program) else _drawn(graph)
+    for name in graph.groups:
         if name not in found:
             raise StError(f"criterion 'activation': no ReLU follows the normalisation of '{name}'")
+    return {name: found[name] for name in graph.groups}
+
+
+def _drawn(graph: Any) -> dict[str, tuple[Any, Axis]]:
+    found: dict[str, tuple[Any, Axis]] = {}
+    for name, group in graph.groups.items():
+        for number, node in enumerate(graph.nodes):
+            if node.op == "relu" and f"{graph.nodes[node.inputs[0]].name}.weight" in group.norms:
+                found.setdefault(name, (number, name))
+    return found
+
+
+def _imported(program: Program) -> dict[str, tuple[Any, Axis]]:
+    """The first activation of maps or vectors with the group's channels."""
+    extents = program.extents()
+    found: dict[str, tuple[Any, Axis]] = {}
+    for number, node in enumerate(program.forms["eval"]):
+        axis = node.layouts[0][1] if node.layouts and len(node.layouts[0]) in (2, 4) else None
+        if node.name in ACTIVATIONS and axis is not None:
+            for name in extents[axis].groups:
+                found.setdefault(name, ({"eval": number}, axis))
     return found

@@ -3,17 +3,17 @@
 import numpy as np
 
 from st.core.registry import criteria
-from st.pruning.criteria import Scores, Subject, per_channel
+from st.pruning.criteria import Members, Scores, Subject, per_channel
 
 
 @criteria.register
-def geometric_median(subject: Subject) -> Scores:
+def geometric_median(subject: Subject, *, members: Members = "mean") -> Scores:
     """Sum of the Euclidean distances to the other filters of the layer.
 
     A filter near the layer's geometric median is replaceable by the others, so it goes first. The
     paper prunes the same fraction of every layer: `ranking: local`.
     """
-    return per_channel(subject, distances)
+    return per_channel(subject, distances, members)
 
 
 geometric_median.comparable = False

@@ -3,13 +3,13 @@
 import numpy as np
 
 from st.core.registry import criteria
-from st.pruning.criteria import Scores, Subject, per_channel
+from st.pruning.criteria import Members, Scores, Subject, per_channel
 
 
 @criteria.register
-def l2_norm(subject: Subject) -> Scores:
+def l2_norm(subject: Subject, *, members: Members = "mean") -> Scores:
     """Euclidean norm of the channel's filter."""
-    return per_channel(subject, lambda rows: np.sqrt(np.square(rows).sum(axis=1)))
+    return per_channel(subject, lambda rows: np.sqrt(np.square(rows).sum(axis=1)), members)
 
 
 l2_norm.comparable = False

@@ -1,11 +1,12 @@
 """First-order Taylor expansion at BatchNorm gates (Molchanov et al. 2019)."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from st.core.registry import criteria
-from st.pruning.criteria import Scores, Subject
+from st.pruning.criteria import Scores, Subject, rows_of
 
 
 @criteria.register
@@ -18,34 +19,40 @@ def taylor(
     """(gamma dL/dgamma + beta dL/dbeta)^2, averaged over batches of training images.
 
     The inner term is dL/dz of a gate z = 1 that multiplies the channel's normalised output: to
-    first order, what removing the channel changes the loss by. L is the cross-entropy; a batch's
-    gradient is squared as a whole, as in the paper, so the scores depend on `batch_size`.
+    first order, what removing the channel changes the loss by. Where no batch normalisation
+    follows, the gate multiplies what the layer makes, so that its weights take the place of gamma.
+    L is the cross-entropy; a batch's gradient is squared as a whole, as in the paper, so the scores
+    depend on `batch_size`.
     """
-    import torch
     from torch.nn import functional as F
 
     from st.pruning.scoring import batches, build
 
     network, where = build(subject)
-    norms: dict[str, list[Any]] = {
-        name: [network.get_submodule(norm) for norm in group.norms]
-        for name, group in subject.graph.groups.items()
-    }
-    totals = {
-        name: torch.zeros(width, dtype=torch.float64) for name, width in subject.widths.items()
-    }
+    graph, shifts = subject.graph, {t.name for t in subject.graph.tensors() if len(t.shape) == 1}
+    gated: dict[str, list[tuple[str, int]]] = {}
+    for name, group in graph.groups.items():
+        scales = [(norm, 0) for norm in group.norms] or group.members
+        biases = {f"{scale.removesuffix('weight')}bias" for scale, _ in scales}
+        gated[name] = [*scales, *((bias, 0) for bias in sorted(biases & shifts))]
+    totals = {name: np.zeros(width) for name, width in subject.widths.items()}
+    wanted = {tensor for tensors in gated.values() for tensor, _ in tensors}
+    parameters = {n: p for n, p in network.named_parameters() if n in wanted}
     number = 0
     for batch, labels in batches(subject, where, images, batch_size):
         network.zero_grad()
         F.cross_entropy(network(batch), labels).backward()
-        for name, layers in norms.items():
-            gate: Any = sum(
-                norm.weight.detach() * norm.weight.grad + norm.bias.detach() * norm.bias.grad
-                for norm in layers
-            )
-            totals[name] += gate.double().square().cpu()
+        products = {
+            name: (p.detach() * p.grad).cpu().numpy()
+            for name, p in parameters.items()
+            if p.grad is not None
+        }
+        for name, tensors in gated.items():
+            used = [(tensor, axis) for tensor, axis in tensors if tensor in products]
+            gates = [rows.sum(axis=1) for rows in rows_of(subject, name, used, products)]
+            totals[name] += np.square(sum(gates))
         number += 1
-    return {name: (total / number).numpy() for name, total in totals.items()}
+    return {name: total / number for name, total in totals.items()}
 
 
 taylor.data = True

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from st.core.seeds import derive, stream
-from st.networks.graph import Node
+from st.networks.graph import Graph, Node
 from st.networks.inits.random import random
 from st.networks.network import apply, resized
 from st.networks.structure import Structure
@@ -86,6 +86,7 @@ class Supernet(nn.Module):
 
     def __init__(self, structure: Structure, space: Space, seed: int):
         super().__init__()
+        assert isinstance(structure.graph, Graph)
         self.graph, self.space = structure.graph, space
         initial = random(structure, None, derive(seed, "tas"))
         nodes = self.graph.nodes

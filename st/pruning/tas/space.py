@@ -106,6 +106,7 @@ def read(full: Structure, fractions: Sequence[float]) -> Space:
             "whose options say each layer's width, such as resnet or vgg"
         )
     graph = full.graph
+    assert isinstance(graph, Graph)  # none that is imported says each layer's width by options
     layers, linear = [], []
     for number, node in enumerate(graph.nodes):
         if node.op == "conv":

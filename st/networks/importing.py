@@ -1,0 +1,239 @@
+"""Import of a torch module: torch.export draws it, st/networks/coupling.py finds its channels."""
+
+from dataclasses import replace
+from operator import getitem
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.export import Dim, export
+
+from st.core.errors import StError, one_line
+from st.networks.coupling import coupled
+from st.networks.program import (
+    BATCH,
+    CONVOLUTIONS,
+    INPUT,
+    OUTPUT,
+    TRANSPOSED,
+    Node,
+    Program,
+    Stored,
+    named,
+)
+from st.networks.running import CONSTANTS, PYTHON
+from st.networks.stages import tapped
+
+MOST_IMAGES = 4096  # in a batch
+ALIASING = torch.Tag.maybe_aliasing_or_mutating
+
+
+# By operator, the roles of the tensors among its arguments, by their place.
+NORMALISED = ("", "scale", "shift", "mean", "variance")
+ROLES = {
+    **dict.fromkeys(CONVOLUTIONS, ("", "convolution", "bias")),
+    **dict.fromkeys(TRANSPOSED, ("", "transposed", "bias")),
+    "linear": ("", "linear", "bias"),
+    "batch_norm": NORMALISED,
+    "instance_norm": NORMALISED,
+    "layer_norm": ("", "", "scale", "shift"),
+    "rms_norm": ("", "", "scale"),
+    "group_norm": ("", "", "scale", "shift"),
+}
+
+
+def imported(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    stages: list[str] | None = None,
+    streams: bool = True,
+) -> tuple[Program, dict[str, np.ndarray]]:
+    """The program of `module` for images of `input_shape` (channels, height, width), and the values
+    of its parameters and buffers.
+
+    The module is drawn twice, in training and in evaluation, because what it does may differ. It is
+    left as it was. `stages`: the parts of it whose results are the stages that losses compare;
+    default: the last map of each size that all images pass. `streams`: see `coupled`. Raises
+    StError that names what cannot be imported.
+    """
+    forms: dict[str, list[Node]] = {}
+    stored: dict[str, Stored] = {}
+    values: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    training = {part: part.training for part in module.modules()}
+    try:
+        for form in ("train", "eval"):
+            module.train(form == "train")
+            program = exported(module, input_shape)
+            nodes, found = read(program, form, notes)
+            forms[form] = nodes
+            for name, (tensor, trained) in found.items():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                role = "parameter" if trained and tensor.requires_grad else "buffer"
+                stored[name] = Stored(list(tensor.shape), dtype, role)
+                values[name] = tensor.detach().cpu().numpy().copy()
+            shape = _result(program).meta["val"].shape
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+    if len(shape) != 2:
+        sizes = " x ".join(["n", *(str(size) for size in shape[1:])])
+        raise StError(f"{type(module).__name__}: gives {sizes} numbers, not n x classes")
+    _give_roles(stored, [*forms["train"], *forms["eval"]])
+    every = dict(module.named_parameters(remove_duplicate=False))
+    names = {id(p): name for name, p in every.items() if name in stored}
+    tied = {n: names[id(p)] for n, p in every.items() if n not in stored and id(p) in names}
+    unused = sorted(every.keys() - stored.keys() - tied.keys())
+    if unused:
+        notes.append(f"not used for the output, left out: {', '.join(unused)}")
+    program = Program(
+        input_shape, int(shape[1]), forms, stored, tied=tied, notes=list(dict.fromkeys(notes))
+    )
+    return tapped(coupled(program, streams), stages), values
+
+
+def _give_roles(stored: dict[str, Stored], nodes: list[Node]) -> None:
+    """What tensors are to the operators that take them as they are; of several the first."""
+    for node in nodes:
+        for argument, role in zip(node.args, ROLES.get(node.name, ()), strict=False):
+            for name in named(Node("", [argument])) if role else ():
+                known = stored[name].role
+                grouped = role == "convolution" and len(node.args) > 6 and node.args[6] > 1
+                if known == ("buffer" if role in ("mean", "variance") else "parameter"):
+                    stored[name] = replace(stored[name], role="grouped" if grouped else role)
+    for name, tensor in stored.items():
+        if tensor.role == "buffer" and name.endswith("num_batches_tracked"):
+            stored[name] = replace(tensor, role="count")
+
+
+def exported(module: nn.Module, input_shape: tuple[int, int, int]):
+    """torch.export's program; raises StError with what torch says."""
+    parameter = next(module.parameters(), torch.empty(0))
+    images = torch.zeros(BATCH, *input_shape, dtype=parameter.dtype, device=parameter.device)
+    batch = {0: Dim("n", min=BATCH, max=MOST_IMAGES)}
+    try:
+        return export(module, (images,), dynamic_shapes=(batch,), strict=False)
+    except Exception as error:  # the module's code may do anything
+        raise StError(
+            f"{type(module).__name__}: torch.export cannot draw it "
+            f"({type(error).__name__}: {one_line(error)})"
+        ) from error
+
+
+def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
+    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained)."""
+    tensors: dict[str, Any] = {}
+    known: dict[str, dict[str, Any]] = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind.name == "USER_INPUT":
+            known[spec.arg.name] = {"node": 0}
+        elif spec.kind.name in ("PARAMETER", "BUFFER"):
+            held = program.state_dict if spec.target in program.state_dict else program.constants
+            tensors[spec.target] = (held[spec.target], spec.kind.name == "PARAMETER")
+            known[spec.arg.name] = {"tensor": spec.target}
+        elif spec.kind.name == "CONSTANT_TENSOR":
+            name = f"constants.{form}_{spec.target.replace('.', '_')}"
+            tensors[name] = (program.constants[spec.target], False)
+            known[spec.arg.name] = {"tensor": name}
+        else:
+            raise StError(f"input '{spec.arg.name}' of kind {spec.kind.name} cannot be imported")
+    graph = program.graph_module.graph
+    outputs = program.graph_signature.user_outputs
+    if len(outputs) > 1:
+        when = {"train": "training", "eval": "evaluation"}[form]
+        notes.append(f"of its {len(outputs)} results in {when} the first is used")
+    result = _result(program)
+    needed = _needed(graph, result)
+    nodes = [Node(INPUT, [])]
+    for node in graph.nodes:
+        if node in needed and node.op == "call_function":
+            nodes.append(_node(node, known))
+            known[node.name] = {"node": len(nodes) - 1}
+    nodes.append(Node(OUTPUT, [known[result.name]]))
+    used = {name for node in nodes for name in _names([node.args, *node.kwargs.values()])}
+    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
+
+
+def _result(program) -> fx.Node:
+    """What makes the module's first result."""
+    (end,) = (node for node in program.graph_module.graph.nodes if node.op == "output")
+    name = program.graph_signature.user_outputs[0]
+    return next(node for node in end.args[0] if node.name == name)
+
+
+def _needed(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:
+    """What the result needs: what it is computed of, and what writes into that or into buffers."""
+    needed, memory = {result}, {_memory(result)}
+    for node in reversed(graph.nodes):
+        if _writes(node) and isinstance(node.args[0], fx.Node):
+            held = _memory(node.args[0])
+            if held in memory or held.op == "placeholder":
+                needed.add(node)
+        if node in needed:
+            needed |= set(node.all_input_nodes)
+            memory |= set(map(_memory, node.all_input_nodes))
+    return needed
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _memory(node: fx.Node) -> fx.Node:
+    """The node that made the tensor which this one is, or is a view of."""
+    while node.op == "call_function" and isinstance(node.args[0], fx.Node):
+        tags = getattr(node.target, "tags", ())
+        view = getattr(node.target, "is_view", False)
+        if not (view or node.target is getitem or _writes(node) or ALIASING in tags):
+            break
+        node = node.args[0]
+    return node
+
+
+def _names(argument: Any) -> list[str]:
+    if isinstance(argument, list):
+        return [name for part in argument for name in _names(part)]
+    return [argument["tensor"]] if isinstance(argument, dict) and "tensor" in argument else []
+
+
+def _node(node: fx.Node, known: dict[str, dict]) -> Node:
+    """A call as JSON, its arguments in the order that the operator declares."""
+
+    def plain(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return known[argument.name]
+        if isinstance(argument, list | tuple):
+            return [plain(part) for part in argument]
+        if isinstance(argument, float) and not np.isfinite(argument):
+            return {"float": str(argument)}
+        if argument is None or isinstance(argument, bool | int | float | str):
+            return argument
+        if isinstance(argument, torch.device):
+            return {"device": "input"}
+        for kind in CONSTANTS:
+            if isinstance(argument, getattr(torch, kind)):
+                return {kind: str(argument).removeprefix("torch.")}
+        raise StError(f"{node.target}: an argument of type {type(argument).__name__}")
+
+    args, kwargs = list(node.args), dict(node.kwargs)
+    if isinstance(node.target, torch._ops.OpOverload):
+        if node.target.namespace != "aten":
+            raise StError(
+                f"operator {node.target} cannot be imported: it is not one of torch's own"
+            )
+        positional = [a for a in node.target._schema.arguments if not a.kwarg_only]
+        last = max((n for n, a in enumerate(positional) if a.name in kwargs), default=-1)
+        for argument in positional[len(args) : last + 1]:
+            args.append(kwargs.pop(argument.name, argument.default_value))
+        op = str(node.target)
+    else:
+        op = getattr(node.target, "__name__", str(node.target))
+        if op not in PYTHON:
+            raise StError(
+                f"operator {op} cannot be imported; write the network without gradients switched "
+                "off, loops over values, or calls that depend on them"
+            )
+    stack = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())
+    named_arguments = {name: plain(value) for name, value in kwargs.items()}
+    return Node(op, plain(args), named_arguments, module=stack[-1][0])

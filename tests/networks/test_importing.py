@@ -1,0 +1,447 @@
+"""Imported modules: they compute what the module does, and pruned what it does with zeros."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from st.core.errors import StError
+from st.networks import network
+from st.networks.checkpoint import Checkpoint
+from st.networks.importing import imported
+from st.networks.inits.inherit import inherit
+from st.networks.structure import Structure
+
+
+def block(channels_in, channels, kernel=3, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Small(nn.Module):
+    """A stem of 8 channels, a function of it and of some modules with 8 channels, a classifier."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.stem, self.parts, self.function = block(3, 8), nn.ModuleList(parts), function
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.function(self.stem(x), *self.parts).mean((2, 3)))
+
+
+class Plain(nn.Module):
+    """Any function of some modules."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.parts, self.function = nn.ModuleList(parts), function
+
+    def forward(self, x):
+        return self.function(x, *self.parts)
+
+
+def excite(x, one, two):
+    return x * torch.sigmoid(two(F.relu(one(F.adaptive_avg_pool2d(x, 1)))))
+
+
+def shuffle(x, one, two, groups=2):
+    n, c, h, w = x.shape
+    return two(one(x).view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w))
+
+
+def halves(x, one, two):
+    first, second = x.chunk(2, 1)
+    return torch.cat([one(first), second], 1) + two(x)
+
+
+def uneven(x, one):
+    first, second = x.split([3, 5], 1)
+    return torch.cat([second, one(first)], 1)
+
+
+def attention(heads, fused):
+    def function(x, qkv, out):
+        n, c, h, w = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+        parts = qkv(tokens).reshape(n, h * w, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = parts.unbind(0)
+        if fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q * (c // heads) ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+        y = out(y.transpose(1, 2).reshape(n, h * w, c))
+        return x + y.transpose(1, 2).reshape(n, c, h, w)
+
+    return Small(function, nn.Linear(8, 24), nn.Linear(8, 8))
+
+
+def selective(x, one, two, weights):
+    """Selective kernels: a softmax over two branches."""
+    y = torch.stack([one(x), two(x)], 1)
+    w = weights(y.sum(1).mean((2, 3))).view(x.shape[0], 2, -1).softmax(1)
+    return (y * w[:, :, :, None, None]).sum(1)
+
+
+def along_channels(x, conv):
+    """Efficient channel attention: a convolution along the channels."""
+    s = conv(x.mean((2, 3), keepdim=True).squeeze(-1).transpose(-1, -2))
+    return x * s.transpose(-1, -2).unsqueeze(-1).sigmoid()
+
+
+def spatial_attention(x, conv):
+    return x * conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
+
+
+def written(x, one):
+    y = one(x)
+    y[:, :2] += 1
+    return y.mul_(2) + x
+
+
+class Scales(nn.Module):
+    """Parameters that are added and multiplied, per channel, per entry and once."""
+
+    def __init__(self):
+        super().__init__()
+        self.channel = nn.Parameter(torch.rand(8, 1, 1))
+        self.entry = nn.Parameter(torch.rand(1, 8, 8, 8))
+        self.single = nn.Parameter(torch.rand(1))
+
+    def forward(self, x):
+        return x + self.channel * (x + self.entry) * self.single
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Depth(nn.Module):
+    """Stochastic depth, which is another network in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = block(8, 8)
+
+    def forward(self, x):
+        if not self.training:
+            return x + self.inner(x)
+        return x + self.inner(x) * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(0.8) / 0.8
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.c.weight, self.head = self.b.weight, nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.c(F.relu(self.b(F.relu(self.a(x))))).mean((2, 3)))
+
+
+def non_local(x, one, two, three):
+    q, k, v = (part(x).flatten(2).transpose(1, 2) for part in (one, two, three))
+    return x + torch.bmm((q @ k.transpose(1, 2)).softmax(-1), v).transpose(1, 2).reshape(x.shape)
+
+
+def between(function, made=6, read=6):
+    """`function` of what one block makes and another reads."""
+    return Small(lambda x, a, b: b(function(a(x))), block(8, made), block(read, 8))
+
+
+def layer_between(layer, made=12):
+    return Small(lambda x, a, b, c: c(b(a(x))), block(8, made), layer, block(made, 8))
+
+
+# the module, and the sizes of the groups that can be pruned
+CASES = {
+    "squeeze and excite": (lambda: Small(excite, nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)), [8, 4]),
+    "depthwise": (lambda: layer_between(nn.Conv2d(12, 12, 3, padding=1, groups=12)), [8, 12, 8]),
+    "depthwise, two each": (
+        lambda: Small(lambda x, a, b: b(a(x)), block(8, 16, groups=8), block(16, 8)),
+        [8, 8],
+    ),
+    "grouped": (
+        lambda: Small(lambda x, a, b: b(a(x)), block(8, 12, groups=2), block(12, 8, groups=4)),
+        [4, 3, 2],
+    ),
+    "one channel a group": (
+        lambda: Small(lambda x, a, b: b(a(x)), nn.Conv2d(8, 4, 1, groups=4), block(4, 8)),
+        [4, 8],
+    ),
+    "shuffle": (lambda: Small(shuffle, block(8, 8), block(8, 8)), [8, 8, 8]),
+    "torch's shuffle": (lambda: between(lambda x: F.channel_shuffle(x, 3)), [8, 6, 8]),
+    "halves": (lambda: Small(halves, block(4, 4), block(8, 8)), [4, 4, 4]),
+    "uneven parts": (lambda: Small(uneven, block(3, 3)), [3, 5, 3]),
+    "padded channels": (
+        lambda: Small(
+            lambda x, a, b: b(a(x) + F.pad(x, (0, 0, 0, 0, 4, 4))), block(8, 16), block(16, 8)
+        ),
+        [8],
+    ),
+    "attention": (lambda: attention(2, True), [8, 4]),
+    "attention, one head": (lambda: attention(1, True), [8, 8]),
+    "attention of products": (lambda: attention(4, False), [8, 4]),
+    "non-local": (
+        lambda: Small(non_local, nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 8, 1)),
+        [8, 4],
+    ),
+    "selective": (lambda: Small(selective, block(8, 8), block(8, 8), nn.Linear(8, 16)), [8, 8]),
+    "along channels": (
+        lambda: Small(along_channels, nn.Conv1d(1, 1, 3, padding=1, bias=False)),
+        [],
+    ),
+    "spatial attention": (lambda: Small(spatial_attention, nn.Conv2d(2, 1, 1)), []),
+    "written in place": (lambda: Small(written, block(8, 8)), []),
+    "used twice": (lambda: Small(lambda x, a: a(a(x)), block(8, 8)), [8]),
+    "flattened maps": (
+        lambda: Plain(
+            lambda x, *parts: nn.Sequential(*parts)(x), block(3, 6), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(96, 9), nn.ReLU(), nn.Linear(9, 5),
+        ),
+        [6, 9],
+    ),
+    "squeezed": (
+        lambda: Plain(
+            lambda x, a, b: b(F.adaptive_avg_pool2d(a(x), 1).squeeze()), block(3, 6),
+            nn.Linear(6, 5),
+        ),
+        [6],
+    ),
+    "tied": (Tied, [8]),
+    "scales": (lambda: Small(lambda x, a: a(x), Scales()), [8]),
+    "standardised weights": (
+        lambda: Small(lambda x, a, b: b(a(x)), Standardised(8, 6, 1), Standardised(6, 8, 1)),
+        [8],
+    ),
+    "group norm": (lambda: layer_between(nn.GroupNorm(3, 12)), [8, 4, 8]),
+    "instance norm": (lambda: layer_between(nn.InstanceNorm2d(12, affine=True)), [8, 12, 8]),
+    "group norm of one": (lambda: layer_between(nn.GroupNorm(12, 12)), [8, 12, 8]),
+    "prelu": (lambda: layer_between(nn.PReLU(12)), [8, 12, 8]),
+    "single prelu": (lambda: layer_between(nn.PReLU()), [8, 12, 8]),
+    "stochastic depth": (lambda: Small(lambda x, a: a(x), Depth()), [8]),
+    "zeros": (
+        lambda: between(lambda x: x + x.new_zeros(x.shape[0], x.shape[1], 1, 1)),
+        [8, 6, 8],
+    ),
+    "one dimension": (
+        lambda: Plain(
+            lambda x, a, b, c: c(b(F.gelu(a(x.flatten(1, 2)))).amax(-1)), nn.Conv1d(24, 8, 3),
+            nn.Conv1d(8, 6, 3, 2), nn.Linear(6, 5),
+        ),
+        [8, 6],
+    ),
+    "channels last": (
+        lambda: Small(
+            lambda x, a, b: x + b(F.gelu(a(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2),
+            nn.Linear(8, 16), nn.Linear(16, 8),
+        ),
+        [8, 16],
+    ),
+    "transposed": (
+        lambda: Small(
+            lambda x, a, b: b(F.relu(a(x))), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv2d(6, 8, 2, 2)
+        ),
+        [8, 8, 6],
+    ),
+    "glu": (lambda: between(lambda x: F.glu(x, 1), 12), [8, 6, 8]),
+    "maximum of halves": (lambda: between(lambda x: torch.max(*x.chunk(2, 1)), 12), [8, 6, 8]),
+    "maxout": (lambda: between(lambda x: x.unflatten(1, (6, 2)).amax(2), 12), [8, 6, 8]),
+    "pixel shuffle": (lambda: between(lambda x: F.pixel_shuffle(x, 2), 24), [8, 6, 8]),
+    "pixel unshuffle": (lambda: between(lambda x: F.pixel_unshuffle(x, 2), 6, 24), [8, 6, 8]),
+    "repeated": (lambda: between(lambda x: x.repeat(1, 2, 1, 1), 6, 12), [8, 6, 8]),
+    "flipped": (lambda: between(lambda x: x.flip(1)), [8, 6, 8]),
+    "rolled": (lambda: between(lambda x: x.roll(2, 1).roll(3, 2)), [8, 6, 8]),
+    "sliced": (lambda: between(lambda x: x[:, 1:7:2], 8, 3), [8, 5, 3, 8]),
+    "interpolated": (lambda: between(lambda x: F.interpolate(x, scale_factor=2)), [8, 6, 8]),
+    "chosen": (lambda: between(lambda x: torch.where(x > 0.5, x, x * 2)), [8, 6, 8]),
+    "expanded": (lambda: between(lambda x: x * x.amax((2, 3), True).expand_as(x)), [8, 6, 8]),
+    "softmax of channels": (lambda: between(lambda x: x.softmax(1)), [8, 8]),
+    "sums of channels": (lambda: between(lambda x: x.cumsum(1)), [8, 8]),
+    "normalised channels": (lambda: between(lambda x: F.normalize(x, dim=1)), [8, 8]),
+    "indexed": (lambda: between(lambda x: x[:, [3, 1, 0]], 6, 3), [8, 8]),
+    "one channel for all": (lambda: between(lambda x: x * x[:, 2:3]), [8, 5, 8]),
+    "no rule": (lambda: between(lambda x: x.sort(1)[0]), [8, 8]),
+}  # fmt: skip
+
+
+def prepared(module: nn.Module) -> nn.Module:
+    """In float64, with weights of no special form, without dropout, whose draws differ."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in module.double().state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(
+                0, max(value[0].numel(), 4) ** -0.5 if value.ndim else 1, generator=generator
+            )
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0
+    return module
+
+
+def structure_of(module: nn.Module, input_shape=(3, 8, 8), **options):
+    """The structure of an imported module as files have it, and its tensors."""
+    program, values = imported(module, input_shape, **options)
+    whole = Structure("import", {}, input_shape, program.classes, program=program)
+    return Structure.from_json(json.loads(json.dumps(whole.to_json())), "it"), values
+
+
+def some_channels(whole: Structure, rng: np.random.Generator, share: float | None = None):
+    """Channels to keep of the groups that are pruned exactly."""
+    keep = {}
+    for name, group in whole.graph.groups.items():
+        amount = rng.integers(1, group.size + 1) if share is None else int(group.size * share)
+        if group.exact:
+            keep[name] = np.sort(rng.permutation(group.size)[: max(1, amount)])
+    return whole.with_keep(keep)
+
+
+def pruned(part: Structure, values) -> nn.Module:
+    """The network of these channels, with their weights."""
+    source = Checkpoint("it", values, part.full, {})
+    small = network.bare(part).double()
+    given = network.given(part, inherit(part, source, 0))
+    small.load_state_dict(given)
+    return small
+
+
+def masked(part: Structure, values) -> dict:
+    """The full network's tensors with zeros in the place of what is removed."""
+    kept, result = part.graph.positions(part.keep), {}
+    for tensor in part.graph.tensors():
+        value = values[tensor.name].copy()
+        for number, axis in enumerate(tensor.axes):
+            if axis is not None:
+                removed = np.setdiff1d(np.arange(tensor.shape[number]), kept[axis])
+                np.moveaxis(value, number, 0)[removed] = 0
+        result[tensor.name] = value
+    return result
+
+
+def outputs(module: nn.Module, x: torch.Tensor, training: bool) -> torch.Tensor:
+    torch.manual_seed(0)
+    y = copy.deepcopy(module).train(training)(x)
+    return y if isinstance(y, torch.Tensor) else y[0]
+
+
+def check(module: nn.Module, part: Structure, values, x: torch.Tensor) -> nn.Module:
+    """The pruned network computes what the module does with zeros, and so do its gradients."""
+    small = pruned(part, values)
+    zeroed = copy.deepcopy(module)
+    state = zeroed.state_dict()
+    for name, value in masked(part, values).items():
+        if not name.startswith("constants."):
+            state[name].copy_(torch.from_numpy(value))
+    for training in (False, True):
+        expected = outputs(zeroed, x, training)
+        found = outputs(small, x, training)
+        # normalising a batch's few values amplifies rounding
+        close = (1e-8 if training else 1e-9) * expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=close)
+    return small
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pruned_equals_zeroed(name):
+    make, sizes = CASES[name]
+    module = prepared(make())
+    whole, values = structure_of(module)
+    assert [group.size for group in whole.graph.groups.values()] == sizes
+    x = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    check(module, whole, values, x)
+    for seed in range(4):
+        part = some_channels(whole, np.random.default_rng(seed))
+        small = check(module, part, values, x)
+        assert part.cost()[0] == sum(p.numel() for p in small.parameters())
+        small.eval()(x[:1])  # any number of images
+
+
+def small_vgg() -> nn.Module:
+    network = models.vgg11_bn(num_classes=10)
+    network.avgpool = nn.AdaptiveAvgPool2d(2)
+    network.classifier[0], network.classifier[3] = nn.Linear(2048, 32), nn.Linear(32, 16)
+    network.classifier[6] = nn.Linear(16, 10)
+    return network
+
+
+# the network, the side of its images, its groups
+NETWORKS = {
+    "resnet18": (models.resnet18, 32, 12),
+    "mobilenet_v2": (models.mobilenet_v2, 32, 25),
+    "mobilenet_v3_small": (models.mobilenet_v3_small, 32, 27),
+    "shufflenet_v2": (models.shufflenet_v2_x0_5, 32, 80),
+    "densenet": (lambda: models.DenseNet(8, (2, 3, 2, 2), 16), 32, 22),
+    "googlenet": (lambda: models.googlenet(init_weights=False), 96, 57),
+    "efficientnet_b0": (models.efficientnet_b0, 32, 40),
+    "regnet_y_400mf": (models.regnet_y_400mf, 32, 53),
+    "convnext_tiny": (models.convnext_tiny, 32, 22),
+    "vgg": (small_vgg, 32, 10),
+    "squeezenet": (models.squeezenet1_1, 32, 25),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_torchvision(name):
+    make, side, groups = NETWORKS[name]
+    module = prepared(make())
+    whole, values = structure_of(module, (3, side, side))
+    assert len(whole.graph.groups) == groups
+    x = torch.rand(2, 3, side, side, dtype=torch.float64)
+    check(module, whole, values, x)
+    part = some_channels(whole, np.random.default_rng(0), 0.5)
+    small = check(module, part, values, x).eval()
+    with FlopCounterMode(display=False) as counter:
+        small(x[:1])
+    assert part.cost() == (
+        sum(p.numel() for p in small.parameters()),
+        counter.get_total_flops() // 2,
+    )
+    most = 0.6 if name == "convnext_tiny" else 0.5  # of which the stream is not pruned exactly
+    assert part.cost()[1] < most * whole.cost()[1]
+
+
+def test_names_are_the_modules():
+    module = prepared(Tied())
+    whole, values = structure_of(module)
+    net = network.build(whole, values)
+    assert net.state_dict().keys() == module.state_dict().keys()
+    assert net.b.weight is net.c.weight
+    assert network.tensors(net).keys() == values.keys()
+    assert whole.graph.groups["a"].members == [("a.weight", 0), ("c.weight", 0)]
+
+
+def test_what_is_pinned_is_said():
+    program, _ = imported(CASES["along channels"][0](), (3, 8, 8))
+    assert program.pinned == {"conv1d": 8, "the output": 5}
+
+
+REFUSED = {
+    "values": (lambda x: x if x.sum() > 0 else -x, "torch.export cannot draw it"),
+    "no gradients": (lambda x: x * _without_gradients(x), "cannot be imported"),
+}
+
+
+def _without_gradients(x):
+    with torch.no_grad():
+        return x.mean()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_imported_is_one_line(name):
+    function, words = REFUSED[name]
+    with pytest.raises(StError, match=words) as caught:
+        imported(between(function), (3, 8, 8))
+    assert "\n" not in str(caught.value)
