@@ -10,6 +10,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
+include: "workflow/rules/draw.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/initialize.smk"

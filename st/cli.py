@@ -19,6 +19,7 @@ from st.training.launch import ABANDONED, Abandoned, Member, launch
 # phase -> (help, whether it computes with torch)
 PHASES = {
     "prepare": ("decode a data set once for all jobs", False),
+    "draw": ("import a network of one's own", False),
     "pretrain": ("train a supernet", True),
     "search": ("find a subnet's structure in a supernet", True),
     "initialize": ("give a structure its first weights", False),
@@ -79,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")
     show.add_argument("--json", action="store_true", help="print it as JSON")
     show.add_argument("--plugin", action="append", default=[], help="a module to import")
+    text = "make a safetensors file of a state dict that torch saved (.pth, .pt)"
+    pth = commands.add_parser("convert", help=text, description=text)
+    pth.add_argument("source", type=Path)
+    pth.add_argument("target", type=Path)
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -123,6 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             load_plugins(options.plugin)
             show(options.path, options.json)
+        elif options.command == "convert":
+            from st.networks.weights import convert
+
+            count = convert(options.source, options.target)
+            print(f"{options.target}: {count} tensors")
         elif options.command == "record":
             from st.core.records import record
 

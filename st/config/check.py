@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from st.config.combinations import without_effect
+from st.config.layout import DRAWING
 from st.config.params import (
     Architecture,
     DataSet,
@@ -19,10 +20,13 @@ from st.config.params import (
     Supernet,
     objective,
     recipe,
+    weights_file,
 )
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
+from st.core.tensors import read_header
+from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
 from st.networks.structure import Structure
 from st.pruning.selection import Budget, check_reachable
@@ -191,6 +195,16 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
     for key, architecture in params.architectures.items():
         found = _problems(registry.inits.check, "random", architecture.init_options)
         problems += [f"architectures.{key}.init_options: {p}" for p in found]
+        if getattr(_family(architecture.family), "imported", False):
+            for dataset, _ in shapes:
+                try:
+                    drawn = _drawn(dataset, key, architecture)
+                except StError as error:
+                    problems.append(f"architectures.{key}: {error}")
+                    break
+                if drawn:
+                    taps[key], supernets[dataset, key] = drawn.graph.taps, drawn
+            continue
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
             arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
@@ -203,6 +217,35 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
             if shape:
                 supernets[dataset, key] = Structure(architecture.family, options, *shape)
     return problems, supernets, taps
+
+
+def _family(name: str) -> Any:
+    return registry.architectures.get(name) if name in registry.architectures.names() else None
+
+
+def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
+    """An imported network, if it has been drawn with these options; raises StError if they are
+    wrong."""
+    options = registry.architectures.check(architecture.family, architecture.options)
+    path = Path(DRAWING.format(dataset=dataset, architecture=key))
+    place, _, name = options["module"].rpartition(":")
+    if not place or not name:
+        raise StError(
+            f"option 'module': must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME, not "
+            f"{options['module']!r}"
+        )
+    for file in (place if place.endswith(".py") else None, options["weights"]):
+        if file is not None and not Path(file).is_file():
+            raise StError(f"'{file}' is missing; paths are relative to the project")
+    if not path.exists():
+        return None
+    try:
+        header = read_header(path, FORMAT)
+        if header["facts"]["job"]["options"] != options:
+            return None  # it will be drawn anew
+        return Structure.from_json(header["structure"], str(path))
+    except (StError, KeyError, TypeError):
+        return None
 
 
 def _contradictions(
@@ -251,8 +294,28 @@ def _contradictions(
             found = _reference(name, [row for row in rows if row != key], "row")
             yield from (f"claims.{key}: {p}" for p in found)
     for key, supernet in params.supernets.items():
+        drawn = [
+            name
+            for name, architecture in params.architectures.items()
+            if not getattr(_family(architecture.family), "imported", False)
+        ]
+        if supernet.weights == "own" and drawn:
+            yield (
+                f"supernets.{key}.weights: own: {drawn[0]} has no weights of its own, as only "
+                "imported networks have; name a safetensors file"
+            )
+        for name in params.architectures:
+            for dataset in params.datasets:
+                file = weights_file(supernet, dataset, name)
+                if file is not None and not Path(file).is_file():
+                    yield (
+                        f"supernets.{key}.weights: '{file}' is missing; name a safetensors file, "
+                        "relative to the project, or say own"
+                    )
         for name, trained in params.architectures.items():
             epochs = recipe(params, trained, supernet).epochs
+            if not epochs and not supernet.weights:
+                yield f"supernets.{key}.training.epochs: 0 for {name}: needs weights: own or a file"
             if supernet.rewind_epoch > epochs:
                 yield (
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "

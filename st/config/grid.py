@@ -4,6 +4,7 @@ Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from st.config.layout import (
     Paths,
     place,
 )
-from st.config.params import Architecture, Params, objective, recipe
+from st.config.params import Architecture, Params, objective, recipe, weights_file
+from st.config.sources import beside, sources
 from st.core import registry
 from st.core.job import Job, fingerprint
 
@@ -54,7 +56,38 @@ class Grid:
         """A supernet's name in the table."""
         return self.params.row(supernet)
 
+    def imported(self) -> list[str]:
+        """The architectures that the phase `draw` imports."""
+        families = {name: a.family for name, a in self.params.architectures.items()}
+        return [
+            name
+            for name, family in families.items()
+            if getattr(registry.architectures.get(family), "imported", False)
+        ]
+
+    def own_code(self, architecture: str) -> list[Path]:
+        """The files of a user's own module, where they are not a library's."""
+        place = self._options(architecture)["module"].rpartition(":")[0]
+        if place.endswith(".py"):
+            return beside(Path(place))
+        here = Path.cwd()
+        return [path for path in sources(place) if path.is_relative_to(here)] if place else []
+
+    def _options(self, architecture: str) -> dict[str, Any]:
+        spec = self.params.architectures[architecture]
+        return registry.architectures.check(spec.family, spec.options)
+
     # Jobs, phase by phase.
+
+    def draw(self, architecture: str) -> Job:
+        """The import of a network, which depends on the library that it comes from."""
+        options = self._options(architecture)
+        library = options["module"].partition(":")[0].partition(".")[0]
+        try:
+            found = version(library)
+        except (PackageNotFoundError, ValueError):
+            found = None
+        return {"options": options, "library": found}
 
     def prepare(self, dataset: str) -> Job:
         """The images of a data set: source, its options with defaults, the part held out."""
@@ -76,7 +109,8 @@ class Grid:
         return {
             "seed": seed,
             "family": arch.family,
-            "options": registry.architectures.check(arch.family, arch.options),
+            "options": self._options(architecture),
+            **({"weights": part.weights} if part.weights else {}),
             "init_options": self._fresh(arch, {} if scale is None else {"bn_scale": scale}),
             "rewind_epoch": part.rewind_epoch,
             "sparsity": arch.sparsity if part.sparse else 0.0,
@@ -220,6 +254,8 @@ class Grid:
             return [Experiment()]
         if phase == "prepare":
             return [Experiment(dataset) for dataset in self.params.datasets]
+        if phase == "draw":
+            return [Experiment(d, a) for d in self.params.datasets for a in self.imported()]
         return [
             Experiment(dataset, architecture, seed, name)
             for dataset in self.params.datasets
@@ -239,6 +275,7 @@ class Grid:
         """What the phase is told."""
         names = {
             "prepare": ("dataset",),
+            "draw": ("architecture",),
             "initialize": ("architecture", "seed", "name"),
             "evaluate": ("dataset", "architecture", "seed"),
             "report": (),
@@ -280,8 +317,19 @@ class Grid:
             }
         elif phase == "prepare":
             inputs = {}
+        elif phase == "draw":
+            weights = self._options(experiment.architecture)["weights"]
+            inputs = {"data": place("prepare", "data", experiment), "weights": weights}
         elif phase == "pretrain":
-            inputs = {"data": place("prepare", "data", experiment)}
+            inputs = {
+                "data": place("prepare", "data", experiment),
+                "drawing": self._drawing(experiment),
+                "weights": weights_file(
+                    self.params.supernets[experiment.name],
+                    experiment.dataset,
+                    experiment.architecture,
+                ),
+            }
         elif phase == "search":
             inputs = self._searched(experiment)
         else:
@@ -298,6 +346,11 @@ class Grid:
                 path = outputs[option]
                 found += [path] if isinstance(path, str) else path or []
         return found
+
+    def _drawing(self, experiment: Experiment) -> str | None:
+        """The imported network, if it is one."""
+        imported = experiment.architecture in self.imported()
+        return place("draw", "drawing", experiment) if imported else None
 
     def _searched(self, experiment: Experiment) -> Paths:
         """The inputs of a search: the images and early weights only if it looks at them."""
@@ -319,7 +372,9 @@ class Grid:
             source = registry.inits.get(method.init).source
             return {
                 "structure": place("search", "structure", experiment, method.search),
-                "source": place("pretrain", source, experiment, supernet) if source else None,
+                "source": place("pretrain", source, experiment, supernet)
+                if source
+                else self._drawing(experiment),
             }
         taught = self.needs_teacher(experiment.name)
         return {

@@ -11,7 +11,8 @@ from typing import NamedTuple
 # The inputs of each phase.
 INPUTS = {
     "prepare": (),
-    "pretrain": ("data",),
+    "draw": ("data", "weights"),
+    "pretrain": ("data", "drawing", "weights"),
     "search": ("supernet", "data", "rewind"),
     "initialize": ("structure", "source"),
     "train": ("data", "init", "teacher"),
@@ -19,12 +20,19 @@ INPUTS = {
     "report": (),
 }
 # Of these, the ones that not every job of the phase has.
-OPTIONAL = {"search": ("data", "rewind"), "initialize": ("source",), "train": ("teacher",)}
+OPTIONAL = {
+    "draw": ("weights",),
+    "pretrain": ("drawing", "weights"),
+    "search": ("data", "rewind"),
+    "initialize": ("source",),
+    "train": ("teacher",),
+}
 
 # All outputs, with Snakemake's wildcards. A folder per phase, because phases are what DVC versions;
 # below it one per experiment.
 _RUN = "{dataset}/{architecture}/seed{seed}"
 DATA = "results/prepare/{dataset}/data.safetensors"
+DRAWING = "results/prepare/{dataset}/{architecture}/drawing.safetensors"  # of what is imported
 SUPERNET = f"results/pretrain/{_RUN}/{{supernet}}/model.safetensors"
 REWIND = f"results/pretrain/{_RUN}/{{supernet}}/rewind.safetensors"
 SUPERNET_HISTORY = f"results/pretrain/{_RUN}/{{supernet}}/history.csv"
@@ -36,6 +44,7 @@ METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by the
 PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
 OUTPUTS = {
     "prepare": {"data": DATA},
+    "draw": {"drawing": DRAWING},
     "pretrain": {"model": SUPERNET, "rewind": REWIND, "history": SUPERNET_HISTORY},
     "search": {"structure": STRUCTURE},
     "initialize": {"init": INIT},

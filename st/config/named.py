@@ -13,9 +13,9 @@ from st.core.registry import closest
 def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict[str, Any], str]:
     """Job, files and label for a phase that a person runs without the workflow.
 
-    `experiment` is the folder below results/PHASE/: DATASET for prepare,
-    DATASET/ARCHITECTURE/seedN for evaluate, and one level more, the name of a supernet, search
-    or method, for the others. Raises StError if the params file has no such experiment.
+    `experiment` is the folder below results/PHASE/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
+    for evaluate, and one level more, the name of a supernet, search or method, for the others; for
+    draw it is DATASET/ARCHITECTURE. Raises StError if the params file has no such experiment.
     """
     parts = [] if phase == "report" else _parts(phase, experiment)
     about = _experiment(grid, phase, parts)
@@ -23,7 +23,7 @@ def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict
 
 
 def _parts(phase: str, experiment: str | None) -> list[str]:
-    levels = {"prepare": 1, "evaluate": 3}.get(phase, 4)
+    levels = {"prepare": 1, "draw": 2, "evaluate": 3}.get(phase, 4)
     parts = (experiment or "").strip("/").removeprefix(f"results/{phase}/").split("/")
     if len(parts) != levels:
         shape = "/".join(["DATASET", "ARCHITECTURE", "seedN", "NAME"][:levels])
@@ -42,7 +42,9 @@ def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
         _known(architecture, params.architectures, "architecture")
         _known(seed, [f"seed{n}" for n in params.seeds], "seed")
         number = int(seed.removeprefix("seed"))
-    if phase == "pretrain":
+    if phase == "draw":
+        _known(architecture, grid.imported(), "imported architecture")
+    elif phase == "pretrain":
         _known(name, params.supernets, "supernet")
     elif phase == "search":
         _known(name, params.searches, "search")

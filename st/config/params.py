@@ -107,7 +107,7 @@ class DataSet(Section):
 class Architecture(Section):
     """A supernet's architecture."""
 
-    family: str = Field(description="vgg, resnet, preresnet, densenet, or a plugin's.")
+    family: str = Field(description="vgg, resnet, preresnet, densenet, import, or a plugin's.")
     options: Options = Field({}, description="The family's options, such as depth and width.")
     sparsity: Annotated[float, Finite(ge=0, le=1)] = Field(
         1e-4, description="Weight of the L1 penalty on BatchNorm scales in sparse supernets."
@@ -126,6 +126,12 @@ class Supernet(Section):
     """A way to train the supernet."""
 
     sparse: Flag = Field(False, description="Network slimming's L1 penalty while training.")
+    weights: str | None = Field(
+        None,
+        description="Start from trained weights: a safetensors file, in whose name {architecture} "
+        "and {dataset} stand for these; or `own`, those that an imported module has. With "
+        "training: {epochs: 0} they are taken as they are.",
+    )
     bn_scale: Annotated[float, Finite(gt=0, le=10)] | None = Field(
         None,
         description="Initial BatchNorm scale (network slimming: 0.5); default: the architecture's.",
@@ -286,6 +292,14 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_json_schema(TypeAdapter(Params)),
     }
+
+
+def weights_file(supernet: Supernet, dataset: str, architecture: str) -> str | None:
+    """The file that the supernet's weights are taken from, if any."""
+    if supernet.weights in (None, "own"):
+        return None
+    named = supernet.weights.replace("{dataset}", dataset)
+    return named.replace("{architecture}", architecture)
 
 
 def objective(method: Method) -> dict[str, dict[str, Any]]:

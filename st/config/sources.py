@@ -63,6 +63,18 @@ def _file(name: str) -> Path | None:
     return None
 
 
+def beside(path: Path) -> list[Path]:
+    """A file of Python's, and the files in its folder that it imports, directly or not."""
+    found: list[Path] = []
+    queue = [path]
+    while queue:
+        file = queue.pop()
+        if file not in found and file.is_file():
+            found.append(file)
+            queue += [file.with_name(f"{name.split('.')[0]}.py") for name in _imports(file)]
+    return sorted(found)
+
+
 @cache
 def _imports(path: Path) -> list[str]:
     """All names that a file imports; `from a import b` gives both a and a.b."""

@@ -386,6 +386,19 @@ def product(coupling: Coupling, call: Call) -> Labels:
     return coupling.join(call, operands, letters)
 
 
+@rule("einsum")
+def einsum(coupling: Coupling, call: Call) -> Any:
+    """Products of any axes by their letters."""
+    equation, tensors = call["equation"], call["tensors"]
+    if "." in equation or "->" not in equation:
+        return pinned(coupling, call)
+    given, result = equation.replace(" ", "").split("->")
+    operands: Operands = list(zip(tensors, given.split(","), strict=True))
+    if any(len(set(letters)) < len(letters) for _, letters in operands):
+        return pinned(coupling, call)
+    return coupling.join(call, operands, result)
+
+
 @rule("scaled_dot_product_attention")
 def attention(coupling: Coupling, call: Call) -> Labels:
     """softmax(q k^T) v, over the last two axes."""

@@ -16,6 +16,7 @@ class Executable(nn.Module):
     def __init__(self, structure: Structure):
         super().__init__()
         self.structure = structure
+        self.random = False  # whether torch's random numbers are drawn in training, as by dropout
         self.layers_by_name: dict[str, nn.Module] = {}
         # layers, each with the batch normalisation that alone reads it
         self.foldable: list[tuple[str, str]] = []

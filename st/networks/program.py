@@ -22,11 +22,15 @@ VERSION = 1
 FIXED = -1  # in layouts: a position that is never removed
 BATCH = 2  # images for which the shapes of results are told
 
+# operators that make a tensor of nothing but its sizes, and the place of these
+MADE = {
+    **dict.fromkeys(("zeros", "ones", "full", "empty", "rand", "randn"), 0),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), 1),
+}
 # operators that have the sizes of their result as an argument, and its place
 SIZED = {
-    **dict.fromkeys(("zeros", "ones", "full", "empty", "rand", "randn"), 0),
+    **MADE,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand"), 1),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), 1),
     "unflatten": 2,
 }
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -187,6 +191,13 @@ class Program(Drawing):
         if name in PRODUCTS:
             inner = self._sizes(args[PRODUCTS[name]])
             return [(_layer(node), [*self._results(node), *inner[-1:]])]
+        if name == "einsum" and "." not in args[0]:
+            letters = {
+                letter: size
+                for text, arg in zip(_letters(args[0]), args[1], strict=True)
+                for letter, size in zip(text, self._sizes(arg), strict=True)
+            }
+            return [(_layer(node), list(letters.values()))]
         if name == ATTENTION:
             query, key, value = (self._sizes(arg) for arg in args[:3])
             layer = _layer(node)
@@ -329,6 +340,11 @@ def _term(layer: str, params: int, macs: int, sizes: Sizes, images: int = 1) -> 
     fixed = prod(size for size, layout in sizes if layout is None) // images
     axes = tuple(layout for _, layout in sizes if layout is not None)
     return Term(layer, params * fixed, macs * fixed, axes)
+
+
+def _letters(equation: str) -> list[str]:
+    """The axes of an Einstein sum's operands."""
+    return equation.replace(" ", "").split("->")[0].split(",")
 
 
 def _layer(node: Node) -> str:

@@ -1,6 +1,7 @@
 """The executable network of a program."""
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -86,6 +87,7 @@ class Imported(Executable):
             training: self._plan(forms[form], set(layers))
             for training, form in ((True, "train"), (False, "eval"))
         }
+        self.random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
         self.foldable = _pairs(forms["eval"], self._plans[False], self._taps)
 
     def _hold(self, name: str, value: Tensor) -> None:
@@ -144,6 +146,10 @@ class Imported(Executable):
         return {name: values[node] for name, node in asked.items()} if asked else result
 
 
+def _tags(node: Node) -> list[torch.Tag]:
+    return getattr(function(node.op), "tags", []) if "." in node.op else []
+
+
 def _flexible(op: str) -> str:
     """What takes the sizes of a view, whatever order of memory it is given: networks may be run
     with channels last."""
@@ -166,11 +172,7 @@ def _layers(
     forms: dict[str, list[Node]], program: Program, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, nn.Module]:
     """The layers that nodes can be run as, by name."""
-    readers: dict[str, list[Node]] = {}
-    for nodes in forms.values():
-        for node in nodes:
-            for name in named(node):
-                readers.setdefault(name, []).append(node)
+    uses_of = [Counter(name for node in nodes for name in named(node)) for nodes in forms.values()]
     found: dict[str, nn.Module] = {}
     refused: set[str] = set()
     tied = set(program.tied.values())
@@ -188,11 +190,7 @@ def _layers(
                 and set(named(node)) <= set(tensors) <= used
                 and all(t in program.stored and t not in tied for t in tensors)
                 and all(program.stored[f"{name}.{p}"].role != "buffer" for p, _ in parameters)
-                and all(
-                    sum(r in form for r in readers.get(t, [])) <= 1
-                    for t in named(node)
-                    for form in forms.values()
-                )
+                and all(counts[t] <= 1 for t in named(node) for counts in uses_of)
                 and (name not in found or repr(found[name]) == repr(layer))
             )
             if plain and layer is not None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from st.core.errors import StError
 from st.core.registry import closest
-from st.networks.program import CONVOLUTIONS, Node, Program, uses
+from st.networks.program import CONVOLUTIONS, MADE, Node, Program, uses
 
 LINEAR = ("linear", "addmm")
 # what leaves a vector's meaning as it is
@@ -46,9 +46,13 @@ def _result_of(nodes: list[Node], module: str) -> int:
 def _default(nodes: list[Node]) -> list[int]:
     """The last map of each size among the nodes that everything passes through, where a convolution
     lies between the first and the last of that size."""
+    # of convolutions, because in other four-dimensional tensors channels may be last
+    sizes = {tuple(node.shapes[0][2:]) for node in nodes if node.name in CONVOLUTIONS}
     spine = [n for n in _spine(nodes) if len(nodes[n].shapes) == 1 and len(nodes[n].shapes[0]) == 4]
     found: list[int] = []
     for size in dict.fromkeys(tuple(nodes[n].shapes[0][2:]) for n in spine):
+        if size not in sizes:
+            continue
         same = [n for n in spine if tuple(nodes[n].shapes[0][2:]) == size]
         if any(nodes[n].name in CONVOLUTIONS for n in range(same[0], same[-1] + 1)):
             found.append(same[-1])
@@ -56,10 +60,11 @@ def _default(nodes: list[Node]) -> list[int]:
 
 
 def _spine(nodes: list[Node]) -> list[int]:
-    """The nodes on every path from the input to the output, in order."""
+    """The nodes on every path of images from the input to the output, in order."""
     readers: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
-        for used in uses(node):
+        # numbers that are no tensors, and what is made in the form of another tensor, are no path
+        for used in uses(node) if node.shapes and node.name not in MADE else ():
             readers[used].append(number)
     # the nearest node that everything from here on passes through, from the output backwards
     after: dict[int, int] = {len(nodes) - 1: len(nodes)}
@@ -90,4 +95,6 @@ def _features(nodes: list[Node]) -> int | None:
     if nodes[at].name not in LINEAR:
         return None
     read = uses(nodes[at])[0]
+    while nodes[read].name == "dropout":  # what the teacher, too, has
+        read = uses(nodes[read])[0]
     return read if len(nodes[read].shapes[0]) == 2 else None

@@ -3,6 +3,7 @@
 from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
+from st.core.progress import say_all
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import select_channels
@@ -17,7 +18,9 @@ def searched(job: Job, subject: Subject) -> Structure:
     if isinstance(found, Structure):
         return found
     whole = subject.structure
-
+    unscored = [name for name in whole.graph.groups if name not in found]
+    if unscored:
+        say_all(f"channels that stay, which '{job['criterion']}' gives no scores", unscored)
     return whole.with_keep(
         select_channels(
             whole.graph, found, subject.budget,

@@ -1,6 +1,6 @@
 """Search: from channel scores and a budget to a structure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -42,17 +42,27 @@ def usage(graph: Drawing, widths: Mapping[str, int]) -> tuple[int, int, int]:
     return *graph.cost(widths), sum(widths.values())
 
 
-def least_widths(graph: Drawing, min_channels: int, round_to: int) -> dict[str, int]:
-    """The smallest width per group: `min_channels` rounded up to `round_to`, at most its size."""
+def least_widths(
+    graph: Drawing, min_channels: int, round_to: int, whole: Collection[str] = ()
+) -> dict[str, int]:
+    """The smallest width per group: `min_channels` rounded up to `round_to`, at most its size; its
+    size for those that stay `whole`."""
     least = -(-min_channels // round_to) * round_to
-    return {name: min(group.size, least) for name, group in graph.groups.items()}
+    return {
+        name: group.size if name in whole else min(group.size, least)
+        for name, group in graph.groups.items()
+    }
 
 
 def check_reachable(
-    graph: Drawing, budget: Budget, min_channels: int = 1, round_to: int = 1
+    graph: Drawing,
+    budget: Budget,
+    min_channels: int = 1,
+    round_to: int = 1,
+    whole: Collection[str] = (),
 ) -> None:
     """Raise StError, naming the tightest budget that can be met, if this one can't."""
-    least = usage(graph, least_widths(graph, min_channels, round_to))
+    least = usage(graph, least_widths(graph, min_channels, round_to, whole))
     if any(cost > limit for cost, limit in zip(least, budget.limits(graph), strict=True)):
         full = usage(graph, graph.widths({}))
         given = (budget.params, budget.macs, budget.channels)
@@ -66,9 +76,10 @@ def check_reachable(
                 # fewer than the fraction are kept
                 steps = np.floor(1e4 * a / b) + 1 if name == "channels" else np.ceil(1e4 * a / b)
                 tightest.append(f"{name}: {min(steps / 1e4, 1):.4f}")
+        stay = f"; {len(whole)} of {len(graph.groups)} groups stay whole" if whole else ""
         raise StError(
             f"the budget ({', '.join(asked)}) cannot be met; with min_channels {min_channels} and "
-            f"round_to {round_to} the tightest is {', '.join(tightest)}"
+            f"round_to {round_to} the tightest is {', '.join(tightest)}{stay}"
         )
 
 
@@ -98,14 +109,22 @@ def select_channels(
     be within it.
 
     `scores`: per group, finite, shape (size,); of the channels `available`, if only some are.
+    Groups without stay whole.
     Raises StError if the budget cannot be met.
     """
-    check_reachable(graph, budget, min_channels, round_to)
-    least = least_widths(graph, min_channels, round_to)
+    unknown = sorted(scores.keys() - graph.groups.keys())
+    if unknown:
+        raise StError(
+            f"the criterion gave scores of '{unknown[0]}', which the network does not have"
+        )
+    whole = graph.groups.keys() - scores.keys()
+    check_reachable(graph, budget, min_channels, round_to, whole)
+    least = least_widths(graph, min_channels, round_to, whole)
     order, ranked = {}, {}
     for name, group in graph.groups.items():
         channels = (available or {}).get(name, np.arange(group.size))
-        values = np.asarray(scores.get(name, ()), dtype=np.float64)
+        none = np.zeros(channels.shape)
+        values = np.asarray(scores.get(name, none), dtype=np.float64)
         if values.shape != channels.shape or not np.isfinite(values).all():
             raise StError(f"the criterion gave no finite score for each channel of '{name}'")
         best = np.argsort(-values, kind="stable")

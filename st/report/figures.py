@@ -220,7 +220,7 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     for method, histories in read.items():
         look = styles[method]
         for axes, column in zip(panels, ("ce", "train_accuracy", "test_accuracy"), strict=True):
-            if not all(column in history for history in histories):
+            if not all(column in h and h[column].notna().any() for h in histories):
                 continue  # an objective without cross-entropy
             epochs, mean, std = over_seeds([history[column] for history in histories])
             measured = column == "test_accuracy"

@@ -83,9 +83,14 @@ class Run:
         self.early: dict[str, np.ndarray] = {}  # the weights at the rewind epoch
 
     @property
+    def rank(self) -> int:
+        """Which of the processes this is."""
+        return self.group.rank if self.group else 0
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes the files."""
-        return self.group is None or self.group.rank == 0
+        return self.rank == 0
 
     def generator(self, *labels: str | int) -> torch.Generator:
         """A generator of the training's own, for what the labels name."""
@@ -235,6 +240,12 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
     the loss is no longer finite.
     """
     recipe, total = run.recipe, len(run.images.train_labels)
+    if not run.epochs:  # weights that are taken as they are
+        predicted = predictions(run.network, run.images, run.device)
+        reached = accuracy(predicted, run.images.test_labels)
+        empty = dict.fromkeys(("lr", "loss", "train_accuracy"))
+        run.history[:] = [{"epoch": 0, **empty, "test_accuracy": reached}]
+        return
     batch_size = min(recipe.batch_size, total)
     if batch_size < 2:
         raise StError("one training image is too few: batch normalisation needs two; add images")
@@ -246,7 +257,9 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         run.device.wait()
         started = time.perf_counter()
         rate = step.begin(epoch)
-        for _ in range(step.steps):
+        for number in range(step.steps):
+            if run.network.random:
+                torch.manual_seed(derive(run.seed, "noise", epoch, number, run.rank))
             repeat()
         means = step.means()
         speed = step.steps * batch_size / (time.perf_counter() - started)

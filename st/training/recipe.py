@@ -11,7 +11,9 @@ from st.core.types import Finite, Flag, Fraction, Section, Whole
 class Training(Section):
     """A training recipe."""
 
-    epochs: Annotated[Whole, Field(ge=1, le=100_000)] = Field(160, description="Epochs.")
+    epochs: Annotated[Whole, Field(ge=0, le=100_000)] = Field(
+        160, description="Epochs; 0: weights are taken as they are."
+    )
     batch_size: Annotated[Whole, Field(ge=2, le=65536)] = Field(
         64, description="Images a step; an epoch's incomplete last batch is left out."
     )

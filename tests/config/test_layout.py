@@ -11,12 +11,21 @@ from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.named import named_job
 
-PHASES = ["prepare", "pretrain", "search", "initialize", "train", "evaluate"]
+PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "evaluate"]
 
 
 @pytest.fixture
-def grid(tiny):
+def grid(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("vgg", "mine", "given"):
+        (tmp_path / f"{name}.safetensors").touch()
+    imported = {"module": "torchvision.models:resnet18"}
     tiny["seeds"] = [0, 3]
+    tiny["architectures"] |= {
+        "mine": {"family": "import", "options": imported},
+        "given": {"family": "import", "options": {**imported, "weights": "vgg.safetensors"}},
+    }
+    tiny["supernets"]["given"] = {"weights": "{architecture}.safetensors"}
     tiny["supernets"]["plain"] = {}
     tiny["searches"] |= {
         "taylor": {"supernet": "plain", "criterion": "taylor", "budget": {"params": 0.5}},
@@ -33,7 +42,7 @@ def flat(files: layout.Paths) -> list[str]:
 
 
 def test_all_inputs_are_the_outputs_of_earlier_phases(grid):
-    made = set()
+    made = {f"{name}.safetensors" for name in ("vgg", "mine", "given")}  # the user's
     for phase in [*PHASES, "report"]:
         for experiment in grid.experiments(phase):
             files = grid.files(phase, experiment)

@@ -270,9 +270,19 @@ def test_scores_must_be_finite(bad):
     scores = {"conv1": np.array([1, 2, bad, 4]), "conv2": np.ones(4)}
     with pytest.raises(StError, match="no finite score for each channel of 'conv1'"):
         select_channels(graph, scores, Budget(0.5))
-    for wrong in ({"conv1": np.ones(4), "conv2": np.ones(3)}, {"conv1": np.ones(4)}):
+    for wrong in (np.ones(3), []):
         with pytest.raises(StError, match="'conv2'"):
-            select_channels(graph, wrong, Budget(0.5))
+            select_channels(graph, {"conv1": np.ones(4), "conv2": wrong}, Budget(0.5))
+
+
+def test_what_has_no_scores_stays_whole():
+    graph = chain(4, 4)
+    keep = select_channels(graph, {"conv2": np.arange(4.0)}, Budget(0.8))
+    assert len(keep["conv1"]) == 4 > len(keep["conv2"])
+    with pytest.raises(StError, match="; 1 of 2 groups stay whole"):
+        select_channels(graph, {"conv2": np.arange(4.0)}, Budget(0.1))
+    with pytest.raises(StError, match="scores of 'conv3', which the network does not have"):
+        select_channels(graph, {"conv3": np.arange(4.0)}, Budget(0.5))
 
 
 PAPER = {

@@ -14,6 +14,7 @@ localrules:
 rule phase_prepare:
     input:
         GRID.made("prepare"),
+        GRID.made("draw"),
 
 
 rule phase_pretrain:

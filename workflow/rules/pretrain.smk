@@ -1,6 +1,6 @@
 """Train the supernets.
 
-REQUIRED INPUTS: the prepared data set
+REQUIRED INPUTS: the prepared data set; of imported networks the drawing, of given ones the weights
 OUTPUTS: results/pretrain/.../{supernet}/: model.safetensors, rewind.safetensors (its early weights), history.csv
 """
 
@@ -23,11 +23,14 @@ rule pretrain:
         runtime=PARAMS.resources.runtime.pretrain,
     params:
         job=job("pretrain"),
+        drawing=lambda wildcards, input: option("drawing", input.drawing),
+        weights=lambda wildcards, input: option("weights", input.weights),
         contents=contents,
         plugins=PLUGINS,
     message:
         "pretrain {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.supernet}"
     shell:
         "python -m st pretrain --job {params.job:q} {params.plugins} --data {input.data:q}"
+        " {params.drawing} {params.weights}"
         " --model {output.model:q} --rewind {output.rewind:q} --history {output.history:q}"
         " --threads {threads} --processes {resources.gpu} --log {log:q}"

@@ -1,8 +1,9 @@
 """Criteria: how much each channel of a supernet matters.
 
 A criterion is called with a `Subject` and returns one score per channel and group, the higher the
-more important; or, if it needs no ranking, the subnet's `Structure` itself. Each module registers
-one. What else the workflow must know are attributes of the function, all optional:
+more important; or, if it needs no ranking, the subnet's `Structure` itself. Groups that it gives no
+scores stay whole. Each module registers one. What else the workflow must know are attributes of the
+function, all optional:
 
 - `ranks`: False if it returns a structure;
 - `comparable`: False if its scores cannot be compared between layers, because they grow with a

@@ -33,7 +33,7 @@ def activation(
 ) -> Scores:
     """Over training images and positions, after the channel's ReLU: `mean`, its mean value
     (Molchanov et al. 2017); `apoz`, the fraction of values that are not zero, one minus the average
-    percentage of zeros (Hu et al. 2016).
+    percentage of zeros (Hu et al. 2016). Channels without have no scores and stay.
     """
     import torch
 
@@ -66,10 +66,9 @@ activation.comparable = lambda kind, **options: kind == "apoz"
 def rectifiers(graph: Drawing) -> dict[str, tuple[Any, Axis]]:
     """Per group, the tap of the activation that follows, and what its channels are an axis of."""
     found = _imported(graph) if isinstance(graph, Program) else _drawn(graph)
-    for name in graph.groups:
-        if name not in found:
-            raise StError(f"criterion 'activation': no ReLU follows the normalisation of '{name}'")
-    return {name: found[name] for name in graph.groups}
+    if not found:
+        raise StError("criterion 'activation': the network has no ReLU or the like after channels")
+    return {name: found[name] for name in graph.groups if name in found}
 
 
 def _drawn(graph: Any) -> dict[str, tuple[Any, Axis]]:

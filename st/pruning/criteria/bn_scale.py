@@ -11,15 +11,18 @@ from st.pruning.criteria import Members, Scores, Subject, combined, rows_of
 def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
     """|gamma| of the batch normalisation that follows the channel; of several, what `members` says.
 
-    Raises StError if there is none.
+    Channels that are not normalised, as those between the two layers of squeeze-and-excitation,
+    have no scores and stay. Raises StError if there is no batch normalisation at all.
     """
     scores = {}
     for name, group in subject.graph.groups.items():
         if not group.norms:
-            raise StError(
-                f"criterion 'bn_scale': no batch normalisation follows the channels '{name}'; use "
-                "l1_norm, l2_norm, geometric_median or taylor"
-            )
+            continue
         scales = rows_of(subject, name, [(norm, 0) for norm in group.norms])
         scores[name] = combined([combined(list(np.abs(s).T), members) for s in scales], members)
+    if not scores:
+        raise StError(
+            "criterion 'bn_scale': the network has no batch normalisation; use l1_norm, l2_norm, "
+            "geometric_median or taylor"
+        )
     return scores

@@ -1,0 +1,199 @@
+"""Torch modules of others: found by name, made for a data set, filled with weights."""
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from st.core.errors import StError, one_line
+from st.core.registry import closest
+from st.networks.weights import read_weights, refuse
+
+CLASSES = ("num_classes", "n_classes", "nclasses", "num_labels", "classes", "nb_classes")
+
+
+def made(
+    name: str, arguments: dict[str, Any], shape: tuple[int, int, int], classes: int, seed: int
+) -> tuple[nn.Module, list[str]]:
+    """The module `name` for images of `shape` and so many classes, in float32 on the CPU, and what
+    is to be said of it. Raises StError that names what is wrong with it.
+
+    `name`: FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME. Its first weights follow from `seed`.
+    """
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = _called(name, found(name), dict(arguments), classes)
+        width = _width(name, module, shape)
+        if width != classes:
+            notes.append(_replace_last(name, module, width, classes))
+            if _width(name, module, shape) != classes:
+                raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
+    return module.float(), notes
+
+
+def found(name: str) -> Any:
+    """What is called: a class or function, or a module."""
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise StError(
+            f"module '{name}': must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME, such as "
+            "torchvision.models:resnet18"
+        )
+    if place == "timm":
+        return _timm(attribute)
+    try:
+        module: Any = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
+    except StError:
+        raise
+    except Exception as error:  # the code of others
+        raise StError(
+            f"module '{name}': cannot be imported ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(module, part):
+            known = [n for n, v in vars(module).items() if callable(v) and n[:1] != "_"]
+            raise StError(f"module '{name}': there is no '{part}'; {closest(part, known[:500])}")
+        module = getattr(module, part)
+    return module
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise StError(f"module: {path}: is missing; paths are relative to the project")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # for what it imports from beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look for themselves there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
+def _timm(name: str) -> Callable[..., nn.Module]:
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError as error:
+        raise StError(f"module 'timm:{name}': timm is missing; pip install timm") from error
+
+    def create(num_classes: int, **arguments: Any) -> nn.Module:
+        return timm.create_model(name, num_classes=num_classes, **arguments)
+
+    if not timm.is_model(name):
+        raise StError(f"module 'timm:{name}': {closest(name, timm.list_models())[:300]}")
+    return create
+
+
+def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) -> nn.Module:
+    """What the class or function makes, told the number of classes if it takes one."""
+    if isinstance(factory, nn.Module):
+        return copy.deepcopy(factory)
+    if not callable(factory):
+        raise StError(f"module '{name}': is no class, function or module of torch")
+    attempts = [arguments]
+    try:
+        taken = inspect.signature(factory).parameters
+        given = next((key for key in CLASSES if key in taken), None)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    except (TypeError, ValueError):
+        given, open_ended = None, False
+    if not set(CLASSES) & arguments.keys():
+        if given:
+            attempts = [{**arguments, given: classes}]
+        elif open_ended:
+            attempts = [{**arguments, CLASSES[0]: classes}, arguments]
+    for number, attempt in enumerate(attempts):
+        try:
+            module = factory(**attempt)
+            break
+        except TypeError as error:
+            if number + 1 == len(attempts):
+                raise _failed(name, attempt, error) from error
+        except Exception as error:
+            raise _failed(name, attempt, error) from error
+    if not isinstance(module, nn.Module):
+        raise StError(f"module '{name}': made a {type(module).__name__}, not a module of torch")
+    return module
+
+
+def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
+    told = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return StError(
+        f"module '{name}': cannot be made with ({told}) ({type(error).__name__}: {one_line(error)})"
+    )
+
+
+def _width(name: str, module: nn.Module, shape: tuple[int, int, int]) -> int:
+    """How many numbers an image it gives."""
+    images = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            output = module.float().eval()(images)
+    except Exception as error:
+        sizes = " x ".join(map(str, shape))
+        raise StError(
+            f"module '{name}': fails on images of {sizes} ({type(error).__name__}: "
+            f"{one_line(error)}); compare with what it is made for: the number of channels, the "
+            "size, one input"
+        ) from error
+    if isinstance(output, list | tuple) and output:
+        output = output[0]
+    if not isinstance(output, torch.Tensor):
+        raise StError(f"module '{name}': gives a {type(output).__name__}, not a tensor of classes")
+    if output.dim() != 2 or len(output) != 2:
+        sizes = " x ".join(map(str, output.shape))
+        raise StError(f"module '{name}': gives {sizes} numbers for 2 images, not 2 x classes")
+    return output.shape[1]
+
+
+def _replace_last(name: str, module: nn.Module, width: int, classes: int) -> str:
+    """Put a linear layer for these classes in the place of the last; returns what is to be said."""
+    layers = {key: part for key, part in module.named_modules() if isinstance(part, nn.Linear)}
+    last = next((key for key in reversed(layers) if layers[key].out_features == width), None)
+    if not last:
+        raise StError(
+            f"module '{name}': gives {width} numbers an image, there are {classes} classes, and it "
+            "takes no argument such as num_classes; give its own by 'arguments'"
+        )
+    old = layers[last]
+    parent = module.get_submodule(last.rpartition(".")[0])
+    setattr(
+        parent,
+        last.rpartition(".")[2],
+        nn.Linear(old.in_features, classes, bias=old.bias is not None),
+    )
+    return f"the last linear layer '{last}' was replaced: {classes} classes instead of {width}"
+
+
+def fill(module: nn.Module, path: Path) -> list[str]:
+    """Load a file of weights into `module`; returns what is to be said.
+
+    Weights of the last layer that are for other classes are left out. Raises StError that names
+    what is missing, foreign or of another shape.
+    """
+    given = {name: torch.from_numpy(value) for name, value in read_weights(path).items()}
+    wanted = module.state_dict()
+    left_out = refuse(
+        path,
+        {name: tuple(value.shape) for name, value in given.items()},
+        {name: tuple(value.shape) for name, value in wanted.items()},
+        optional={name for name in wanted if name.endswith("num_batches_tracked")},
+    )
+    module.load_state_dict({n: v for n, v in given.items() if n not in left_out}, strict=False)
+    return [f"{path}: left out, for other classes: {', '.join(left_out)}"] if left_out else []
