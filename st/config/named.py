@@ -40,6 +40,7 @@ def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
         _known(dataset, params.datasets, "data set")
     if parts[1:]:
         _known(architecture, params.architectures, "architecture")
+    if parts[2:]:
         _known(seed, [f"seed{n}" for n in params.seeds], "seed")
         number = int(seed.removeprefix("seed"))
     if phase == "draw":

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from st.config.grid import Grid
-from st.config.layout import DATA
+from st.config.layout import DATA, Experiment, place
 from st.core import registry
+from st.core.errors import StError
 from st.core.job import Job
 from st.data.dataset import Data, Shape, load_data
+from st.networks.checkpoint import load_model
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget, select_channels
@@ -60,7 +62,7 @@ def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
             where = f"{dataset}/{architecture}"
             for name in grid.supernets(architecture):
                 job = grid.pretrain(dataset, architecture, seed, name)
-                full = Structure(job["family"], job["options"], *shape)
+                full = supernet(grid, Experiment(dataset, architecture), job, shape)
                 found[f"pretrain/{where}/{name}"] = Training(
                     full, job, job["training"]["epochs"], {"ce": {"weight": 1.0}}
                 )
@@ -73,6 +75,19 @@ def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
                     part, job, scaled_epochs(job, part), job["objective"], teacher
                 )
     return found
+
+
+def supernet(grid: Grid, experiment: Experiment, job: Job, shape: Shape) -> Structure:
+    """The network of pretrain's job; raises StError if it is to be imported and was not yet."""
+    if experiment.architecture not in grid.imported():
+        return Structure(job["family"], job["options"], *shape)
+    drawing = Path(place("draw", "drawing", experiment))
+    if not drawing.exists():
+        raise StError(
+            f"{drawing}: is missing, and says what {experiment.architecture} costs; make it with "
+            "`snakemake --cores 1 phase_prepare` and the same --configfile"
+        )
+    return load_model(drawing).structure
 
 
 def stand_in(full: Structure, search: Job) -> Structure:

@@ -1,6 +1,6 @@
 """An imported network as data: its operators, and which channels can be removed together.
 
-st/networks/importing.py makes programs of torch modules, st/networks/running.py runs them; nothing
+st/networks/imported/ makes programs of torch modules, st/networks/running.py runs them; nothing
 here needs torch. A program is JSON throughout: whoever reads it needs neither the code that it was
 imported from nor pickle.
 """

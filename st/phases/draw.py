@@ -7,8 +7,8 @@ from st.core.progress import say
 from st.core.seeds import derive
 from st.data.dataset import load_data
 from st.networks.checkpoint import save_model
-from st.networks.importing import imported
-from st.networks.modules import fill, made
+from st.networks.imported.export import imported
+from st.networks.imported.modules import fill, made
 from st.networks.structure import Structure
 
 LEAST = 0.2  # of the MACs: with less to prune, it is said

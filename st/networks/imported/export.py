@@ -1,6 +1,11 @@
-"""Import of a torch module: torch.export draws it, st/networks/coupling.py finds its channels."""
+"""Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from operator import getitem
 from typing import Any
 
@@ -10,7 +15,8 @@ from torch import fx, nn
 from torch.export import Dim, export
 
 from st.core.errors import StError, one_line
-from st.networks.coupling import coupled
+from st.networks.imported.channels import coupled
+from st.networks.imported.stages import tapped
 from st.networks.program import (
     BATCH,
     CONVOLUTIONS,
@@ -23,7 +29,6 @@ from st.networks.program import (
     named,
 )
 from st.networks.running import CONSTANTS, PYTHON
-from st.networks.stages import tapped
 
 MOST_IMAGES = 4096  # in a batch
 ALIASING = torch.Tag.maybe_aliasing_or_mutating
@@ -107,18 +112,41 @@ def _give_roles(stored: dict[str, Stored], nodes: list[Node]) -> None:
             stored[name] = replace(tensor, role="count")
 
 
+# What torch.export says, and what it means for who wrote the module.
+MEANINGS = {
+    "data-dependent": "what it does depends on the values of its input; an `if` or a number taken "
+    "from a tensor, which torch.where or tensors can replace",
+    "Constraints violated": "it can take batches of one size only; a loop over images, a size that "
+    "is written as a number, or len(x) where x.shape[0] would do",
+}
+
+
 def exported(module: nn.Module, input_shape: tuple[int, int, int]):
     """torch.export's program; raises StError with what torch says."""
     parameter = next(module.parameters(), torch.empty(0))
     images = torch.zeros(BATCH, *input_shape, dtype=parameter.dtype, device=parameter.device)
     batch = {0: Dim("n", min=BATCH, max=MOST_IMAGES)}
     try:
-        return export(module, (images,), dynamic_shapes=(batch,), strict=False)
+        with quiet():
+            return export(module, (images,), dynamic_shapes=(batch,), strict=False)
     except Exception as error:  # the module's code may do anything
-        raise StError(
-            f"{type(module).__name__}: torch.export cannot draw it "
-            f"({type(error).__name__}: {one_line(error)})"
-        ) from error
+        said = one_line(error)
+        meaning = next((text for words, text in MEANINGS.items() if words in said), "")
+        about = f"{meaning} ({said[:200]})" if meaning else f"{type(error).__name__}: {said[:400]}"
+        raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch and the module print, warn and log: errors say what matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
@@ -138,6 +166,7 @@ def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, An
             known[spec.arg.name] = {"tensor": name}
         else:
             raise StError(f"input '{spec.arg.name}' of kind {spec.kind.name} cannot be imported")
+    inline(program.graph_module)
     graph = program.graph_module.graph
     outputs = program.graph_signature.user_outputs
     if len(outputs) > 1:
@@ -155,11 +184,49 @@ def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, An
     return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
 
 
+# Regions of their own within a graph, by operator: the place of the region among its arguments.
+REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
+
+
+def inline(module: fx.GraphModule) -> None:
+    """Put what is done without gradients, or in another precision, where it is called. There is no
+    autocast on import; what has no gradients is detached."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+        if name not in REGIONS:
+            continue
+        place = REGIONS[name]
+        region = getattr(module, node.args[place].target)
+        inline(region)
+        held = dict(
+            zip(region.graph.find_nodes(op="placeholder"), node.args[place + 1 :], strict=True)
+        )
+        with graph.inserting_before(node):
+            for inner in region.graph.nodes:
+                if inner.op not in ("placeholder", "output"):
+                    held[inner] = graph.node_copy(inner, held.__getitem__)
+            (end,) = region.graph.find_nodes(op="output")
+            results = [held[value] for value in end.args[0]]
+            if name == "wrap_with_set_grad_enabled" and not node.args[0]:
+                results = [_detached(graph, value) for value in results]
+        for user in list(node.users):  # each takes one of the results
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
+def _detached(graph: fx.Graph, value: fx.Node) -> fx.Node:
+    result = graph.call_function(torch.ops.aten.detach.default, (value,))
+    result.meta = dict(value.meta)
+    return result
+
+
 def _result(program) -> fx.Node:
     """What makes the module's first result."""
     (end,) = (node for node in program.graph_module.graph.nodes if node.op == "output")
-    name = program.graph_signature.user_outputs[0]
-    return next(node for node in end.args[0] if node.name == name)
+    kinds = [spec.kind.name for spec in program.graph_signature.output_specs]
+    return end.args[0][kinds.index("USER_OUTPUT")]
 
 
 def _needed(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:

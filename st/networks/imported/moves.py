@@ -1,0 +1,134 @@
+"""Operators that bring channels into another order, as positions that can be renumbered."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from st.networks.imported.labels import Call, Coupling, Labels, Result, compact
+from st.networks.imported.rules import MOVES, REORDERED
+from st.networks.program import TAKE, Node, uses
+from st.networks.running import function
+
+
+def taken(
+    coupling: Coupling, nodes: list[Node], trace: list[Result], units: np.ndarray
+) -> tuple[list[Node], list[Labels]]:
+    """The nodes, with a TAKE for each that brings channels into another order; and labels that must
+    be made to depend on one axis, or were pinned now."""
+    found = [[rooted(labels, units) for labels in result.results] for result in trace]
+    uneven = [not all(_even(labels.parts) for labels in each) for each in found]
+    written = _written(nodes)
+    result, ragged = list(nodes), []
+    for number, node in enumerate(nodes):
+        if not _moves(node) or uneven[number] or len(found[number]) != 1:
+            continue
+        path, source = [number], node.args[0].get("node")
+        while source is not None and uneven[source] and _moves(nodes[source]):
+            path.insert(0, source)
+            source = nodes[source].args[0].get("node")
+        if source is None or len(found[source]) != 1:
+            continue
+        before, after = found[source][0], found[number][0]
+        if len(path) == 1 and (node.name not in REORDERED or _same(before, after)):
+            continue
+        taking = None
+        if written.get(_memory(nodes, number), -1) < path[0]:  # what is taken is a copy
+            calls = [call for call in (trace[n].call for n in path) if call is not None]
+            taking = _take(calls, before.parts, after.parts)
+        if taking is not None:
+            result[number] = Node(TAKE, [{"node": source}, *taking])
+        elif len(path) == 1:
+            for labels in (before, after):
+                coupling.pin(labels, node.name)
+                ragged.append(labels)
+    for number in live(result):
+        if uneven[number]:
+            ragged += found[number]
+    return result, ragged
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(function(node.op), "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _memory(nodes: list[Node], number: int) -> int:
+    """The node that made the tensor which a node's result may be a view of."""
+    while nodes[number].args and isinstance(nodes[number].args[0], dict):
+        if (
+            not (_moves(nodes[number]) or _writes(nodes[number]))
+            or "node" not in nodes[number].args[0]
+        ):
+            break
+        number = nodes[number].args[0]["node"]
+    return number
+
+
+def _written(nodes: list[Node]) -> dict[int, int]:
+    """By the node that made it, the last node that writes into a tensor."""
+    return {
+        _memory(nodes, number): number
+        for number, node in enumerate(nodes)
+        if number and _writes(node)
+    }
+
+
+def _moves(node: Node) -> bool:
+    return node.name in MOVES or node.op == "getitem"
+
+
+def rooted(labels: Labels, units: np.ndarray) -> Labels:
+    """Labels with units in their place, without those that stay."""
+    parts = [compact(torch.from_numpy(units[part])) for part in labels.parts]
+    return replace(labels, parts=[part for part in parts if part.any()])
+
+
+def _even(parts: list[np.ndarray]) -> bool:
+    """Whether each part depends on one axis, another one each."""
+    axes = [axis for part in parts for axis, size in enumerate(part.shape) if size > 1]
+    return len(axes) == len(parts) == len(set(axes))
+
+
+def _same(one: Labels, other: Labels) -> bool:
+    """Whether the same labels lie along the same axes."""
+    return [[p.shape, p.tobytes()] for p in one.parts] == [
+        [p.shape, p.tobytes()] for p in other.parts
+    ]
+
+
+def _take(
+    calls: list[Call], source: list[np.ndarray], result: list[np.ndarray]
+) -> tuple[int, list[int]] | None:
+    """(axis, positions) if these calls do nothing else than to take positions along the axis of the
+    source's channels."""
+    shape, new = calls[0].labels[0].shape, calls[-1].shapes[0]
+    if len(source) != 1 or len(result) > 1 or len(shape) != len(new):
+        return None
+    axis = source[0].shape.index(source[0].size)
+    if any(
+        one != other for a, (one, other) in enumerate(zip(shape, new, strict=True)) if a != axis
+    ):
+        return None
+    if result and result[0].shape[axis] != result[0].size:
+        return None
+    numbers = torch.arange(int(np.prod(shape))).reshape(shape)
+    moved_numbers: Any = numbers
+    for call in calls:
+        moved_numbers = call.run(moved_numbers)
+    step = numbers.stride(axis)
+    line = moved_numbers.movedim(axis, 0).reshape(new[axis], -1)[:, 0]
+    positions = line // step % shape[axis]
+    if not torch.equal(numbers.index_select(axis, positions), moved_numbers):
+        return None
+    return axis, positions.tolist()
+
+
+def live(nodes: list[Node]) -> set[int]:
+    """The nodes that compute something, and what they read."""
+    live = {number for number, node in enumerate(nodes) if not _moves(node)}
+    for number in reversed(range(len(nodes))):
+        if number in live:
+            live |= set(uses(nodes[number]))
+    return live

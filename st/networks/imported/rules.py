@@ -1,0 +1,420 @@
+"""What operators do to labels.
+
+What moves entries (views, permutations, slices) is executed on the labels as it is and needs no
+rule of its own. Sums, products and depthwise convolutions tie labels; what mixes positions along an
+axis, and every operator that has no rule, pins them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from st.networks.imported.labels import STAYS, Call, Coupling, Labels, Operands, compact
+from st.networks.program import CONVOLUTIONS, OUTPUT, TRANSPOSED, Node
+from st.networks.running import function
+
+RULES: dict[str, Callable[[Coupling, Call], Any]] = {}
+
+
+def rule(*names: str):
+    """Decorator: the rule of these operators."""
+
+    def register(function: Callable) -> Callable:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def _letters(labels: Labels, *named: Any) -> list[Any]:
+    """The named letters, and one of its own for each further axis."""
+    return [*named, *(("own", axis) for axis in range(len(named), len(labels.shape)))]
+
+
+def pointwise(coupling: Coupling, call: Call) -> Labels:
+    """Sums, products, activations: axes are aligned from the last on."""
+    tensors = call.labels
+    rank = len(call.shapes[0])
+    if len(tensors) == 1 and tensors[0].shape == call.shapes[0]:
+        return replace(tensors[0], tensor="")
+    operands = [(t, range(rank - len(t.shape), rank)) for t in tensors]
+    return coupling.join(call, operands, range(rank))
+
+
+# pointwise operators that torch does not tag as such
+POINTWISE = {"hardswish", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "copy"}
+POINTWISE |= {"bernoulli", "fill", "masked_fill", "to", "_to_copy", "clamp", "zeros_like", "fill_"}
+POINTWISE |= {"ones_like", "full_like", "empty_like", "rand_like", "randn_like", "softplus", "selu"}
+POINTWISE |= {"celu", "rrelu", "type_as", "expand_as", "zero", "dropout1d", "feature_alpha_dropout"}
+
+# What moves entries. Those of the first line keep their order, so that they do the same to what
+# remains of a tensor, given its sizes.
+ORDERED = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "squeeze", "unsqueeze"}
+ORDERED |= {"flatten", "unflatten", "expand", "contiguous", "clone", "detach", "alias", "movedim"}
+ORDERED |= {"swapaxes", "swapdims", "unbind", "lift_fresh_copy", "moveaxis", "mT"}
+ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
+ORDERED |= {"select", "lift_fresh"}
+ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
+REORDERED = {"slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
+MOVES = ORDERED | REORDERED
+SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
+
+
+@rule(*MOVES)
+def moved(coupling: Coupling, call: Call) -> Any:
+    """What moves entries is executed on the labels."""
+    (labels, *_) = call.labels
+    results = [Labels(shape) for shape in call.shapes]
+    sizes = call.written.get("size", call.written.get("shape", ()))
+    computed = [axis for axis, size in enumerate(sizes or ()) if isinstance(size, dict)]
+    for part in labels.parts:
+        if call.op in ("select", "unbind"):
+            axis = (call["dim"] or 0) % part.ndim
+            if part.shape[axis] == part.size:  # of its only axis one position is taken
+                coupling.pin(part, call.op)
+                continue
+        entries = torch.from_numpy(part).expand(labels.shape)
+        output = call.run(entries.contiguous() if call.op == "view" else entries)
+        for result, moved_part in zip(
+            results, output if isinstance(output, list | tuple) else [output], strict=True
+        ):
+            values = compact(moved_part)
+            # where images and channels share an axis, its size was computed from all channels
+            shared = any(values.ndim > axis and values.shape[axis] > 1 for axis in computed)
+            if values.size > 1 and not shared:
+                result.parts.append(values)
+            else:
+                coupling.pin(values, call.op)
+    return results
+
+
+@rule("reshape_as", "view_as")
+def reshaped_as(coupling: Coupling, call: Call) -> Labels:
+    """The form of another tensor, whose axes are then the same."""
+    _, other = call.labels
+    (result,) = moved(coupling, call)
+    letters = list(range(len(result.shape)))
+    return coupling.join(call, [(result, letters), (other, letters)], letters)
+
+
+@rule(*CONVOLUTIONS)
+def convolution(coupling: Coupling, call: Call) -> Labels:
+    """Channels in and out; grouped ones keep as many in each group, or whole groups."""
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    coupling.role("producers", weight)
+    groups = call["groups"] or 1
+    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
+    places = [("place", axis) for axis in range(len(x.shape) - 2)]
+    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
+    if groups == 1:
+        return coupling.join(
+            call,
+            [(x, ["n", "in", *places]), (weight, ["out", "in", *kernel]), (bias, ["out"])],
+            result,
+            ["n", *places, *kernel],
+        )
+    x, weight = coupling.regular(x), coupling.regular(weight)
+    read, made, inner = x.along(1), weight.along(0), weight.along(1)
+    if inner is None:
+        inner = np.full(weight.shape[1], STAYS)
+    if read is None or made is None or (weight.along(1) is None and weight.shape[1] > 1):
+        for labels in (x, weight, bias):
+            coupling.pin(labels, call.op)
+        return Labels(call.shapes[0])
+    read, made = read.reshape(groups, -1), made.reshape(groups, -1)
+    if min(read.shape[1], made.shape[1]) == 1:  # whole groups
+        coupling.tie(read, read[:, :1])
+        coupling.tie(made, read[:, :1])
+        coupling.pin(weight.along(1), call.op)
+    else:
+        coupling.tie(read, inner)
+        coupling.tie(made, made[:1])
+    for labels, axes in ((x, [0, *range(2, len(x.shape))]), (weight, range(2, len(weight.shape)))):
+        for axis in axes:
+            coupling.pin(labels.along(axis), call.op)
+    return coupling.join(
+        call, [(Labels(weight.shape[:1], [made.reshape(-1)]), ["out"]), (bias, ["out"])], result
+    )
+
+
+@rule(*TRANSPOSED)
+def transposed(coupling: Coupling, call: Call) -> Any:
+    """Transposed convolutions, without groups."""
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    coupling.role("producers", weight)
+    if call["groups"] != 1:
+        return pinned(coupling, call)
+    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
+    places = [("place", axis) for axis in range(len(x.shape) - 2)]
+    operands: Operands = [
+        (x, ["n", "in", *places]),
+        (weight, ["in", "out", *kernel]),
+        (bias, ["out"]),
+    ]
+    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
+    return coupling.join(call, operands, result, ["n", *places, *kernel])
+
+
+@rule("linear")
+def linear(coupling: Coupling, call: Call) -> Labels:
+    """The last axis is read, other axes stay as they are."""
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    coupling.role("producers", weight)
+    others: list[Any] = list(range(len(x.shape) - 1))
+    operands: Operands = [(x, [*others, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
+    return coupling.join(call, operands, [*others, "out"])
+
+
+@rule("matmul", "mm", "bmm", "baddbmm", "addmm")
+def product(coupling: Coupling, call: Call) -> Labels:
+    """Matrix products of any two tensors."""
+    *added, one, other = call.labels
+    rank = len(call.shapes[0])
+    if min(len(one.shape), len(other.shape)) < 2:
+        return pinned(coupling, call)
+
+    def batch(labels):
+        return list(range(rank - len(labels.shape), rank - 2))
+
+    operands = [(one, [*batch(one), "row", "in"]), (other, [*batch(other), "in", "column"])]
+    letters = [*range(rank - 2), "row", "column"]
+    operands += [(a, letters[rank - len(a.shape) :]) for a in added]
+    return coupling.join(call, operands, letters)
+
+
+@rule("einsum")
+def einsum(coupling: Coupling, call: Call) -> Any:
+    """Products of any axes by their letters."""
+    equation, tensors = call["equation"], call["tensors"]
+    if "." in equation or "->" not in equation:
+        return pinned(coupling, call)
+    given, result = equation.replace(" ", "").split("->")
+    operands: Operands = list(zip(tensors, given.split(","), strict=True))
+    if any(len(set(letters)) < len(letters) for _, letters in operands):
+        return pinned(coupling, call)
+    return coupling.join(call, operands, result)
+
+
+@rule("scaled_dot_product_attention")
+def attention(coupling: Coupling, call: Call) -> Labels:
+    """softmax(q k^T) v, over the last two axes."""
+    query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
+    rank = len(query.shape)
+    others = list(range(rank - 2))
+    operands = [
+        (query, [*others, "l", "k"]), (key, [*others, "s", "k"]), (value, [*others, "s", "v"]),
+    ]  # fmt: skip
+    if mask is not None:
+        operands.append((mask, [*others, "l", "s"][rank - len(mask.shape) :]))
+    return coupling.join(call, operands, [*others, "l", "v"], ["s"])
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(coupling: Coupling, call: Call) -> Labels:
+    """Each channel for itself."""
+    x = call["input"]
+    coupling.role("norms", call["weight"])
+    names = ("weight", "bias", "running_mean", "running_var")
+    letters = _letters(x, "n", "c")
+    operands = [(x, letters), *((call[name], ["c"]) for name in names)]
+    return coupling.join(call, operands, letters, letters[2:])
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(coupling: Coupling, call: Call) -> Labels:
+    """The last axes together: of what remains, it normalises with other numbers."""
+    x = call["input"]
+    letters = list(range(len(x.shape)))
+    last = letters[-len(call["normalized_shape"]) :]
+    result = coupling.join(
+        call, [(x, letters), (call["weight"], last), (call["bias"], last)], letters
+    )
+    coupling.inexact += [v for v in (result.along(axis) for axis in last) if v is not None]
+    return result
+
+
+@rule("group_norm")
+def group_norm(coupling: Coupling, call: Call) -> Labels:
+    """Channels of a group together; groups keep as many each."""
+    x, groups = call["input"], call["num_groups"]
+    letters = _letters(x, "n", "c")
+    result = coupling.join(
+        call, [(x, letters), (call["weight"], ["c"]), (call["bias"], ["c"])], letters, letters[2:]
+    )
+    channels = result.along(1)
+    if channels is not None and groups < len(channels):
+        rows = channels.reshape(groups, -1)
+        coupling.tie(rows, rows[:1])
+        coupling.inexact.append(channels)
+    return result
+
+
+@rule("cat", "concat", "concatenate")
+def concatenation(coupling: Coupling, call: Call) -> Labels:
+    """Side by side along one axis, along the others together."""
+    tensors = [coupling.regular(t) for t in call["tensors"] if t.shape != (0,)]
+    shape = call.shapes[0]
+    axis = (call["dim"] or 0) % len(shape)
+    letters = list(range(len(shape)))
+    result = coupling.join(
+        call, [(t, [*letters[:axis], (n,), *letters[axis + 1 :]]) for n, t in enumerate(tensors)],
+        letters,
+    )  # fmt: skip
+    vectors = [t.along(axis) for t in tensors]
+    if any(v is not None for v in vectors):
+        whole = np.concatenate(
+            [
+                np.full(t.shape[axis], STAYS) if v is None else v
+                for v, t in zip(vectors, tensors, strict=True)
+            ]
+        )
+        result.parts.append(whole.reshape([-1 if a == axis else 1 for a in letters]))
+    return result
+
+
+@rule("stack")
+def stack(coupling: Coupling, call: Call) -> Labels:
+    """Side by side along a new axis."""
+    tensors, rank = call["tensors"], len(call.shapes[0])
+    axis = (call["dim"] or 0) % rank
+    letters = [a for a in range(rank) if a != axis]
+    return coupling.join(call, [(t, letters) for t in tensors], list(range(rank)))
+
+
+def reduction(coupling: Coupling, call: Call) -> Any:
+    """Means, sums, maxima over axes."""
+    x = call["self"] if call["self"] is not None else call["input"]
+    rank, dims = len(x.shape), call["dim"]
+    dims = list(range(rank)) if dims is None or dims == [] else dims
+    dims = {d % rank for d in (dims if isinstance(dims, list) else [dims])}
+    letters = list(range(rank))
+    if len(call.shapes) > 1 or len(call.labels) > 1:
+        return pinned(coupling, call)
+    kept = letters if call["keepdim"] else [a for a in letters if a not in dims]
+    return coupling.join(call, [(x, letters)], kept, dims)
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp")
+def along_an_axis(coupling: Coupling, call: Call) -> Labels:
+    """What mixes positions along one axis and keeps the shape."""
+    (x,) = call.labels
+    letters = list(range(len(x.shape)))
+    return coupling.join(call, [(x, letters)], letters, [call["dim"] % len(letters)])
+
+
+@rule("glu")
+def glu(coupling: Coupling, call: Call) -> Labels:
+    """The first half along an axis times the sigmoid of the second."""
+    x = coupling.regular(call["self"])
+    axis = call["dim"] % len(x.shape)
+    half = call.shapes[0][axis]
+    vector = x.along(axis)
+    letters = list(range(len(x.shape)))
+    if vector is None:
+        return coupling.join(call, [(x, letters)], letters)
+    coupling.tie(vector[:half], vector[half:])
+    parts = [np.take(part, range(half), axis) if part.shape[axis] > 1 else part for part in x.parts]
+    return Labels(call.shapes[0], parts)
+
+
+@rule("prelu", "_prelu_kernel")
+def prelu(coupling: Coupling, call: Call) -> Labels:
+    """A slope for all channels, or for each."""
+    x, weight = call["self"], call["weight"]
+    letters = _letters(x, "n", "c")[: len(x.shape)]
+    if len(weight.shape) != 1:
+        return pointwise(coupling, call)
+    return coupling.join(call, [(x, letters), (weight, ["c"])], letters)
+
+
+@rule("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d")
+def pad(coupling: Coupling, call: Call) -> Labels:
+    """Along the padded axes labels stay."""
+    (x,) = call.labels
+    letters = list(range(len(x.shape)))
+    padding = call["pad"] if call["pad"] is not None else call["padding"]
+    padded = {letters[-1 - n // 2] for n, size in enumerate(padding) if size != 0}
+    return coupling.join(call, [(x, letters)], letters, padded)
+
+
+@rule("embedding")
+def embedding(coupling: Coupling, call: Call) -> Labels:
+    """Rows of a table."""
+    weight, indices = call["weight"], call["indices"]
+    others = list(range(len(indices.shape)))
+    operands: Operands = [(weight, ["row", "c"]), (indices, others)]
+    return coupling.join(call, operands, [*others, "c"], ["row", *others])
+
+
+@rule("index")
+def index(coupling: Coupling, call: Call) -> Labels:
+    """Positions by tensors of indices: of the indexed axes everything stays."""
+    x, indices = call["self"], call["indices"]
+    for labels in indices:
+        if labels is not None:
+            coupling.pin(labels, call.op)
+    places = [n for n, labels in enumerate(indices) if labels is not None]
+    letters = list(range(len(x.shape)))
+    rest = [axis for axis in letters if axis not in places]
+    inserted = len(call.shapes[0]) - len(rest)
+    together = places == list(range(places[0], places[0] + len(places)))
+    at = places[0] if together else 0
+    result = [*rest[:at], *(("new", n) for n in range(inserted)), *rest[at:]]
+    return coupling.join(call, [(x, letters)], result, places)
+
+
+def windows(axes: int) -> Callable[[Coupling, Call], Any]:
+    """The rule of what mixes positions along the last axes: pools, interpolation."""
+
+    def function(coupling: Coupling, call: Call) -> Any:
+        x = call["self"] if call["self"] is not None else call["input"]
+        letters = list(range(len(x.shape)))
+        return [
+            coupling.join(replace(call, shapes=[shape]), [(x, letters)], letters, letters[-axes:])
+            for shape in call.shapes
+        ]
+
+    return function
+
+
+for _axes in (1, 2, 3):
+    rule(
+        *(f"{kind}_pool{_axes}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp")),
+        *(f"max_pool{_axes}d_with_indices", f"_adaptive_avg_pool{_axes}d"),
+        *(f"upsample_{kind}{_axes}d" for kind in ("nearest", "_nearest_exact")),
+        f"_upsample_nearest_exact{_axes}d",
+    )(windows(_axes))
+rule("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")(windows(2))
+rule("upsample_linear1d")(windows(1))
+rule("upsample_trilinear3d")(windows(3))
+
+
+@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones")
+@rule("new_full", "new_empty")
+def created(coupling: Coupling, call: Call) -> Labels:
+    """Numbers that depend on no position: they are made in whatever size is needed."""
+    labels = coupling.fresh(call.shapes[0])
+    for axis, size in enumerate(call.written["size"]):
+        if not isinstance(size, int):  # that of the batch
+            labels.parts = [part for part in labels.parts if part.shape[axis] == 1]
+    return labels
+
+
+def pinned(coupling: Coupling, call: Call) -> Any:
+    """The rule of all other operators."""
+    for labels in call.labels:
+        coupling.pin(labels, call.op)
+    return [Labels(shape) for shape in call.shapes]
+
+
+def rule_of(node: Node) -> Callable[[Coupling, Call], Any]:
+    """Its rule; without one of its own that of what torch says of the operator."""
+    if node.name in RULES:
+        return RULES[node.name]
+    tags = getattr(function(node.op), "tags", ())
+    if node.name in POINTWISE or torch.Tag.pointwise in tags or node.op == OUTPUT:
+        return pointwise
+    return reduction if torch.Tag.reduction in tags else pinned

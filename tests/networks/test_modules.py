@@ -1,0 +1,281 @@
+"""Modules of others: found, made for the data, filled with weights; each mistake is one line."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from st.core.errors import StError
+from st.networks.imported.export import imported
+from st.networks.imported.modules import fill, made
+
+SHAPE, CLASSES = (3, 8, 8), 5
+
+
+class Pooled(nn.Module):
+    """The mean over positions, and a linear layer."""
+
+    def __init__(self, num_classes=7):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+
+class Fixed(Pooled):
+    def __init__(self):
+        super().__init__(7)
+
+
+class Named(nn.Module):
+    """A number of classes under another usual name, and an argument of its own."""
+
+    def __init__(self, width, n_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(width, n_classes),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def function(**options):
+    return Pooled(**options)
+
+
+def without_argument(**options):
+    if options:
+        raise TypeError("takes no options")
+    return Fixed()
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.LazyLinear(CLASSES)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class Pair(Pooled):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Auxiliary(Pooled):
+    """As GoogLeNet's: further results in training."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, 2 * y) if self.training else y
+
+
+class Dictionary(Pooled):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+class TwoInputs(Pooled):
+    def forward(self, x, y):
+        return super().forward(x + y)
+
+
+class Branches(Pooled):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+class Loops(Pooled):
+    def forward(self, x):
+        return torch.stack([self.fc(image.mean((1, 2))) for image in x])
+
+
+class Positions(Pooled):
+    """Position embeddings for other images."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.position = nn.Parameter(torch.zeros(1, 3, 16, 16))
+
+    def forward(self, x):
+        return super().forward(x + self.position)
+
+
+class Maps(Pooled):
+    def forward(self, x):
+        return x
+
+
+class Convolutional(nn.Module):
+    """No linear layer that could be replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 7, 1)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Broken(nn.Module):
+    def __init__(self):
+        raise RuntimeError("no\nsuch thing")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """This module under a name that can be imported."""
+    module = types.ModuleType("mine")
+    module.__dict__.update(globals())
+    module.instance = Pooled(CLASSES)
+    module.number = 3
+    monkeypatch.setitem(sys.modules, "mine", module)
+
+
+def make(name, **arguments):
+    return made(name, arguments, SHAPE, CLASSES, seed=0)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, note",
+    [
+        ("mine:Pooled", {}, None),
+        ("mine:Named", {"width": 4}, None),
+        ("mine:function", {}, None),
+        ("mine:instance", {}, None),
+        ("mine:Lazy", {}, None),
+        ("mine:Pair", {}, None),
+        ("mine:Auxiliary", {}, None),
+        ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
+        ("mine:without_argument", {}, "'fc' was replaced"),
+        ("mine:Pooled", {"num_classes": 9}, "5 classes instead of 9"),
+        ("torchvision.models:resnet18", {}, None),
+        ("torchvision.models:squeezenet1_1", {}, None),
+    ],
+)
+def test_made_for_the_classes(name, arguments, note):
+    shape = (3, 32, 32) if "torchvision" in name else SHAPE
+    module, notes = made(name, arguments, shape, CLASSES, seed=0)
+    output = module.eval()(torch.zeros(2, *shape))
+    output = output[0] if isinstance(output, tuple) else output
+    assert output.shape == (2, CLASSES)
+    assert len(notes) == (note is not None) and all(note in told for told in notes)
+    again, _ = made(name, arguments, shape, CLASSES, seed=0)
+    for one, other in zip(module.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text("from torch import nn\nBLOCK = nn.Linear(3, 5)\n")
+    (tmp_path / "own_net.py").write_text(
+        "import torch\nfrom own_parts import BLOCK\n\n\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n        self.fc = BLOCK\n"
+        "    def forward(self, x):\n        return self.fc(x.mean((2, 3)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # and taken back
+    module, _ = make(f"{tmp_path}/own_net.py:Net")
+    assert type(module).__name__ == "Net"
+
+
+@pytest.mark.parametrize(
+    "name, arguments, words",
+    [
+        ("resnet18", {}, "must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME"),
+        ("no_such_package:Net", {}, "cannot be imported .ModuleNotFoundError"),
+        ("no_such_file.py:Net", {}, "no_such_file.py: is missing"),
+        ("torchvision.models:resnet19", {}, "there is no 'resnet19'; did you mean 'resnet1"),
+        ("mine:number", {}, "is no class, function or module of torch"),
+        ("builtins:dict", {}, "made a dict, not a module of torch"),
+        ("mine:Named", {}, r"cannot be made with \(n_classes=5\) \(TypeError"),
+        ("mine:Pooled", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("mine:Broken", {}, "RuntimeError: no such thing"),
+        ("mine:Dictionary", {}, "gives a dict, not a tensor of classes"),
+        ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
+        ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
+        ("mine:Positions", {}, "fails on images of 3 x 8 x 8 .*the size"),
+        ("mine:Convolutional", {}, "7 numbers an image, there are 5 classes"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(name, arguments, words):
+    with pytest.raises(StError, match=words) as caught:
+        make(name, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_timm_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(StError, match="timm is missing; pip install timm"):
+        make("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("mine:Branches", "cannot draw it: what it does depends on the values of its input"),
+        ("mine:Loops", "it can take batches of one size only"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(name, words, capfd):
+    module, _ = make(name)
+    with pytest.raises(StError, match=words) as caught:
+        imported(module, SHAPE)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_of_several_results_the_first_counts():
+    program, _ = imported(make("mine:Auxiliary")[0], SHAPE)
+    assert program.notes == ["of its 2 results in training the first is used"]
+
+
+def save(path, module, **changes):
+    tensors = {name: value.numpy() for name, value in module.state_dict().items()}
+    tensors |= changes
+    save_file({name: value for name, value in tensors.items() if value is not None}, path)
+    return path
+
+
+def test_weights_fill_a_module(tmp_path):
+    source, target = Named(4, CLASSES), Named(4, CLASSES)
+    assert fill(target, save(tmp_path / "w.safetensors", source)) == []
+    for one, other in zip(source.parameters(), target.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_for_other_classes_leave_the_last_layer(tmp_path):
+    target = Named(4, CLASSES)
+    before = target.layers[3].weight.clone()
+    (note,) = fill(target, save(tmp_path / "w.safetensors", Named(4, 1000)))
+    assert "left out, for other classes: layers.3.weight, layers.3.bias" in note
+    assert torch.equal(target.layers[3].weight, before)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"layers.0.weight": None}, "it lacks 'layers.0.weight'"),
+        ({"extra": np.zeros(3, np.float32)}, "it has foreign 'extra'"),
+        (
+            {"layers.0.bias": np.zeros(9, np.float32)},
+            r"'layers.0.bias' has shape \(9,\) instead of \(4,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(changes, words, tmp_path):
+    path = save(tmp_path / "w.safetensors", Named(4, CLASSES), **changes)
+    with pytest.raises(StError, match=words) as caught:
+        fill(Named(4, CLASSES), path)
+    assert str(caught.value).startswith(f"{path}: ")
+    path.write_bytes(b"pickle")
+    with pytest.raises(StError, match="st convert"):
+        fill(Named(4, CLASSES), path)
