@@ -20,6 +20,7 @@ from st.core.registry import datasets, inits
 from st.data.augment import Augment
 from st.data.images import Images
 from st.networks import network
+from st.networks.layers import Executable
 from st.networks.structure import Structure
 from st.training.loop import Run, fit
 from st.training.objective import Objective
@@ -28,7 +29,7 @@ from st.training.recipe import Training, learning_rate
 STRUCTURE = Structure("vgg", {"layers": [16, 16, "M", 32, 32, "M", 64, 64]}, (1, 8, 8), 10)
 
 
-def initial(seed: int) -> network.Network:
+def initial(seed: int) -> Executable:
     return network.build(STRUCTURE, inits.get("random")(STRUCTURE, None, seed))
 
 

@@ -16,6 +16,7 @@ from st.core.provenance import processor
 from st.core.registry import architectures, inits
 from st.data.dataset import Data
 from st.networks import network as networks
+from st.networks.layers import Executable
 from st.networks.structure import Structure
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def structure(case: Case, student: bool = False) -> Structure:
     return Structure(full.family, full.options, full.input_shape, full.classes, keep)
 
 
-def network(case: Case, student: bool = False) -> networks.Network:
+def network(case: Case, student: bool = False) -> Executable:
     built = structure(case, student)
     return networks.build(built, inits.get("random")(built, None, 0))
 

@@ -103,7 +103,7 @@ def spatial_attention(x, conv):
 
 
 def written(x, one):
-    y = one(x)
+    y = one(x) * 1
     y[:, :2] += 1
     return y.mul_(2) + x
 
@@ -363,7 +363,32 @@ def check(module: nn.Module, part: Structure, values, x: torch.Tensor) -> nn.Mod
         # normalising a batch's few values amplifies rounding
         close = (1e-8 if training else 1e-9) * expected.abs().max().item()
         torch.testing.assert_close(found, expected, rtol=0, atol=close)
+    slopes, expected_slopes = gradients(small, values, x), gradients(zeroed, values, x)
+    same = inherit(part, Checkpoint("it", expected_slopes, part.full, {}), 0)
+    for tensor in part.graph.tensors():
+        if tensor.trained:
+            found, wanted = slopes[tensor.name], same[tensor.name]
+            # of biases before a normalisation they are zero but for rounding
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7 * scale_of(slopes))
     return small
+
+
+def gradients(module: nn.Module, values, x: torch.Tensor) -> dict:
+    """Of a function of the training outputs, by parameter; zero where there is none."""
+    torch.manual_seed(0)
+    module = copy.deepcopy(module).train()
+    y = module(x)
+    y = y if isinstance(y, torch.Tensor) else y[0]
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    slopes = {n: np.zeros_like(value) for n, value in values.items()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in slopes and parameter.grad is not None:
+            slopes[name] = parameter.grad.numpy()
+    return slopes
+
+
+def scale_of(slopes: dict) -> float:
+    return max(float(np.abs(value).max()) for value in slopes.values() if value.size)
 
 
 @pytest.mark.parametrize("name", CASES)

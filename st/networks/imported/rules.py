@@ -82,9 +82,13 @@ def moved(coupling: Coupling, call: Call) -> Any:
             results, output if isinstance(output, list | tuple) else [output], strict=True
         ):
             values = compact(moved_part)
-            # where images and channels share an axis, its size was computed from all channels
-            shared = any(values.ndim > axis and values.shape[axis] > 1 for axis in computed)
-            if values.size > 1 and not shared:
+            for axis in computed:
+                # shared with images: its size was computed from all channels, so they are as one
+                if values.ndim > axis and values.shape[axis] > 1:
+                    first = np.take(values, [0], axis)
+                    coupling.tie(values, first)
+                    values = first
+            if values.size > 1:
                 result.parts.append(values)
             else:
                 coupling.pin(values, call.op)
