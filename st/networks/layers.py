@@ -17,6 +17,8 @@ class Executable(nn.Module):
         super().__init__()
         self.structure = structure
         self.random = False  # whether torch's random numbers are drawn in training, as by dropout
+        # batch normalisations that are no layers, which several processes can't compute together
+        self.loose_norms = False
         self.layers_by_name: dict[str, nn.Module] = {}
         # layers, each with the batch normalisation that alone reads it
         self.foldable: list[tuple[str, str]] = []

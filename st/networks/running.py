@@ -19,6 +19,9 @@ PYTHON = {
 }
 # what stands for something of torch in arguments, and where it is found
 CONSTANTS = ("dtype", "layout", "memory_format")
+RELU = "aten.relu.default"
+# whose result is a tensor of their own that their gradients don't need: a ReLU may overwrite it
+FRESH = (*CONVOLUTIONS, "linear", "batch_norm", "add")
 FILES = ("from_file",)  # operators that do more than to compute
 
 
@@ -88,6 +91,10 @@ class Imported(Executable):
             for training, form in ((True, "train"), (False, "eval"))
         }
         self.random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
+        self.loose_norms = any(
+            node.name == "batch_norm" and node.args[5] and _layer_name(node) not in layers
+            for node in forms["train"]
+        )
         self.foldable = _pairs(forms["eval"], self._plans[False], self._taps)
 
     def _hold(self, name: str, value: Tensor) -> None:
@@ -107,6 +114,8 @@ class Imported(Executable):
         frees: dict[int, list[int]] = {}
         for used, number in last_use.items():
             frees.setdefault(number, []).append(used)
+        readers = Counter(used for node in nodes for used in uses(node))
+        kept = {places[form] for places in self._taps.values() for form in places}
         plan: list[tuple] = []
         for number, node in enumerate(nodes[1:], 1):
             if any(name.removesuffix(".num_batches_tracked") in layers for name in named(node)):
@@ -119,7 +128,12 @@ class Imported(Executable):
                 self.register_buffer(name, torch.tensor(args[2]), persistent=False)
                 self._places[name] = (self, name)
                 args = [*args[:2], {"tensor": name}]
-            call = None if layer else function(_flexible(node.op))
+            op = _flexible(node.op)
+            if op == RELU and readers[node.args[0]["node"]] == 1:
+                before = nodes[node.args[0]["node"]]
+                fresh = before.name in FRESH and node.args[0]["node"] not in kept
+                op = "aten.relu_.default" if fresh else op
+            call = None if layer else function(op)
             plan.append((number, layer, call, args, node.kwargs, frees.get(number, ())))
         return plan
 

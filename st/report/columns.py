@@ -81,7 +81,8 @@ COLUMNS = [
     ),
     Column(
         "macs", "macs", "mean", whole=True, title="MACs", cells=_each("macs", short),
-        meaning="MACs: multiply-accumulates of convolution and linear layers for one image.",
+        meaning="MACs: multiply-accumulates of convolutions, linear layers and matrix products for "
+        "one image.",
     ),
     Column(
         "macs_kept", "macs_kept", "mean", decimals=4, title="MACs ↓",

@@ -159,7 +159,13 @@ class _Gather(torch.autograd.Function):
 
 
 def normalise_together(network: Executable, device: Device) -> None:
-    """Let all batch normalisations of `network` use the statistics of all processes."""
+    """Let all batch normalisations of `network` use the statistics of all processes. Raises
+    StError if an imported network has some that are no layers."""
+    if network.loose_norms:
+        raise StError(
+            "the network normalises batches outside of torch's BatchNorm layers, which several "
+            "processes cannot do together; train it with --processes 1"
+        )
 
     def together(layer: nn.Module) -> nn.Module:
         if not isinstance(layer, _BatchNorm):
