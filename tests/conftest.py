@@ -5,6 +5,7 @@ import logging
 import signal
 
 import pytest
+import torch
 import yaml
 from helpers.networks import SMALL, small_structure
 from helpers.params import TINY
@@ -16,6 +17,9 @@ from st.networks.structure import Structure
 
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
+# The first gradient decides which threads torch starts for gradients: after torch.export has been
+# imported there are some, and processes that tests fork later could compute none.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture
