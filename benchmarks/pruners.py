@@ -118,10 +118,13 @@ def main() -> None:
         params, macs = sizes(net, image)
         table.add(
             {
-                "network": options.architecture, "pruned by": name,
-                "params_kept": round(params / full[0], 4), "macs_kept": round(macs / full[1], 4),
-                "accuracy": round(accuracy(net, images), 2), "seconds": round(seconds, 2),
-            }  # fmt: skip
+                "network": options.architecture,
+                "pruned by": name,
+                "params_kept": round(params / full[0], 4),
+                "macs_kept": round(macs / full[1], 4),
+                "accuracy": round(accuracy(net, images), 2),
+                "seconds": round(seconds, 2),
+            }
         )
     print(table.frame().to_string(index=False))
 
