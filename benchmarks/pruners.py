@@ -3,11 +3,11 @@
     pip install torch-pruning
     python benchmarks/pruners.py RESULTS ARCHITECTURE MODULE
 
-RESULTS: what a run of params/own-network.yaml made; ARCHITECTURE: of its supernet `plain`; MODULE: as
-the architecture's option says it, such as torchvision.models:resnet18, with `--arguments` as JSON.
-Both rank filters by the mean of their L1 norms over coupled layers, within each group, so that all
-groups keep the same fraction; torch-pruning's ratio is found by bisection. Accuracies are those of
-the test images before any training. Writes benchmarks/results/pruners-ARCHITECTURE.csv.
+RESULTS: what a run of params/own-network.yaml made. ARCHITECTURE: of its supernet `plain`. MODULE:
+as the architecture's option says it, such as torchvision.models:resnet18, with `--arguments` as
+JSON. Both rank filters by the mean of their L1 norms over coupled layers, within each group, so
+that all groups keep the same fraction; torch-pruning's ratio is found by bisection. Accuracies are
+those of the test images before any training. Writes benchmarks/results/pruners-ARCHITECTURE.csv.
 """
 
 import argparse
