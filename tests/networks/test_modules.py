@@ -126,6 +126,14 @@ class Convolutional(nn.Module):
         return self.conv(x).mean((2, 3))
 
 
+class Configured(Pooled):
+    """As timm's networks say what they were trained with."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "input_size": (3, 224, 224)}
+
+
 class Broken(nn.Module):
     def __init__(self):
         raise RuntimeError("no\nsuch thing")
@@ -155,6 +163,7 @@ def make(name, **arguments):
         ("mine:Lazy", {}, None),
         ("mine:Pair", {}, None),
         ("mine:Auxiliary", {}, None),
+        ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
         ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
         ("mine:without_argument", {}, "'fc' was replaced"),
         ("mine:Pooled", {"num_classes": 9}, "5 classes instead of 9"),

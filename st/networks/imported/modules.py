@@ -36,7 +36,17 @@ def made(
             notes.append(_replace_last(name, module, width, classes))
             if _width(name, module, shape) != classes:
                 raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
-    return module.float(), notes
+    return module.float(), [*notes, *_made_for(module)]
+
+
+def _made_for(module: nn.Module) -> list[str]:
+    """What a library says its pretrained weights need, as timm does."""
+    told = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    if not isinstance(told, dict) or not {"mean", "std"} <= told.keys():
+        return []
+    mean, std, size = list(told["mean"]), list(told["std"]), told.get("input_size", ())
+    sizes = f", and images of {' x '.join(map(str, size))}" if size else ""
+    return [f"pretrained weights of it need normalisation: {{mean: {mean}, std: {std}}}{sizes}"]
 
 
 def found(name: str) -> Any:
