@@ -127,6 +127,15 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+class Normalised(nn.Conv2d):
+    """Weights that are normalised by filter, as in networks without normalisation layers."""
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
 class Depth(nn.Module):
     """Stochastic depth, which is another network in evaluation."""
 
@@ -234,6 +243,10 @@ CASES = {
     "standardised weights": (
         lambda: Small(lambda x, a, b: b(a(x)), Standardised(8, 6, 1), Standardised(6, 8, 1)),
         [8],
+    ),
+    "normalised weights": (
+        lambda: Small(lambda x, a, b: b(F.relu(a(x))), Normalised(8, 6, 3), Normalised(6, 8, 1)),
+        [8, 6, 8],
     ),
     "group norm": (lambda: layer_between(nn.GroupNorm(3, 12)), [8, 4, 8]),
     "instance norm": (lambda: layer_between(nn.InstanceNorm2d(12, affine=True)), [8, 12, 8]),

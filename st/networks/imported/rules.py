@@ -224,7 +224,12 @@ def batch_norm(coupling: Coupling, call: Call) -> Labels:
     names = ("weight", "bias", "running_mean", "running_var")
     letters = _letters(x, "n", "c")
     operands = [(x, letters), *((call[name], ["c"]) for name in names)]
-    return coupling.join(call, operands, letters, letters[2:])
+    if call["running_mean"] is not None:
+        return coupling.join(call, operands, letters, letters[2:])
+    # weights may be normalised, whose positions are other channels: as in layer_norm
+    result = coupling.join(call, operands, letters)
+    coupling.inexact += [v for axis in letters[2:] if (v := result.along(axis[1])) is not None]
+    return result
 
 
 @rule("layer_norm", "rms_norm")
