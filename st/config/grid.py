@@ -4,6 +4,7 @@ Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
 import json
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from st.config.layout import (
     place,
 )
 from st.config.params import Architecture, Params, objective, recipe, weights_file
-from st.config.sources import beside, sources
+from st.config.sources import beside, module_file, sources
 from st.core import registry
 from st.core.job import Job, fingerprint
 
@@ -70,8 +71,11 @@ class Grid:
         place = self._options(architecture)["module"].rpartition(":")[0]
         if place.endswith(".py"):
             return beside(Path(place))
-        here = Path.cwd()
-        return [path for path in sources(place) if path.is_relative_to(here)] if place else []
+        file = module_file(place)
+        here, libraries = Path.cwd(), Path(sys.prefix)  # an environment may lie in the project
+        if file is None or not file.is_relative_to(here) or file.is_relative_to(libraries):
+            return []
+        return list(sources(place))
 
     def _options(self, architecture: str) -> dict[str, Any]:
         spec = self.params.architectures[architecture]

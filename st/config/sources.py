@@ -31,7 +31,7 @@ def sources(*modules: str) -> tuple[Path, ...]:
         name = queue.pop()
         if name in found or name in WITHOUT_EFFECT:
             continue
-        path = _file(name)
+        path = module_file(name)
         if path is None:
             continue
         found[name] = path
@@ -45,7 +45,7 @@ def _is_st(name: str) -> bool:
 
 
 @cache
-def _file(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """The file of a module, or None for what is not a module (a name imported from one).
 
     Found without importing the module or its parents, which may import torch.

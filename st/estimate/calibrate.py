@@ -115,7 +115,7 @@ def _run(spec: Training, data: Data, where) -> Any:
         network=where.place(bare(spec.structure)),
         images=Images(data, where),
         recipe=recipe,
-        epochs=spec.epochs,
+        epochs=spec.epochs or 1,  # of none, what an image costs is still asked
         objective=Objective(spec.objective, spec.structure.graph.taps, recipe),
         augment=Augment(**spec.job["augment"]),
         seed=0,

@@ -51,7 +51,7 @@ def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, 
             if key not in rates.image:
                 raise StError(f"the rates do not say how long {key} takes; measure again")
             epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
-            tests = math.ceil(epochs / every) if every else 1
+            tests = max(1, math.ceil(epochs / every)) if every else 1
             images = epochs * size + tests * test
             return rates.start["train"] + size * rates.setup[key] + images * rates.image[key]
 

@@ -1,8 +1,11 @@
 """The files of every job: what one phase reads another has written, wherever they are named."""
 
 import inspect
+import sys
+from pathlib import Path
 
 import pytest
+from helpers.project import ROOT
 
 from st.cli import load_phase
 from st.config import layout
@@ -34,6 +37,15 @@ def grid(tiny, tmp_path, monkeypatch):
     tiny["methods"] |= {"tuned": {"search": "taylor", "init": "inherit"}}
     tiny["methods"]["lottery"]["search"] = "rounds"
     return Grid(parse(tiny))
+
+
+def test_a_librarys_code_is_no_input(grid, monkeypatch):
+    """Wherever its environment lies; a module of one's own is one, with what it imports."""
+    monkeypatch.chdir(Path(sys.prefix).parent)
+    assert grid.own_code("mine") == []
+    monkeypatch.chdir(ROOT)
+    grid.params.architectures["mine"].options["module"] = "st.core.seeds:stream"
+    assert [path.name for path in grid.own_code("mine")][-1] == "seeds.py"
 
 
 def flat(files: layout.Paths) -> list[str]:
