@@ -18,6 +18,7 @@ from st.config.params import (
     Params,
     Search,
     Supernet,
+    imported,
     objective,
     recipe,
     weights_file,
@@ -195,7 +196,7 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
     for key, architecture in params.architectures.items():
         found = _problems(registry.inits.check, "random", architecture.init_options)
         problems += [f"architectures.{key}.init_options: {p}" for p in found]
-        if getattr(_family(architecture.family), "imported", False):
+        if imported(architecture.family):
             for dataset, _ in shapes:
                 try:
                     drawn = _drawn(dataset, key, architecture)
@@ -217,10 +218,6 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
             if shape:
                 supernets[dataset, key] = Structure(architecture.family, options, *shape)
     return problems, supernets, taps
-
-
-def _family(name: str) -> Any:
-    return registry.architectures.get(name) if name in registry.architectures.names() else None
 
 
 def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
@@ -297,7 +294,7 @@ def _contradictions(
         drawn = [
             name
             for name, architecture in params.architectures.items()
-            if not getattr(_family(architecture.family), "imported", False)
+            if not imported(architecture.family)
         ]
         if supernet.weights == "own" and drawn:
             yield (

@@ -20,7 +20,7 @@ from st.config.layout import (
     Paths,
     place,
 )
-from st.config.params import Architecture, Params, objective, recipe, weights_file
+from st.config.params import Architecture, Params, imported, objective, recipe, weights_file
 from st.config.sources import beside, module_file, sources
 from st.core import registry
 from st.core.job import Job, fingerprint
@@ -59,12 +59,7 @@ class Grid:
 
     def imported(self) -> list[str]:
         """The architectures that the phase `draw` imports."""
-        families = {name: a.family for name, a in self.params.architectures.items()}
-        return [
-            name
-            for name, family in families.items()
-            if getattr(registry.architectures.get(family), "imported", False)
-        ]
+        return [name for name, a in self.params.architectures.items() if imported(a.family)]
 
     def own_code(self, architecture: str) -> list[Path]:
         """The files of a user's own module, where they are not a library's."""
@@ -353,8 +348,8 @@ class Grid:
 
     def _drawing(self, experiment: Experiment) -> str | None:
         """The imported network, if it is one."""
-        imported = experiment.architecture in self.imported()
-        return place("draw", "drawing", experiment) if imported else None
+        family = self.params.architectures[experiment.architecture].family
+        return place("draw", "drawing", experiment) if imported(family) else None
 
     def _searched(self, experiment: Experiment) -> Paths:
         """The inputs of a search: the images and early weights only if it looks at them."""

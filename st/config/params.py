@@ -294,6 +294,14 @@ def schema() -> dict[str, Any]:
     }
 
 
+def imported(family: str) -> bool:
+    """Whether the phase `draw` imports networks of this family, if there is such a family."""
+    try:
+        return getattr(registry.architectures.get(family), "imported", False)
+    except StError:
+        return False
+
+
 def weights_file(supernet: Supernet, dataset: str, architecture: str) -> str | None:
     """The file that the supernet's weights are taken from, if any."""
     if supernet.weights in (None, "own"):

@@ -5,6 +5,7 @@ torch module. Searches, inits, files and reports know this interface only.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -78,7 +79,7 @@ class Term:
         return self.params * factor, self.macs * factor
 
 
-class Drawing:
+class Drawing(ABC):
     """A network without its tensors. `taps`: the intermediate values that losses can ask for."""
 
     input_shape: tuple[int, int, int]
@@ -86,25 +87,25 @@ class Drawing:
     groups: dict[str, Group]
     taps: dict[str, Any]
 
+    @abstractmethod
     def tensors(self) -> list[Tensor]:
         """Every parameter and buffer of the full network, named as in its checkpoints."""
-        raise NotImplementedError
 
+    @abstractmethod
     def terms(self) -> list[Term]:
         """What it costs, for one image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def extents(self) -> dict[Any, Extent]:
         """The lengths of all axes that pruning shortens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def positions(self, keep: Keep) -> Mapping[Any, np.ndarray]:
         """What is kept of these axes: sorted indices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self, axis: Axis, group: str, keep: Keep) -> np.ndarray:
         """Where a group's kept channels lie along a kept axis, shape (channels, times)."""
-        raise NotImplementedError
 
     def widths(self, keep: Keep) -> dict[str, int]:
         """Channels per group, all of them where `keep` does not name the group."""

@@ -1,6 +1,6 @@
 """What executable networks of drawn and of imported architectures have in common."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +11,11 @@ from st.networks.structure import Structure
 
 class Executable(nn.Module):
     """The network of a structure. Layers with weights are modules, children that their names say
-    (`stage1.block2.conv1`); what lies between them is not."""
+    (`stage1.block2.conv1`); what lies between them is not.
+
+    Called with a batch and names of taps: the logits, (n, classes), or with taps a dict of these
+    intermediate values.
+    """
 
     def __init__(self, structure: Structure):
         super().__init__()
@@ -52,10 +56,6 @@ class Executable(nn.Module):
         """Put `change(layer)` in the place of every layer."""
         for name, layer in list(self.layers_by_name.items()):
             self.attach(name, change(layer))
-
-    def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
-        """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
-        raise NotImplementedError
 
 
 class Uncounted(nn.modules.batchnorm._BatchNorm):

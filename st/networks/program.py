@@ -139,18 +139,23 @@ class Program(Drawing):
 
     def positions(self, keep: Keep) -> dict[Any, np.ndarray]:
         """By the numbers of layouts; see Drawing."""
+        mask = self._mask(keep)
+        return {n: np.flatnonzero(mask[layout]) for n, layout in enumerate(self._layouts)}
+
+    def _mask(self, keep: Keep) -> np.ndarray:
+        """By unit, whether it is kept; FIXED is the last."""
         mask = np.ones(sum(group.size for group in self.groups.values()) + 1, bool)
         for name, kept in keep.items():
             group = self.groups[name]
             mask[group.first : group.first + group.size] = False
             mask[group.first + np.asarray(kept)] = True
-        # FIXED is the last
-        return {n: np.flatnonzero(mask[layout]) for n, layout in enumerate(self._layouts)}
+        return mask
 
     def places(self, axis: Axis, group: str, keep: Keep) -> np.ndarray:
         """By the numbers of layouts; see Drawing."""
         assert isinstance(axis, int)
-        layout = self._layouts[axis][self.positions(keep)[axis]]
+        layout = self._layouts[axis]
+        layout = layout[self._mask(keep)[layout]]
         units = self.groups[group]
         found = np.flatnonzero((layout >= units.first) & (layout < units.first + units.size))
         width = len(keep[group]) if group in keep else units.size
@@ -166,9 +171,9 @@ class Program(Drawing):
     def terms(self) -> list[Term]:
         """Of all parameters, and of products in evaluation; see Drawing."""
         found = [
-            _term(_layer_of(name), 1, 0, list(zip(t.shape, t.layout, strict=True)))
-            for name, t in zip(self.stored, self.stored.values(), strict=True)
-            if Tensor(name, (), (), t.role).trained
+            _term(_layer_of(t.name), 1, 0, self._sizes({"tensor": t.name}))
+            for t in self.tensors()
+            if t.trained
         ]
         nodes = self.forms["eval"]
         shown = {0}  # what there is once for each image

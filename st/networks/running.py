@@ -78,11 +78,10 @@ class Imported(Executable):
         for name, layer in layers.items():
             self.attach(name, layer)
         self._places: dict[str, tuple[nn.Module, str]] = {}
-        for name, tensor in program.stored.items():
-            if name not in held:
-                value: Tensor = torch.zeros(shapes[name], dtype=getattr(torch, tensor.dtype))
-                trained = tensor.role not in ("mean", "variance", "count", "buffer")
-                self._hold(name, nn.Parameter(value) if trained else value)
+        for tensor in program.tensors():
+            if tensor.name not in held:
+                value = torch.zeros(shapes[tensor.name], dtype=getattr(torch, tensor.dtype))
+                self._hold(tensor.name, nn.Parameter(value) if tensor.trained else value)
         for name, other in program.tied.items():
             parent, last = self._places[other]
             self._hold(name, getattr(parent, last))

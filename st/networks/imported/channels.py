@@ -233,7 +233,7 @@ def _measured(
     """The weights that make these units, or else any that have them, and the axis."""
     made = [
         (name, _output_axis(name, program))
-        for name in dict.fromkeys(producers)
+        for name in producers
         if _along(axes[name], _output_axis(name, program), members)
     ]
     anywhere = [
@@ -260,7 +260,7 @@ def _stream(members: np.ndarray, axes: Axes, program: Program) -> bool:
 def _owners(axes: Axes, producers: list[str]) -> dict[str, np.ndarray]:
     """Groups by name: units that one layer makes, and what is tied to them by that; those that no
     layer makes, by the tensor that has them. A group of one unit is none: it must remain."""
-    vectors = [(name.removesuffix(".weight"), axes[name][0]) for name in dict.fromkeys(producers)]
+    vectors = [(name.removesuffix(".weight"), axes[name][0]) for name in producers]
     made = {unit for _, v in vectors if v is not None for unit in v}
     vectors += [
         (f"{name}.{axis}", np.where(np.isin(v, list(made)), STAYS, v))

@@ -180,7 +180,7 @@ def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, An
             nodes.append(_node(node, known))
             known[node.name] = {"node": len(nodes) - 1}
     nodes.append(Node(OUTPUT, [known[result.name]]))
-    used = {name for node in nodes for name in _names([node.args, *node.kwargs.values()])}
+    used = {name for node in nodes for name in named(node)}
     return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
 
 
@@ -256,12 +256,6 @@ def _memory(node: fx.Node) -> fx.Node:
             break
         node = node.args[0]
     return node
-
-
-def _names(argument: Any) -> list[str]:
-    if isinstance(argument, list):
-        return [name for part in argument for name in _names(part)]
-    return [argument["tensor"]] if isinstance(argument, dict) and "tensor" in argument else []
 
 
 def _node(node: fx.Node, known: dict[str, dict]) -> Node:
