@@ -113,7 +113,7 @@ def test_a_batch_as_both_networks_see_it(kinds):
     run.objective.__class__ = type("Noted", (type(run.objective),), {"__call__": noted})
     views, rows = augment.draw(40, 0, 0), augment.mixing(5, 0, 0, (8, 8))
     images = run.images
-    shown = augment.apply(images.train_images, views)
+    shown = augment.apply(images.train_images[:], views)
     for number in range(3):
         step()
         index = step._order[number]

@@ -235,7 +235,8 @@ class _Reader:
 
     def images(self, files: list[str], size: int | None, resize: int | None) -> Stored:
         """Those of files that could be read before; raises StError if one no longer can."""
-        images, shape = np.empty((0, 0, 0, 0), dtype=np.uint8), ()
+        images = np.empty((0, 0, 0, 0), dtype=np.uint8)
+        shape: tuple[int, ...] = ()
         for number, one in enumerate(self._made(files, size, resize)):
             if one.error:
                 raise StError(one.error)
