@@ -15,8 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
@@ -79,8 +77,10 @@ def in_order(
     if processes < 2:
         yield from map(function, items)
         return
-    rest = iter(items)
-    waiting: deque[Future[list[Result]]] = deque()
+    from concurrent.futures import ProcessPoolExecutor  # not at the start of every command
+    from concurrent.futures.process import BrokenProcessPool
+
+    rest, waiting = iter(items), deque[Any]()
     pool = ProcessPoolExecutor(processes, initializer=_begin)
     try:
         while True:

@@ -61,8 +61,8 @@ def make(
     """The same, and what can be told of an image file while it is in memory; an error is returned.
 
     `compressed`: instead of the pixels, a file of them. A JPEG file whose pixels nothing was done
-    to stays as it is, any other becomes one of quality 95; what is not from a JPEG file becomes a
-    PNG, without loss. `by_contents`: whether `digest` is of the file as it was.
+    to stays as it is, any other becomes one of quality 95 with all its colours; what is not from
+    a JPEG file becomes a PNG, without loss. `by_contents`: whether `digest` is of the file itself.
     """
     try:
         image, done, kind = _image(Path(file), size, grayscale, resize)
@@ -83,7 +83,8 @@ def make(
         bare = image.copy()
         bare.info = {}
         if kind == "JPEG":
-            bare.save(buffer, "JPEG", quality=QUALITY)
+            # halved colours would show in images as small as networks see them
+            bare.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
         else:
             bare.save(buffer, "PNG")
         payload = buffer.getvalue()

@@ -91,6 +91,7 @@ class Images:
 
     def __init__(self, data: Data, device: Device):
         mean, deviation = data.statistics()
+        self._loader: Loader | None = None
         self.train_labels = device.tensor(data.train_labels)
         self.test_labels = device.tensor(data.test_labels)
         height, width = data.input_shape[1:]
@@ -98,9 +99,9 @@ class Images:
         stored = (data.train_images, data.test_images)
         arrays = [images for images in stored if not isinstance(images, Shards)]
         if len(arrays) < len(stored) or not _fit(arrays, device):
-            loader = Loader(stored, workers(device.threads), device.is_cuda)
+            self._loader = Loader(stored, workers(device.threads), device.is_cuda)
             parts: list[Any] = [
-                Streamed(images, part, loader, device) for part, images in enumerate(stored)
+                Streamed(images, part, self._loader, device) for part, images in enumerate(stored)
             ]
         else:
             parts = [Resident(device.tensor(images)) for images in arrays]
@@ -109,6 +110,11 @@ class Images:
         self.classes = len(data.classes)
         self._mean = device.tensor(mean).float()[:, None, None]
         self._scale = (1 / device.tensor(deviation)).float()[:, None, None]
+
+    def close(self) -> None:
+        """End the processes that read images, if there are any."""
+        if self._loader:
+            self._loader.close()
 
     def normalise(self, batch: Tensor) -> Tensor:
         """(n, c, h, w) of 0...255 to float32, mean 0 and deviation 1 per channel, channels_last."""

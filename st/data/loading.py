@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from st.core.errors import StError
+from st.core.process import end_with_parent
 from st.data.dataset import Stored
-from st.data.shards import Shards
 
 # Of images (n, c, h, w) as they are stored, and numbers (n,): these images in the views of these
 # numbers.
@@ -39,8 +39,6 @@ class Request:
 
 def read(stored: Stored, index: np.ndarray) -> Tensor:
     """Images as they are stored: uint8 (n, c, h, w)."""
-    if isinstance(stored, Shards):
-        return stored.read(index)
     return torch.from_numpy(stored[index])
 
 
@@ -74,7 +72,8 @@ def _as_it_is(batch: Any) -> Any:
 
 def _begin(number: int) -> None:
     """Signals are for the process that trains: it finishes the epoch, for which it needs this one.
-    The DataLoader ends it, or notices that the other is gone."""
+    It ends this one then."""
+    end_with_parent(1)
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGURG):
         signal.signal(stop, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -115,6 +114,11 @@ class Loader:
             if isinstance(batch, str):
                 raise StError(batch)
             yield batch
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._end:
+            self._end()
 
 
 def workers(threads: int) -> int:

@@ -26,8 +26,6 @@ from st.core.process import in_order
 from st.core.progress import say
 from st.data.decode import Made
 
-# torch is imported where images are decoded: what only looks at a data set does without.
-
 IMAGES = 4096  # of a shard, at most: so many are lost when a preparation is killed
 OPEN = 256  # shards at a time
 
@@ -95,28 +93,31 @@ class Shards:
     def __getitem__(self, index: Any) -> np.ndarray:
         """As an array's: of one image, or of those of a slice, a mask or a list of numbers."""
         if isinstance(index, int | np.integer):
-            return self.read([int(index)])[0].numpy()
-        return self.read(np.arange(len(self))[index]).numpy()
+            return self.read([range(len(self))[index]])[0]
+        return self.read(np.arange(len(self))[index])
 
     def chosen(self, index: Any) -> "Shards":
         """The same images as `[index]` would, still compressed."""
         parts = (None if part is None else part[index] for part in (self.digests, self.sums))
         return Shards(self.folder, self.files, self.places[index], self.shape[1:], *parts)
 
-    def read(self, index: Iterable[int]):
-        """The images as a tensor, uint8 (n, c, h, w), in channels_last.
+    def read(self, index: Iterable[int]) -> np.ndarray:
+        """The images of these numbers, in memory as decoders write them: channels last.
 
         Raises StError that names the shard if it is missing or damaged.
         """
-        import torch
+        from PIL import Image
 
-        numbers = list(index)
-        found = torch.empty(
-            (len(numbers), *self.shape[1:]), dtype=torch.uint8, memory_format=torch.channels_last
-        )
+        numbers = [int(number) for number in index]
+        channels, height, width = self.shape[1:]
+        found = np.empty((len(numbers), height, width, channels), dtype=np.uint8)
         for place, number in enumerate(numbers):
-            found[place] = self._decoded(int(number))
-        return found
+            # the library that prepared them: what that forgives a file, this does too
+            with Image.open(io.BytesIO(self.payload(number))) as image:
+                found[place] = np.asarray(image).reshape(height, width, channels)
+        if channels == 1:  # the same in memory; arrays of it look as they do elsewhere
+            return found.reshape(len(numbers), 1, height, width)
+        return found.transpose(0, 3, 1, 2)
 
     def payload(self, number: int) -> bytes:
         """The file of an image."""
@@ -133,27 +134,6 @@ class Shards:
         if zlib.crc32(content) != crc:
             raise StError(_unusable(path, f"image {number} is not what was written"))
         return content
-
-    def _decoded(self, number: int):
-        import torch
-        from torchvision.io import decode_image
-
-        content = self.payload(number)
-        try:
-            image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        except RuntimeError:
-            image = (
-                None  # of a JPEG file's sins it forgives fewer than the library that prepared it
-            )
-        if image is None or image.shape != self.shape[1:]:
-            from PIL import Image
-
-            with Image.open(io.BytesIO(content)) as opened:
-                pixels = np.array(opened)
-            image = torch.from_numpy(pixels.reshape(*self.shape[2:], self.shape[1])).permute(
-                2, 0, 1
-            )
-        return image
 
     def is_sound(self) -> bool:
         """Whether every image has a place in one of the files."""

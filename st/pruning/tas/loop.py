@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -168,7 +168,8 @@ def search(
         "search": "tas", "structure": full.to_json(), "options": options, "target": target,
         "seed": seed, "data": digest,
     }  # fmt: skip
-    with Resume(state, depends_on, where) if state else nullcontext() as resume:
+    reading = closing(run.images)
+    with reading, Resume(state, depends_on, where) if state else nullcontext() as resume:
         if resume:
             resume.restore(run)
         progress = Progress(run.epochs, done=len(run.history))
