@@ -139,10 +139,16 @@ def of_webdataset(path: Path, threads: int):
     return loaded(dataset, threads)
 
 
+def picture(item: dict, transform):
+    """An image of litdata's."""
+    from PIL import Image
+
+    return transform(Image.open(io.BytesIO(item["bytes"])).convert("RGB")), item["class"]
+
+
 def of_litdata(path: Path, threads: int):
     """Its own chunks of the same images."""
     import litdata
-    from PIL import Image
 
     from st.data.dataset import load_data
 
@@ -153,16 +159,10 @@ def of_litdata(path: Path, threads: int):
             writer.add_item(number, {"bytes": images.payload(number), "class": 0})
         writer.done()
         writer.merge()
-    transform = usual_transform()
-
-    class Pictures(litdata.StreamingDataset):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            return transform(Image.open(io.BytesIO(item["bytes"])).convert("RGB")), item["class"]
-
-    loader = litdata.StreamingDataLoader(
-        Pictures(str(place), shuffle=True), batch_size=BATCH, num_workers=threads
+    dataset = litdata.StreamingDataset(
+        str(place), shuffle=True, transform=partial(picture, transform=usual_transform())
     )
+    loader = litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=threads)
     while True:
         yield sum(len(images) for images, _ in loader)
 

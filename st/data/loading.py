@@ -4,11 +4,14 @@ torch's DataLoader runs the processes. What they are asked for says all: which i
 views. So nothing random happens in them, and it does not matter how many there are.
 """
 
+import math
 import os
+import shutil
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from st.data.dataset import Stored
 # numbers.
 Show = Callable[[Tensor, Tensor], Tensor]
 AHEAD = 4  # batches that each process has ready
+SHARED = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -86,26 +90,51 @@ class Loader:
     """
 
     def __init__(self, parts: tuple[Stored, Stored], workers: int, pinned: bool):
+        self._parts, self._workers, self._pinned = parts, workers, pinned
         self._requests = _Requests()
-        self._loader = DataLoader(
-            _Batches(parts),
+        self._loader: DataLoader | None = None
+        self._end: Any = None
+
+    def _start(self, requests: Sequence[Request]) -> DataLoader:
+        return DataLoader(
+            _Batches(self._parts),
             sampler=self._requests,
             batch_size=None,  # a request is a batch
             collate_fn=_as_it_is,
-            num_workers=workers,
+            num_workers=self._workers,
             # forked, they share what this process has read and imported
             multiprocessing_context="fork",
-            prefetch_factor=AHEAD,
+            prefetch_factor=self._ahead(requests),
             persistent_workers=True,
             worker_init_fn=_begin,
-            pin_memory=pinned,
+            pin_memory=self._pinned,
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
-        self._end: Any = None
+
+    def _ahead(self, requests: Sequence[Request]) -> int:
+        """How many batches each process has ready: they lie in shared memory, which containers have
+        little of. Raises StError if there is too little for one."""
+        # colours that change are of four bytes
+        each = max(
+            len(r.index) * math.prod(self._parts[r.part].shape[1:]) * (4 if r.show else 1)
+            for r in requests
+        )
+        room = shutil.disk_usage(SHARED).free if SHARED.exists() else math.inf
+        count = room / 2 / (each * self._workers)
+        if count < 1:
+            raise StError(
+                f"{SHARED}: has {room / 2**20:.0f} MiB free, and batches that are read ahead need "
+                f"{2 * each * self._workers / 2**20:.0f}; give the container more (--shm-size), or "
+                "the job fewer --threads"
+            )
+        return int(min(AHEAD, count))
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """The batches, in order. Those of an earlier call that were not taken yet are dropped."""
+        if not requests:
+            return
         self._requests.list = requests
+        self._loader = self._loader or self._start(requests)
         found = iter(self._loader)
         if self._end is None:
             # before python's own end of processes, which would wait for them without telling them

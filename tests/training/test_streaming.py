@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -309,6 +310,19 @@ def test_one_that_is_killed_is_an_error_of_one_line(place):
                 time.sleep(0.05)
     told = explained(caught.value, "training.batch_size, which is 8")
     assert told and "a process that reads images was ended" in told and "run it again" in told
+
+
+def test_little_shared_memory(place, monkeypatch):
+    """As in containers: fewer batches are ready, or the error says what there should be."""
+    made = shutil.disk_usage(place)
+    for free, ahead in ((2**30, 4), (2 * 2 * 8 * 100 * 3, 3), (2 * 2 * 8 * 100, 1)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: made._replace(free=free))
+        found, requests = loader(place)
+        assert found._ahead(requests) == ahead
+    assert len(list(found.batches(requests))) == 5
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: made._replace(free=2 * 2 * 8 * 100 - 1))
+    with pytest.raises(StError, match=r"/dev/shm: has 0 MiB free.*--shm-size"):
+        next(loader(place)[0].batches(requests))
 
 
 def test_how_many_there_are(monkeypatch):
