@@ -5,12 +5,15 @@
     python benchmarks/loading.py --prepare 100000    # preparation, and memory by number of images
 
 Contestants take turns of an epoch each (random-resized crop to 224 pixels, flip, normalised,
-batches of 64); ratios are of the same round. webdataset and litdata, where they are installed, read
+batches of 64); ratios are of the same round, and of processor time, so that other work on the
+machine changes them little: images/s are what so many idle cores would do (and, in the csv, what
+was). webdataset and litdata, where they are installed, read
 shards of the same stored images by their own recipes. Writes loading-speed.csv, or
 loading-prepare.csv, row by row.
 """
 
 import argparse
+import gc
 import importlib.util
 import io
 import os
@@ -20,10 +23,12 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from common import Table, add_out, machine
 from turns import race
@@ -167,6 +172,16 @@ def of_litdata(path: Path, threads: int):
         yield sum(len(images) for images, _ in loader)
 
 
+def processor_seconds() -> float:
+    """Of this process and those that read for it."""
+    own = psutil.Process()
+    found = [own.cpu_times()]
+    for child in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found.append(child.cpu_times())
+    return sum(times.user + times.system for times in found)
+
+
 def worker(pipe, name: str, root: Path, place: Path, threads: int) -> None:
     """A contestant's process: an epoch whenever the pipe says so."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -184,9 +199,10 @@ def worker(pipe, name: str, root: Path, place: Path, threads: int) -> None:
     pipe.send(None)
     while True:
         pipe.recv()
-        started = time.perf_counter()
+        started, before = time.perf_counter(), processor_seconds()
         images = next(epochs)
-        pipe.send(images / (time.perf_counter() - started))
+        seconds, used = time.perf_counter() - started, processor_seconds() - before
+        pipe.send((images / seconds, images * threads / used))
 
 
 def speed(options, facts: dict) -> None:
@@ -197,18 +213,22 @@ def speed(options, facts: dict) -> None:
         prepared(root, place, store, options.threads, **sizes)
     names = ["shards", "ImageFolder", "shards, decoding alone", "pixels"]
     names += [name for name in ("webdataset", "litdata") if importlib.util.find_spec(name)]
+    names = options.only or names
     table, found = Table(options.out, f"loading-speed-{options.side}"), {n: [] for n in names}
-    for name, number, images in race(worker, names, options.rounds, root, place, options.threads):
-        found[name].append(images)
+    for name, number, (wall, used) in race(
+        worker, names, options.rounds, root, place, options.threads
+    ):
+        found[name].append(used)
         table.add(
-            {"contestant": name, "round": number, "images_per_s": round(images, 1),
+            {"contestant": name, "round": number, "images_per_s": round(wall, 1),
+             "images_per_processor_s": round(used / options.threads, 1),
              "files": f"{options.side}x{options.side * 3 // 4}", "processes": options.threads,
              **facts}
         )  # fmt: skip
     for name, values in found.items():
-        ratios = sorted(a / b for a, b in zip(found["shards"], values, strict=True))
+        ratios = sorted(a / b for a, b in zip(found[names[0]], values, strict=True))
         print(
-            f"{name}: {statistics.median(values):,.0f} images/s; shards are "
+            f"{name}: {statistics.median(values):,.0f} images/s of processor time; {names[0]} are "
             f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times as fast"
         )
 
@@ -221,14 +241,17 @@ def peak() -> dict[str, int]:
 
 def part(what: str, root: Path, place: Path, store: str, images: int, threads: int) -> None:
     """A measurement in a process of its own: prints seconds, and MiB."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), os.times()
     if what == "prepare":
         each = max(2, images // CLASSES)
         prepared(root, place, store, threads, size=96, train_size=112, per_class=each)
     else:
         next(ours(place / store / "data.safetensors", threads, False))
     seconds = time.perf_counter() - started
-    print(round(seconds, 1), *peak().values(), flush=True)
+    gc.collect()  # processes that read end, and are counted then
+    after = os.times()
+    used = sum(after[:4]) - sum(before[:4])
+    print(round(seconds, 1), round(used, 1), *peak().values(), flush=True)
 
 
 def memory(options, facts: dict) -> None:
@@ -243,11 +266,13 @@ def memory(options, facts: dict) -> None:
                 arguments = [what, str(root), str(place), store, str(images), str(options.threads)]
                 command = [sys.executable, __file__, "--part", *arguments]
                 told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                seconds, own, child = told.split()
+                seconds, used, own, child = told.split()
                 files = [f for f in (place / store).rglob("*") if f.is_file()]
                 row = {
                     "what": what, "store": store, "files": images, "seconds": float(seconds),
-                    "files_per_s": round(images / float(seconds)), "own_peak_mib": int(own),
+                    "processor_seconds": float(used),
+                    "files_per_s": round(images * options.threads / float(used)),
+                    "own_peak_mib": int(own),
                     "child_peak_mib": int(child),
                     "disk_mib": sum(f.stat().st_size for f in files) >> 20,
                 }  # fmt: skip
@@ -264,6 +289,7 @@ def main() -> None:
     parser.add_argument("--prepare", type=int, metavar="N", help="prepare so many files instead")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="processes that read")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these contestants")
     parser.add_argument("--part", nargs=6, help=argparse.SUPPRESS)
     add_out(parser)
     options = parser.parse_args()
