@@ -47,7 +47,7 @@ def accuracy(net: nn.Module, images: Images) -> float:
     right = [
         (net.eval()(images.normalise(batch)).argmax(1) == labels).sum().item()
         for batch, labels in zip(
-            images.test_images.split(500), images.test_labels.split(500), strict=True
+            images.test_images[:].split(500), images.test_labels.split(500), strict=True
         )
     ]
     return 100 * sum(right) / len(images.test_labels)

@@ -28,6 +28,7 @@ PHASES = {
     "report": ("aggregate all metrics to tables and figures", False),
 }
 PARALLEL = ("pretrain", "train")  # phases that several processes can compute
+READS = ("prepare",)  # phases that read images by as many processes as they have threads
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        if torch or name in READS:
             command.add_argument("--threads", type=_count, default=0, help="CPU threads")
         if name in PARALLEL:
             command.add_argument(
@@ -205,6 +207,8 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
         files |= {"device": options.device, "threads": threads}
+    elif options.command in READS:
+        files["threads"] = options.threads
     if not member or member.rank == 0:
         begun = member is not None and member.folder is not None  # by the parent
         progress.start(f"{options.command} {label}", options.log, new=not begun)

@@ -224,6 +224,11 @@ class Grid:
             "spec": method.model_dump(mode="json", exclude_defaults=True),
         }
 
+    def reads_files(self, dataset: str) -> bool:
+        """Whether the source reads image files one by one, which several processes can do."""
+        source = registry.datasets.get(self.params.datasets[dataset].source)
+        return getattr(source, "writes", False)
+
     def search_needs_rewind(self, search: str) -> bool:
         """Whether it returns to the supernet's early weights, as lottery rounds do."""
         return self.params.searches[search].rounds > 1

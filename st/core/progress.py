@@ -83,6 +83,30 @@ class Progress:
         logger.log(logging.INFO if show else logging.DEBUG, message)
 
 
+class Counter:
+    """A bar of how many of `total` things are done, now and then."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done, self._begun = what, total, 0, 0
+        self.started = self.shown = time.monotonic()
+
+    def count(self, fresh: bool = True) -> None:
+        """One more is done; not `fresh`: it was done before, so its time tells nothing."""
+        self.done += 1
+        self._begun += not fresh
+        now = time.monotonic()
+        if now - self.shown < TERMINAL_INTERVAL:
+            return
+        self.shown = now
+        speed = (self.done - self._begun) / (now - self.started)
+        left = duration((self.total - self.done) / speed) if speed else "?"
+        filled = 20 * self.done // self.total
+        say(
+            f"[{'#' * filled}{'.' * (20 - filled)}] {self.done:,} of {self.total:,} {self.what}, "
+            f"{speed:,.0f}/s, {left} left"
+        )
+
+
 def duration(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)

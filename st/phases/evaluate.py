@@ -21,9 +21,10 @@ from st.report.predictions import save_predictions
 from st.training import accuracy
 
 
-def _repeated(images: torch.Tensor, count: int) -> torch.Tensor:
-    """So many images, again from the first on where there are fewer."""
-    return images[torch.arange(count, device=images.device) % len(images)]
+def _repeated(images: Images, count: int) -> torch.Tensor:
+    """So many test images, again from the first on where there are fewer."""
+    some = images.test_images[:count]
+    return some[torch.arange(count, device=some.device) % len(some)]
 
 
 def run(
@@ -62,7 +63,7 @@ def run(
     batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
     latency = {}
     for size in sorted(batches):
-        batch = images.normalise(_repeated(images.test_images, size))
+        batch = images.normalise(_repeated(images, size))
         latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where)
     made = provenance.here(where.describe(), where.threads) | provenance.commit()
     for number, (path, checkpoint, net) in enumerate(

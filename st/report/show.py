@@ -11,6 +11,7 @@ from st.core.files import read_json
 from st.core.tensors import read_kind
 from st.data.dataset import FORMAT as DATA
 from st.data.dataset import load_data
+from st.data.shards import Shards
 from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
 from st.networks.drawing import layer_costs
@@ -89,6 +90,7 @@ def _data(path: Path) -> Facts:
     mean, deviation = data.statistics()
     return {
         "image_shape": list(data.input_shape),
+        "store": "jpeg" if isinstance(data.train_images, Shards) else "pixels",
         "stored_training_shape": list(data.train_images.shape[1:]),
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),

@@ -181,6 +181,11 @@ def runtime(phase):
     return lambda wildcards, attempt: minutes * attempt
 
 
+def readers(wildcards):
+    """Threads of prepare, or the cores if they are fewer: so many processes read a folder of images."""
+    return 8 if GRID.reads_files(wildcards.dataset) else 1
+
+
 def search_runtime(wildcards, attempt):
     """Searches that look at images may train, and each lottery round but the last is a training."""
     trainings = PARAMS.searches[wildcards.search].rounds - 1
