@@ -56,8 +56,7 @@ def parser() -> argparse.ArgumentParser:
             role = "input" if option in layout.INPUTS[name] else "output"
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-            command.add_argument("--threads", type=_count, default=0, help="CPU threads")
+            _add_device(command)
         if name in PARALLEL:
             command.add_argument(
                 "--processes",
@@ -84,9 +83,25 @@ def parser() -> argparse.ArgumentParser:
     pth = commands.add_parser("convert", help=text, description=text)
     pth.add_argument("source", type=Path)
     pth.add_argument("target", type=Path)
+    text = "say which class images have, by a trained model"
+    predict = commands.add_parser("predict", help=text, description=text)
+    _add_model(predict)
+    predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
+    _add_device(predict)
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, help="such as results/train/.../model.safetensors")
+    command.add_argument("--plugin", action="append", default=[], help="a module to import")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    command.add_argument("--threads", type=_count, default=0, help="CPU threads")
 
 
 def _add_params(command: argparse.ArgumentParser) -> None:
@@ -133,6 +148,12 @@ def main(arguments: list[str] | None = None) -> int:
 
             count = convert(options.source, options.target)
             print(f"{options.target}: {count} tensors")
+        elif options.command == "predict":
+            from st.core.registry import load_plugins
+            from st.deploy.predict import predict
+
+            load_plugins(options.plugin)
+            predict(options.model, options.images, options.out, options.device, options.threads)
         elif options.command == "record":
             from st.core.records import record
 

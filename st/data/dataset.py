@@ -24,9 +24,10 @@ class Data:
     see them; training images may be larger, for augmentation to crop.
 
     `normalisation`: mean and deviation of each channel, in 0...255, if they are given; those of the
-    training images otherwise. `files`: where the training and test images come from, if that is
-    known. `as_test`: where the test images are made otherwise than the training images, what makes
-    one of a file. These two are not kept in prepared data.
+    training images otherwise. `resize`: to what the shorter side of test images was scaled before
+    their centre was cropped, None if they were taken as they are. `files`: where the training and
+    test images come from, if that is known. `as_test`: where the test images are made otherwise
+    than the training images, what makes one of a file. The last two are not kept in prepared data.
     """
 
     train_images: np.ndarray
@@ -35,6 +36,7 @@ class Data:
     test_labels: np.ndarray
     classes: list[str]
     normalisation: tuple[list[float], list[float]] | None = None
+    resize: int | None = None
     files: tuple[list[str], list[str]] | None = None
     as_test: Callable[[str], np.ndarray] | None = None
 
@@ -154,6 +156,7 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
         "source": source,
         "classes": data.classes,
         "normalisation": [values.tolist() for values in data.statistics()],
+        "resize": data.resize,
         "sha256": digest.hexdigest(),
     }
     write_tensors(path, tensors, header)
@@ -166,7 +169,7 @@ def load_data(path: str | Path) -> tuple[Data, str]:
         data = Data(
             tensors["train.images"], tensors["train.labels"],
             tensors["test.images"], tensors["test.labels"], header["classes"],
-            normalisation=header["normalisation"],
+            normalisation=header["normalisation"], resize=header.get("resize"),
         )  # fmt: skip
         digest = header["sha256"]
     except KeyError as error:
@@ -198,6 +201,7 @@ def _is_sound(data: Data) -> bool:
         return False
     return (
         fits
+        and (data.resize is None or (type(data.resize) is int and data.resize > 0))
         and normal.shape == (2, data.train_images.shape[1])
         and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
     )
