@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st.core.errors import StError
+    from st.deploy.export import export
     from st.deploy.model import Model, Prediction, load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Prediction", "StError", "__version__", "load"]
+__all__ = ["Model", "Prediction", "StError", "__version__", "export", "load"]
 
 _PLACES = {
     "Model": "st.deploy.model",
     "Prediction": "st.deploy.model",
     "StError": "st.core.errors",
+    "export": "st.deploy.export",
     "load": "st.deploy.model",
 }
 

@@ -89,6 +89,16 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
     _add_device(predict)
+    text = "write a trained model as a file for other programs, and check it"
+    export = commands.add_parser("export", help=text, description=text)
+    _add_model(export)
+    export.add_argument("out", type=Path, help="the file to write: .onnx, or .pt2 for torch")
+    export.add_argument("--to", default="onnx", metavar="TARGET", help="onnx, torch or int8")
+    export.add_argument(
+        "--raw", action="store_true", help="it takes pixels, uint8 of 0 to 255, and normalises them"
+    )
+    text = "the prepared data set to check it on (default: the one of the model's run)"
+    export.add_argument("--data", type=Path, help=text)
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -154,6 +164,14 @@ def main(arguments: list[str] | None = None) -> int:
 
             load_plugins(options.plugin)
             predict(options.model, options.images, options.out, options.device, options.threads)
+        elif options.command == "export":
+            from st.core.registry import load_plugins
+            from st.deploy.export import export, told
+
+            load_plugins(options.plugin)
+            given = {"raw": options.raw, "data": options.data}
+            report = export(options.model, options.out, options.to, **given)
+            print(f"{options.out}: {told(report)}")
         elif options.command == "record":
             from st.core.records import record
 

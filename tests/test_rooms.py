@@ -28,7 +28,14 @@ MAY_IMPORT = {
     "phases": {"core", "networks", "data", "training", "pruning", "config", "report", "deploy"},
 }
 TOP = {"__init__", "__main__", "cli", "estimate"}  # may import all
-WITH_HELPERS = {"architectures", "criteria", "datasets", "inits", "losses"}  # in their __init__
+WITH_HELPERS = {
+    "architectures",
+    "criteria",
+    "datasets",
+    "inits",
+    "losses",
+    "targets",
+}  # in their __init__
 HEAVY = {"torch", "torchvision", "snakemake"}
 
 

@@ -1,5 +1,6 @@
 """`st.load`: a trained network with all that using it needs, as an ordinary torch module."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,17 +33,19 @@ class Prediction:
 
 
 class Normalise(nn.Module):
-    """(n, channels, height, width) of 0...255, of any type, to what networks see, as float32."""
+    """(n, channels, height, width) of 0...255, of any type, to what networks see, as float32.
+
+    `given`: mean and std of each channel for values from 0 to 1, as the model's file has them.
+    """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        for name, value in {
-            "mean": np.array(mean) * 255,
-            "scale": 1 / (np.array(std) * 255),
-        }.items():
+        self.given = {"mean": list(mean), "std": list(std)}
+        values = {"mean": 255 * np.array(mean), "scale": 1 / (255 * np.array(std))}
+        for name, value in values.items():
             column = torch.from_numpy(value).float()[:, None, None]
             self.register_buffer(name, column, persistent=False)
 
@@ -58,6 +61,8 @@ class Model(nn.Module):
     `classes`: their names, in the order of the logits. `structure`: the architecture and the
     channels that are left of it. `provenance`: what the file says of how it was made: the
     training's job, epochs, environment, and a digest of the weights. `network`: the network itself.
+    `resize`: to what an image's shorter side is scaled before its centre is cropped; None: to the
+    input's.
     """
 
     def __init__(self, checkpoint: Checkpoint):
@@ -71,7 +76,7 @@ class Model(nn.Module):
             "weights": checkpoint.digest(),
         }
         self.network = network.load(checkpoint)
-        self._normalise, self._resize = _rule(checkpoint)
+        self._normalise, self.resize = _rule(checkpoint)
         self.eval()
 
     @property
@@ -123,13 +128,33 @@ class Model(nn.Module):
 
     def _batch(self, images: Sequence[Any]) -> Tensor:
         normalise = self.normalise
-        decoded = [as_tested(image, self.input_shape, self._resize) for image in images]
+        decoded = [as_tested(image, self.input_shape, self.resize) for image in images]
         return normalise(torch.from_numpy(np.stack(decoded)).to(normalise.mean.device))
 
     def extra_repr(self) -> str:
         """What `print` says beside the layers."""
         params, macs = self.structure.cost()
         return f"{len(self.classes)} classes, {params:,} parameters, {macs:,} MACs"
+
+
+class Portable(nn.Module):
+    """What is exported: a copy of a model's network, after the normalisation if it is `raw`."""
+
+    def __init__(self, model: Model, raw: bool):
+        super().__init__()
+        self._shape, self._type = model.input_shape, torch.uint8 if raw else torch.float32
+        normalise = copy.deepcopy(model.normalise).cpu()
+        self.normalise = normalise if raw else nn.Identity()
+        self.network = copy.deepcopy(model.network).cpu().float()
+        self.eval()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Logits, (n, classes), of pixels or normalised images, (n, channels, height, width)."""
+        return self.network(self.normalise(batch))
+
+    def example(self) -> Tensor:
+        """A batch of the shape and type that it takes."""
+        return torch.zeros(2, *self._shape, dtype=self._type)
 
 
 def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
