@@ -83,6 +83,12 @@ def parser() -> argparse.ArgumentParser:
     pth = commands.add_parser("convert", help=text, description=text)
     pth.add_argument("source", type=Path)
     pth.add_argument("target", type=Path)
+    text = "print how two models or structures differ, layer by layer"
+    differ = commands.add_parser("diff", help=text, description=text)
+    for name in ("one", "other"):
+        differ.add_argument(name, type=Path, help="a model.safetensors or structure.json")
+    differ.add_argument("--json", action="store_true", help="print it as JSON")
+    differ.add_argument("--plugin", action="append", default=[], help="a module to import")
     text = "say which class images have, by a trained model"
     predict = commands.add_parser("predict", help=text, description=text)
     _add_model(predict)
@@ -158,6 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
 
             count = convert(options.source, options.target)
             print(f"{options.target}: {count} tensors")
+        elif options.command == "diff":
+            from st.core.registry import load_plugins
+            from st.report.diff import diff
+
+            load_plugins(options.plugin)
+            diff(options.one, options.other, options.json)
         elif options.command == "predict":
             from st.core.registry import load_plugins
             from st.deploy.predict import predict

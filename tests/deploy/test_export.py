@@ -279,7 +279,7 @@ def test_a_file_that_computes_something_else_is_not_written(project, to, tmp_pat
     needs(*kind.needs)
     run_it = kind.run
     monkeypatch.setattr(kind, "run", lambda path: lambda batch: run_it(path)(batch) + 0.1)
-    with pytest.raises(st.StError, match="differ from the network's by 0.1"):
+    with pytest.raises(st.StError, match=r"differ from the network's by 0\.1"):
         st.export(project[0], tmp_path / "new" / f"x{kind.suffix}", to)
     assert not list((tmp_path / "new").iterdir())
 
@@ -308,7 +308,10 @@ def test_the_card(project, tmp_path):
     ):  # fmt: skip
         assert words in body, words
     for name, share in report["class_accuracy"].items():
-        assert f"| {name} | {(found.test_labels == found.classes.index(name)).sum()} | {share:.1f}" in body
+        assert (
+            f"| {name} | {(found.test_labels == found.classes.index(name)).sum()} | {share:.1f}"
+            in body
+        )
 
 
 def test_the_code_of_the_card_runs(project, tmp_path):
@@ -327,7 +330,9 @@ def test_the_code_of_the_card_runs(project, tmp_path):
     with torch.no_grad():
         expected = [model.classes[n] for n in model(batch).argmax(1)]
     for block in blocks:
-        wrapped = "torch.from_numpy(np.load('batch.npy'))" if "torch" in block else "np.load('batch.npy')"
+        wrapped = (
+            "torch.from_numpy(np.load('batch.npy'))" if "torch" in block else "np.load('batch.npy')"
+        )
         code = f"import numpy as np, torch\nbatch = {wrapped}\n{block}\nprint(classes)"
         done = isolated(code, tmp_path)
         assert done.returncode == 0, done.stderr

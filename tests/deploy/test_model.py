@@ -51,8 +51,9 @@ PUBLIC = {
     "Prediction": "(label: str, probability: float, probabilities: tuple[float, ...]) -> None",
     "StError": None,
     "__version__": None,
-    "export": "(model: st.deploy.model.Model | str | pathlib.Path, out: str | pathlib.Path, to: str = 'onnx', *, "
-    "raw: bool = False, data: str | pathlib.Path | None = None) -> dict[str, typing.Any]",
+    "export": "(model: st.deploy.model.Model | str | pathlib.Path, out: str | pathlib.Path, "
+    "to: str = 'onnx', *, raw: bool = False, data: str | pathlib.Path | None = None) -> "
+    "dict[str, typing.Any]",
     "load": "(path: str | pathlib.Path, plugins: collections.abc.Sequence[str] = ()) -> "
     "st.deploy.model.Model",
 }

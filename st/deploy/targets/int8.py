@@ -7,7 +7,7 @@ import numpy as np
 
 from st.core.registry import targets
 from st.deploy.targets import INPUT
-from st.deploy.targets.onnx import as_onnx, onnx
+from st.deploy.targets.onnx import as_onnx, finished, onnx
 
 if TYPE_CHECKING:
     from st.deploy.model import Model
@@ -51,7 +51,6 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
         ):
             prepared, done = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
             source = library.load_from_string(as_onnx(model, raw))
-            told = {entry.key: entry.value for entry in source.metadata_props}
             quant_pre_process(source, prepared)
             quantize_static(
                 prepared, done, _Batches(INPUT[raw], values), quant_format=QuantFormat.QDQ,
@@ -60,10 +59,7 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
             found = library.load(done)
     finally:
         quiet.setLevel(level)
-    del found.metadata_props[:]
-    for key, value in told.items():
-        found.metadata_props.add(key=key, value=value)
-    path.write_bytes(found.SerializeToString(deterministic=True))
+    path.write_bytes(finished(found, model, raw))
 
 
 class _Batches:

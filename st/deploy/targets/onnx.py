@@ -1,8 +1,9 @@
 """ONNX, through torch's exporter: run by onnxruntime and many others, on servers and phones."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,19 +55,30 @@ def as_onnx(model: "Model", raw: bool) -> bytes:
     finally:
         quiet.setLevel(level)
     assert program is not None
-    proto = program.model_proto
-    # the exporter notes by each operation where in which file it was written
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input,
-                 *proto.graph.output, *proto.graph.initializer, proto.graph, proto):  # fmt: skip
+    return finished(program.model_proto, model, raw)
+
+
+def finished(proto: Any, model: "Model", raw: bool) -> bytes:
+    """A file's contents: without what libraries note in it, with what it says of itself.
+
+    Raises StError if it has an operation that is not ONNX's own.
+    """
+    foreign = {node.op_type for node in proto.graph.node if node.domain}
+    foreign |= {function.name for function in proto.functions}
+    if foreign:
+        told = ", ".join(sorted(foreign))
+        raise StError(f"{model.path}: has operations that standard ONNX has not: {told}")
+    own = [entry for entry in proto.opset_import if not entry.domain]
+    del proto.opset_import[:]
+    proto.opset_import.extend(own)
+    graph = proto.graph
+    parts = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
+    for part in (proto, graph, *itertools.chain(*parts)):
+        # the exporter notes by each operation where in which file it was written
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     for key, value in metadata(model, raw).items():
         proto.metadata_props.add(key=key, value=value)
-    foreign = sorted({node.op_type for node in proto.graph.node if node.domain} | {
-        function.name for function in proto.functions
-    })  # fmt: skip
-    if foreign:
-        raise StError(f"{model.path}: has operations that ONNX does not: {', '.join(foreign)}")
     return proto.SerializeToString(deterministic=True)
 
 
