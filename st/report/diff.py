@@ -1,7 +1,6 @@
 """Two models or structures side by side: what `st diff` prints."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 from st.core.errors import StError
 from st.core.files import read_json
 from st.networks.checkpoint import Checkpoint, load_model
-from st.networks.graph import node_cost
 from st.networks.structure import Structure
 from st.report.columns import short
+from st.report.show import layers
 
 Facts = dict[str, Any]
 NONE = "-"  # what one of the two has not
@@ -31,10 +30,7 @@ def compare(one: Path, other: Path) -> Facts:
     first, second = _read(one), _read(other)
     structures = [_structure(found) for found in (first, second)]
     same_channels = structures[0].to_json() == structures[1].to_json()
-    comparable = structures[0].graph.groups.keys() == structures[1].graph.groups.keys() and (
-        structures[0].family == structures[1].family
-        and structures[0].options == structures[1].options
-    )
+    comparable = structures[0].full.to_json() == structures[1].full.to_json()
     found: Facts = {
         "files": [str(one), str(other)],
         "same_structure": same_channels,
@@ -97,30 +93,29 @@ def _settings(one: Facts, other: Facts) -> Facts:
 
 
 def _layers(structures: list[Structure], comparable: bool) -> list[Facts]:
-    sizes = [dict(_sizes(structure)) for structure in structures]
+    """A line for each layer, and for each group of channels that no layer is called after."""
+    sizes = [_sizes(structure) for structure in structures]
+    groups = structures[0].graph.groups.keys() & structures[1].graph.groups.keys()
     found = []
     for name in dict.fromkeys([*sizes[0], *sizes[1]]):
         both = [part.get(name) for part in sizes]
         layer: Facts = {"layer": name}
-        for number, key in enumerate(("channels", "params", "macs")):
-            layer[key] = [size and size[number] for size in both]
-        groups = [size[3] for size in both if size]
-        if comparable and len(groups) == 2 and groups[0] and groups[0] == groups[1]:
-            kept = [structure.kept(groups[0]) for structure in structures]
+        for key in ("channels", "params", "macs"):
+            layer[key] = [size and size[key] for size in both]
+        if comparable and name in groups:
+            kept = [structure.kept(name) for structure in structures]
             layer["common"] = len(np.intersect1d(*kept))
         found.append(layer)
     return found
 
 
-def _sizes(structure: Structure) -> Iterator[tuple[str, tuple[int, int, int, str | None]]]:
-    """(name, (channels, parameters, MACs, group)) of each layer, and of each selection, whose
-    channels are its consumer's input."""
-    widths = structure.widths
-    for node in structure.graph.nodes:
-        if node.op in ("conv", "linear", "select"):
-            group = node.group_out
-            channels = widths[group] if group else node.channels
-            yield node.name, (channels, *node_cost(node, widths), group)
+def _sizes(structure: Structure) -> dict[str, Facts]:
+    """Channels, parameters and MACs of each layer; a group by itself, such as what a consumer
+    selects from a stream, has channels only."""
+    found = {layer["layer"]: layer for layer in layers(structure)}
+    for name, width in structure.widths.items():
+        found.setdefault(name, {"channels": width, "params": 0, "macs": 0})
+    return found
 
 
 def text(found: Facts) -> str:
