@@ -24,6 +24,7 @@ PHASES = {
     "search": ("find a subnet's structure in a supernet", True),
     "initialize": ("give a structure its first weights", False),
     "train": ("train a subnet on labels and the supernet's knowledge", True),
+    "deploy": ("write a trained network as a file for other programs", False),
     "evaluate": ("measure accuracy, size and latency", True),
     "report": ("aggregate all metrics to tables and figures", False),
 }

@@ -44,14 +44,24 @@ def export(
     Returns the report, which is also written to OUT.json. Raises StError, having written nothing,
     if a package is missing, the data do not fit, or the file computes something else.
     """
-    kind, path = targets.get(to), Path(out)
-    require(kind.needs, f"export to {to}")
+    require(targets.get(to).needs, f"export to {to}")
     model = model if isinstance(model, Model) else load(model)
+    path = Path(out)
+    card = path.with_name(CARD)
+    return write(model, path, to, raw, data or usual_data(model.path), report_file(path), card)
+
+
+def write(
+    model: Model, path: Path, to: str, raw: bool, data: str | Path | None, about: Path, card: Path
+) -> Report:
+    """As `export`, with all its files named; without `data` it is checked on random images."""
+    kind = targets.get(to)
+    require(kind.needs, f"export to {to}")
     if path.suffix != kind.suffix:
         raise StError(f"{path}: a file of the target '{to}' must end in {kind.suffix}")
-    check_card(path.with_name(CARD), model.provenance["weights"])
+    check_card(card, model.provenance["weights"])
     model.normalise  # noqa: B018 - raises where the file does not say it
-    found, about = _data(model, data)
+    found, told_of_data = _data(model, data)
     if kind.calibrated and found is None:
         raise StError(
             f"export to {to} measures ranges on training images; name the prepared data set with "
@@ -80,13 +90,13 @@ def export(
                 "type": "uint8" if raw else "float32",
             },
             "output": {"name": OUTPUT, "shape": ["batch", len(model.classes)]},
-            "data": about,
+            "data": told_of_data,
             "calibrated_on": 0 if calibration is None else len(calibration),
             "check": _check(model, kind, temporary, raw, found, path),
             "versions": {"st": __version__, **_versions(("torch", *kind.needs))},
         }
-    write_json(report_file(path), report)
-    write_card(path.with_name(CARD), model)
+    write_json(about, report)
+    write_card(card, model)
     return report
 
 
@@ -107,12 +117,11 @@ def usual_data(path: str | Path) -> Path | None:
     return found if found.is_file() else None
 
 
-def _data(model: Model, given: str | Path | None) -> tuple[Data | None, Report | None]:
+def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | None]:
     """The prepared data set, if there is one, and what a report says of it.
 
     Raises StError if it is not the network's.
     """
-    path = given or usual_data(model.path)
     if path is None:
         return None, None
     data, digest = load_data(path)

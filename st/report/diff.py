@@ -103,8 +103,8 @@ def _layers(structures: list[Structure], comparable: bool) -> list[Facts]:
         for key in ("channels", "params", "macs"):
             layer[key] = [size and size[key] for size in both]
         if comparable and name in groups:
-            kept = [structure.kept(name) for structure in structures]
-            layer["common"] = len(np.intersect1d(*kept))
+            first, second = (structure.kept(name) for structure in structures)
+            layer["common"] = len(np.intersect1d(first, second))
         found.append(layer)
     return found
 

@@ -24,11 +24,11 @@ from helpers.training import JOB, RECIPE, run
 
 import st
 from st import cli
-from st.core.registry import targets
+from st.core.registry import inits, targets
 from st.data.dataset import load_data, save_data
 from st.deploy.card import wilson
 from st.deploy.targets import torch as torch_target  # noqa: F401 - registered
-from st.networks.checkpoint import save_model
+from st.networks.checkpoint import Checkpoint, save_model
 
 NORMAL = {"mean": [0.4], "std": [0.25]}
 
@@ -122,14 +122,7 @@ def test_selected_channels_are_those_of_the_whole_network(tmp_path, onnx):
     full = small_structure("densenet", (1, 12, 12))
     part = pruned(full, random_keep(full, np.random.default_rng(3)))
     tensors = masked(part, random_tensors(full, np.random.default_rng(0)))
-    shapes, kept = part.shapes(), {}
-    for tensor in full.graph.tensors():
-        value = tensors[tensor.name]
-        for axis, group in enumerate(tensor.groups):
-            if group:
-                value = np.take(value, part.kept(group), axis)
-        kept[tensor.name] = value
-        assert value.shape == shapes[tensor.name]
+    kept = inits.get("inherit")(part, Checkpoint("full", tensors, full, {}), 0)
     for name, structure, weights in (("full", full, tensors), ("part", part, kept)):
         save_model(tmp_path / name, structure, weights, normalisation=NORMAL)
         (tmp_path / f"{name}.d").mkdir()

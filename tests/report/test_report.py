@@ -20,7 +20,7 @@ from st.report.verdicts import claims
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
-    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+    "params_kept", "macs", "macs_kept", "bytes", "latency_ms", "epochs", "teacher",
 ]  # fmt: skip
 
 
