@@ -24,10 +24,18 @@ MAY_IMPORT = {
     "pruning": {"core", "networks", "data", "training"},
     "config": {"core", "networks", "data", "training", "pruning"},
     "report": {"core", "networks", "data", "config"},
-    "phases": {"core", "networks", "data", "training", "pruning", "config", "report"},
+    "deploy": {"core", "networks", "data", "training", "pruning", "config", "report"},
+    "phases": {"core", "networks", "data", "training", "pruning", "config", "report", "deploy"},
 }
 TOP = {"__init__", "__main__", "cli", "estimate"}  # may import all
-WITH_HELPERS = {"architectures", "criteria", "datasets", "inits", "losses"}  # in their __init__
+WITH_HELPERS = {
+    "architectures",
+    "criteria",
+    "datasets",
+    "inits",
+    "losses",
+    "targets",
+}  # in their __init__
 HEAVY = {"torch", "torchvision", "snakemake"}
 
 
@@ -77,10 +85,12 @@ def imports(module: str) -> set[str]:
 
 
 def at_once(node: ast.AST):
-    """The nodes that are run when a module is imported: those outside of functions."""
+    """The nodes that are run when a module is imported: those outside of functions, but
+    for what only type checkers read."""
     yield node
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not (for_types or isinstance(child, ast.FunctionDef)):
             yield from at_once(child)
 
 

@@ -31,9 +31,10 @@ class Data:
     see them; training images may be larger, for augmentation to crop.
 
     `normalisation`: mean and deviation of each channel, in 0...255, if they are given; those of the
-    training images otherwise. `files`: where the training and test images come from, if that is
-    known. `as_test`: where the test images are made otherwise than the training images, what makes
-    them of files. These two are not kept in prepared data.
+    training images otherwise. `resize`: to what the shorter side of test images was scaled before
+    their centre was cropped, None if they were taken as they are. `files`: where the training and
+    test images come from, if that is known. `as_test`: where the test images are made otherwise
+    than the training images, what makes them of files. The last two are not kept in prepared data.
     """
 
     train_images: Stored
@@ -42,6 +43,7 @@ class Data:
     test_labels: np.ndarray
     classes: list[str]
     normalisation: tuple[list[float], list[float]] | None = None
+    resize: int | None = None
     files: tuple[list[str], list[str]] | None = None
     as_test: Callable[[list[str]], Stored] | None = None
 
@@ -183,6 +185,7 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
         "source": source,
         "classes": data.classes,
         "normalisation": [values.tolist() for values in data.statistics()],
+        "resize": data.resize,
         "sha256": digest.hexdigest(),
         "shards": shards,
     }
@@ -197,7 +200,7 @@ def load_data(path: str | Path) -> tuple[Data, str]:
         train, test = (_stored(Path(path), part, tensors, header) for part in PARTS)
         data = Data(
             train, labels[0], test, labels[1], header["classes"],
-            normalisation=header["normalisation"],
+            normalisation=header["normalisation"], resize=header.get("resize"),
         )  # fmt: skip
         digest = header["sha256"]
         sound = _is_sound(data)
@@ -243,6 +246,7 @@ def _is_sound(data: Data) -> bool:
         return False
     return (
         fits
+        and (data.resize is None or (type(data.resize) is int and data.resize > 0))
         and normal.shape == (2, data.train_images.shape[1])
         and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
     )

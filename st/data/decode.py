@@ -5,11 +5,14 @@ import io
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from st.core.errors import StError, one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Formats that the library knows by name but decodes only with other programs, or not at all.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -43,11 +46,9 @@ class Made(NamedTuple):
 def decode(
     file: Path, size: int | None, grayscale: bool, resize: int | None = None
 ) -> tuple[np.ndarray, str]:
-    """The pixels, uint8 (channels, height, width), and what was done to them ('' if nothing).
+    """The pixels of a file, uint8 (channels, height, width), and what was done to them ('' if
+    nothing): see `pixels`. `size`: the side of the centre crop.
 
-    The first frame, turned upright as its EXIF data says; transparent pixels lie on white; then
-    converted to RGB or gray. `size`: the side of the centre crop; before, the shorter side is
-    scaled to `resize`, by default to the same.
     Raises StError that names the file if it can't be decoded, or has more than 8 bits a channel.
     """
     image, done, _ = _image(file, size, grayscale, resize)
@@ -114,34 +115,18 @@ def _pixels(image) -> np.ndarray:
 def _image(file: Path, size: int | None, grayscale: bool, resize: int | None):
     """The image as `decode` says, what was done, and what it comes from: 'JPEG', 'plain' if it is
     a JPEG file's as it is, or ''."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    done = []
     try:
         # warnings are about tags, not pixels
         with warnings.catch_warnings(action="ignore"), Image.open(file) as opened:
-            mode, kind = opened.mode, opened.format
-            # conversion would clip them, or keep their upper bits, which may be empty
-            if mode in ("I", "F") or ";16" in mode + _raw_modes(opened):
-                raise ValueError(f"more than 8 bits a channel, mode {mode}")
-            image = ImageOps.exif_transpose(opened)
-            if opened.getexif().get(0x0112, 1) != 1:
-                done.append("turned upright")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(white, image)
-                done.append("laid on white")
-            wanted = "L" if grayscale else "RGB"
-            if mode != wanted:
-                done.insert(0, mode)
-            image = image.convert(wanted)
+            image, done = _converted(
+                opened, None if size is None else (size, size), grayscale, resize
+            )
+            kind = opened.format
             plain = kind == "JPEG" and not done
             if size is not None:
-                plain = plain and image.size == (size, size) and resize in (None, size)
-                # one resampling does both: of the part that the crop would leave
-                cut = (1 - size / (resize or size)) / 2
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR, bleed=cut)
+                plain = plain and opened.size == (size, size) and resize in (None, size)
             image.load()
     except Exception as error:  # decoders raise anything
         raise StError(
@@ -149,6 +134,50 @@ def _image(file: Path, size: int | None, grayscale: bool, resize: int | None):
             "option 'skip_damaged: true'"
         ) from error
     return image, ", ".join(done), "plain" if plain else "JPEG" if kind in ("JPEG", "MPO") else ""
+
+
+def pixels(
+    image: "Image.Image", size: tuple[int, int] | None, grayscale: bool, resize: int | None = None
+) -> tuple[np.ndarray, str]:
+    """The pixels of Pillow's image, uint8 (channels, height, width), and what was done to them.
+
+    The first frame, turned upright as its EXIF data says; transparent pixels lie on white; then
+    converted to RGB or gray. `size`: (height, width) of the centre crop; before, the shorter side
+    is scaled to `resize`, by default to the crop's shorter side.
+    Raises ValueError if it has more than 8 bits a channel.
+    """
+    found, done = _converted(image, size, grayscale, resize)
+    return _pixels(found), ", ".join(done)
+
+
+def _converted(
+    image: "Image.Image", size: tuple[int, int] | None, grayscale: bool, resize: int | None
+) -> tuple["Image.Image", list[str]]:
+    """As `pixels`, still an image."""
+    from PIL import Image, ImageOps
+
+    done, mode = [], image.mode
+    # conversion would clip them, or keep their upper bits, which may be empty
+    if mode in ("I", "F") or ";16" in mode + _raw_modes(image):
+        raise ValueError(f"more than 8 bits a channel, mode {mode}")
+    if image.getexif().get(0x0112, 1) != 1:
+        done.append("turned upright")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+        done.append("laid on white")
+    wanted = "L" if grayscale else "RGB"
+    if mode != wanted:
+        done.insert(0, mode)
+    image = image.convert(wanted)
+    if size is not None:
+        height, width = size
+        # one resampling does both: of the part that the crop would leave
+        cut = (1 - min(size) / (resize or min(size))) / 2
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR, bleed=cut)
+    return image, done
 
 
 def _raw_modes(image) -> str:

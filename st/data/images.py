@@ -119,7 +119,7 @@ class Images:
     def normalise(self, batch: Tensor) -> Tensor:
         """(n, c, h, w) of 0...255 to float32, mean 0 and deviation 1 per channel, channels_last."""
         batch = batch.contiguous(memory_format=torch.channels_last)
-        return (batch.float() - self._mean) * self._scale
+        return standardised(batch, self._mean, self._scale)
 
     def plain(self, stored: Tensor) -> Tensor:
         """Training images as networks see them without augmentation."""
@@ -132,6 +132,12 @@ def _fit(stored: Sequence[np.ndarray], device: Device) -> bool:
         return True
     room = torch.cuda.mem_get_info(device.name)[1] // (2 * slots.on_each())
     return sum(images.nbytes for images in stored) <= room
+
+
+def standardised(batch: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """What networks see of values 0...255, shape (n, c, h, w). `mean`, `scale`: (c, 1, 1); the
+    scale is one over the deviation."""
+    return (batch.float() - mean) * scale
 
 
 def centred(images: Tensor, size: tuple[int, int], border: int = 0) -> Tensor:

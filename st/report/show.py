@@ -53,24 +53,6 @@ def _model(path: Path) -> Facts:
 
 
 def _structure(structure: Structure) -> Facts:
-    """Layer by layer; sizes of the supernet stand beside those that are left."""
-    shapes, full_shapes = structure.shapes(), structure.full.shapes()
-    costs, full_costs = (
-        layer_costs(part.graph.terms(), part.graph.sizes(part.widths))
-        for part in (structure, structure.full)
-    )
-    kinds = {"convolution": "conv", "grouped": "conv", "transposed": "conv", "linear": "linear"}
-    layers = []
-    for tensor in structure.graph.tensors():
-        if tensor.role not in kinds:
-            continue
-        name, axis = tensor.name.removesuffix(".weight"), int(tensor.role == "transposed")
-        params, macs = costs[name]
-        layer: Facts = {"layer": name, "kind": kinds[tensor.role]}
-        layer |= {"channels": shapes[tensor.name][axis], "params": params, "macs": macs}
-        if tensor.name in full_shapes:
-            layer |= {"of": full_shapes[tensor.name][axis], "of_params": full_costs[name][0]}
-        layers.append(layer)
     (params, macs), (all_params, all_macs) = structure.cost(), structure.full.cost()
     return {
         "architecture": structure.family,
@@ -81,8 +63,30 @@ def _structure(structure: Structure) -> Facts:
         "params_kept": params / all_params,
         "macs": macs,
         "macs_kept": macs / all_macs,
-        "layers": layers,
+        "layers": layers(structure),
     }
+
+
+def layers(structure: Structure) -> list[Facts]:
+    """Layer by layer; sizes of the supernet stand beside those that are left."""
+    shapes, full_shapes = structure.shapes(), structure.full.shapes()
+    costs, full_costs = (
+        layer_costs(part.graph.terms(), part.graph.sizes(part.widths))
+        for part in (structure, structure.full)
+    )
+    kinds = {"convolution": "conv", "grouped": "conv", "transposed": "conv", "linear": "linear"}
+    found = []
+    for tensor in structure.graph.tensors():
+        if tensor.role not in kinds:
+            continue
+        name, axis = tensor.name.removesuffix(".weight"), int(tensor.role == "transposed")
+        params, macs = costs[name]
+        layer: Facts = {"layer": name, "kind": kinds[tensor.role]}
+        layer |= {"channels": shapes[tensor.name][axis], "params": params, "macs": macs}
+        if tensor.name in full_shapes:
+            layer |= {"of": full_shapes[tensor.name][axis], "of_params": full_costs[name][0]}
+        found.append(layer)
+    return found
 
 
 def _data(path: Path) -> Facts:

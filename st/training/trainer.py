@@ -129,5 +129,6 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
             place.model, structure, network.tensors(training.network), job=job,
             epochs=work.epochs, environment=made, classes=data.classes,
             normalisation={"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()},
+            resize=data.resize,
         )  # fmt: skip
         resume.finish()

@@ -20,7 +20,7 @@ from st.report.verdicts import claims
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
-    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+    "params_kept", "macs", "macs_kept", "bytes", "latency_ms", "epochs", "teacher",
 ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_one_seed_has_no_spread(tmp_path):
     table = tables.aggregate(runs)
     assert table["accuracy_std"].isna().all()
     assert tables.to_csv(table).splitlines()[3] == (
-        "toy,net,st,1,91.0,,100,0.1,10000,0.25,0.5,4,supernet-sparse"
+        "toy,net,st,1,91.0,,100,0.1,10000,0.25,4000,0.5,4,supernet-sparse"
     )
     assert "one seed" in captions.caption(job, runs)
     verdict = claims(job, runs, tables.answers(job, tmp_path))[0]

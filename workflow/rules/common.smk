@@ -108,7 +108,7 @@ def one_of(names):
 
 def experiment(wildcards, architecture=""):
     """What a job with these wildcards is about; a rule of one architecture has no wildcard for it."""
-    names = [wildcards.get(key) for key in ("supernet", "search", "method")]
+    names = [wildcards.get(key) for key in ("supernet", "search", "method", "exported")]
     return Experiment(
         wildcards.get("dataset", ""),
         wildcards.get("architecture", architecture),
@@ -205,3 +205,8 @@ def search_gres(wildcards):
 def option(name, value):
     """A command-line option, left out without a value."""
     return f"--{name} {shlex.quote(str(value))}" if value else ""
+
+
+def options(name, values):
+    """A command-line option of several values, left out without any."""
+    return " ".join([f"--{name}", *(shlex.quote(str(value)) for value in values)]) if values else ""

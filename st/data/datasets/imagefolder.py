@@ -78,8 +78,9 @@ def imagefolder(
         test = np.empty((0, images.shape[1], *shape), dtype=np.uint8)
         test_labels, test_names = labels[:0], []
     data = Data(
-        images, labels, test, test_labels, found.classes, files=(names, test_names), as_test=as_test
-    )
+        images, labels, test, test_labels, found.classes, resize=test_resize or size,
+        files=(names, test_names), as_test=as_test,
+    )  # fmt: skip
     if not split:
         assert test_fraction is not None
         data = data.divided(
