@@ -220,7 +220,7 @@ def test_pictures_are_prepared_as_the_data_set_was(tmp_path):
         ([], "no images"),
         ("none.png", "none.png: is missing"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_picture(wrong, words, tmp_path):
     model = st.load(colour_model(tmp_path))
