@@ -134,7 +134,8 @@ class Loader:
         if not requests:
             return
         self._requests.list = requests
-        self._loader = self._loader or self._start(requests)
+        if self._loader is None:
+            self._loader = self._start(requests)
         found = iter(self._loader)
         if self._end is None:
             # before python's own end of processes, which would wait for them without telling them
