@@ -16,6 +16,7 @@ from st.config.layout import DRAWING
 from st.config.params import (
     Architecture,
     DataSet,
+    Export,
     Method,
     Params,
     Search,
@@ -149,6 +150,7 @@ def _known_keys(location: list) -> list[str]:
         "supernets": Supernet,
         "searches": Search,
         "methods": Method,
+        "exports": Export,
     }
     model: Any = Params
     if location and location[0] in sections:

@@ -202,7 +202,7 @@ def test_pictures_are_prepared_as_the_data_set_was(tmp_path):
     model = st.load(tmp_path / "net" / "model")
     found = model.preprocess(tmp_path / "images" / "test")
     images = Images(load_data(tmp_path / "data")[0], Device("cpu"))
-    assert torch.equal(found, images.normalise(images.test_images))
+    assert torch.equal(found, images.normalise(images.test_images[:]))
 
 
 @pytest.mark.parametrize(
