@@ -46,7 +46,7 @@ def test_mistakes(tiny, packages, exports, words):
 def test_a_method_may_not_have_a_files_name(tiny, packages):
     tiny["methods"]["st-int8"] = tiny["methods"]["st"]
     parse({**tiny, "exports": {"st": {"to": ["onnx"]}}})
-    with pytest.raises(StError, match="exports.st.to: 'st-int8' is a row already"):
+    with pytest.raises(StError, match=r"exports\.st\.to: 'st-int8' is a row already"):
         parse({**tiny, "exports": {"st": {"to": ["int8"]}}})
 
 
