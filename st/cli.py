@@ -109,6 +109,15 @@ def parser() -> argparse.ArgumentParser:
     )
     text = "the prepared data set to check it on (default: the one of the model's run)"
     export.add_argument("--data", type=Path, help=text)
+    text = "measure how long models and exported files take, side by side on the CPU"
+    timed = commands.add_parser("latency", help=text, description=text)
+    timed.add_argument("files", type=Path, nargs="+", help="model.safetensors, .onnx or .pt2 files")
+    text = "images a call (default: 1 and 64)"
+    timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
+    text = "calls per file (default: %(default)s)"
+    timed.add_argument("--rounds", type=_positive, default=50, help=text)
+    timed.add_argument("--json", action="store_true", help="print it as JSON")
+    timed.add_argument("--plugin", action="append", default=[], help="a module to import")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -134,6 +143,12 @@ def _add_params(command: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be 0 or more, not '{text}'")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not '{text}'")
     return int(text)
 
 
@@ -188,6 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
             given = {"raw": options.raw, "data": options.data}
             report = export(options.model, options.out, options.to, **given)
             print(f"{options.out}: {told(report)}")
+        elif options.command == "latency":
+            from st.core.registry import load_plugins
+            from st.deploy.latency import latency
+
+            load_plugins(options.plugin)
+            latency(options.files, options.batch, options.rounds, options.json)
         elif options.command == "record":
             from st.core.records import record
 

@@ -62,7 +62,9 @@ def test_the_workflow_needs_no_torch():
     assert not modules(code) & {"torch", "torchvision", "sklearn", "pandas", "matplotlib"}
 
 
-@pytest.mark.parametrize("command", [*cli.PHASES, "params", "schema", "predict"])
+@pytest.mark.parametrize(
+    "command", [*cli.PHASES, "params", "schema", "predict", "export", "diff", "latency"]
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])

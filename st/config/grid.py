@@ -350,7 +350,7 @@ class Grid:
             exports = self.exports(experiment.architecture)
             made = [exports[name]] if phase == "deploy" else list(exports.values())
             found += [registry.targets.module(export["to"]) for export in made]
-            found += ["st.deploy.running"] if made else []
+            found += ["st.deploy.running"] if made and phase == "evaluate" else []
         return found
 
     def files(self, phase: str, experiment: Experiment) -> Files:

@@ -222,7 +222,7 @@ def test_files_say_what_they_are(project, tmp_path, onnx):
     assert json.loads(json.loads(extra["metadata.json"])["classes"]) == model.classes
 
 
-def isolated(code: str, folder: Path) -> subprocess.CompletedProcess:
+def isolated(code: str, folder: Path, refused=("st",)) -> subprocess.CompletedProcess:
     """Run without this package: python refuses to import it."""
     guard = (
         "import sys\n"
@@ -232,7 +232,7 @@ def isolated(code: str, folder: Path) -> subprocess.CompletedProcess:
         "sys.meta_path.insert(0, Refuse())\n"
     )
     return subprocess.run(
-        [sys.executable, "-c", guard.replace("REFUSED", "('st',)") + code],
+        [sys.executable, "-c", guard.replace("REFUSED", repr(refused)) + code],
         cwd=folder, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
@@ -431,3 +431,26 @@ def test_a_network_that_fails_in_export_is_one_line(project, tmp_path, monkeypat
     with pytest.raises(st.StError, match=r"cannot be exported to torch \(ZeroDivisionError"):
         st.export(project[0], tmp_path / "x.pt2", "torch")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_script_of_the_page_runs_without_torch(project, tmp_path, onnx):
+    """docs/deploy.md's, with images as files, as st predict classifies them."""
+    from helpers.project import ROOT
+    from PIL import Image
+
+    blocks = (ROOT / "docs/deploy.md").read_text().split("```python\n")[1:]
+    (script,) = [b.partition("```")[0] for b in blocks if "# classify.py" in b]
+    model = st.load(project[0])
+    st.export(model, tmp_path / "net.onnx", raw=True)
+    names = []
+    for number, pixels in enumerate(stripes().test_images[:4]):
+        names.append(f"{number}.png")
+        Image.fromarray(pixels[0]).resize((17, 11)).save(tmp_path / names[-1])
+    code = f"sys.argv = ['classify.py', 'net.onnx', *{names}]\n{script}"
+    done = isolated(code, tmp_path, ("st", "torch"))
+    assert done.returncode == 0, done.stderr
+    expected = [
+        f"{100 * answer.probability:5.1f} %  {answer.label}  {name}"
+        for name, answer in zip(names, model.predict([tmp_path / n for n in names]), strict=True)
+    ]
+    assert done.stdout.splitlines() == expected
