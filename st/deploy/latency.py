@@ -98,7 +98,8 @@ def _opened(
 
 
 def _model(model: Model) -> tuple[Callable[[np.ndarray], Any], tuple[int, ...], bool, str]:
-    network = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    whole: Any = model  # of `to`, type checkers know not all
+    network = whole.to(memory_format=torch.channels_last)
 
     def run(batch: np.ndarray) -> torch.Tensor:
         return network(torch.from_numpy(batch).contiguous(memory_format=torch.channels_last))
@@ -118,10 +119,10 @@ def latency(paths: Sequence[Path], batches: Sequence[int], rounds: int, as_json:
         spread = [f"{row[key]:.3f}" for key in ("median_ms", "p5_ms", "p95_ms")]
         numbers = (str(row["batch"]), str(row["threads"]), *spread, f"{short(row['bytes'])}B")
         rows.append((*numbers, row["runtime"], row["file"]))
-    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-    for row in rows:
+    widths = [max(len(line[n]) for line in rows) for n in range(len(head))]
+    for line in rows:
         cells = [
             cell.rjust(width) if n < 6 else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
