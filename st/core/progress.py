@@ -3,6 +3,10 @@
 import logging
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,19 @@ def say(message: str) -> None:
 
 
 SHOWN = 3  # of a list's lines on a terminal
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what libraries and others' code print, warn and log: errors say what matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def say_all(what: str, lines: list[str]) -> None:

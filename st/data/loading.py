@@ -140,10 +140,13 @@ class Loader:
         if self._end is None:
             # before python's own end of processes, which would wait for them without telling them
             self._end = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
-        for batch in found:
-            if isinstance(batch, str):
-                raise StError(batch)
-            yield batch
+        try:
+            for batch in found:
+                if isinstance(batch, str):
+                    raise StError(batch)
+                yield batch
+        except (ConnectionError, EOFError) as error:  # it ended while it handed a batch over
+            raise RuntimeError("DataLoader worker exited unexpectedly") from error
 
     def close(self) -> None:
         """End the processes."""

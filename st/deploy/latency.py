@@ -12,6 +12,7 @@ import torch
 
 from st.core.device import choose
 from st.core.errors import StError, one_line
+from st.core.progress import quiet
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.deploy.model import Model, load
@@ -77,7 +78,8 @@ def _opened(
         return _model(load(path))
     try:
         if path.suffix == ".pt2":
-            program = torch.export.load(path)
+            with quiet():
+                program = torch.export.load(path)
             (name,) = program.graph_signature.user_inputs
             (node,) = [node for node in program.graph.nodes if node.name == name]
             value = node.meta["val"]
