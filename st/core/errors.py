@@ -36,10 +36,6 @@ def explained(error: BaseException, batch: str) -> str | None:
         return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
     if "AcceleratorError" in names or (torchs and "CUDA error" in text):
         return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
-    if torchs and text.startswith("DataLoader worker"):
-        return (
-            f"a process that reads images was ended by the system, as when memory is short; {kept}"
-        )
     if "ValidationError" in names:  # the workflow checks params before any job
         return f"--job: {text}"
     if isinstance(error, MemoryError):

@@ -145,8 +145,14 @@ class Loader:
                 if isinstance(batch, str):
                     raise StError(batch)
                 yield batch
-        except (ConnectionError, EOFError) as error:  # it ended while it handed a batch over
-            raise RuntimeError("DataLoader worker exited unexpectedly") from error
+        # the second kind: it ended while it handed a batch over
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                raise
+            raise StError(
+                "a process that reads images was ended by the system, as when memory is short; run "
+                "it again, finished epochs are kept"
+            ) from error
 
     def close(self) -> None:
         """End the processes."""
