@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
             record()
         else:
             return _run_phase(options, arguments)
+        sys.stdout.flush()
     except Abandoned as error:
         logging.getLogger("st").debug("%s", error)  # the launcher says whose fault it is
         return ABANDONED
@@ -224,6 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fail("interrupted")
         return 130
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

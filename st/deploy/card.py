@@ -97,7 +97,7 @@ def _facts(model: "Model", reports: list[Report]) -> dict[str, Any]:
     name = f" for {data['name']}" if data else ""
     subnet = "compressed " if model.structure.keep or model.structure.supernet_options else ""
     return {
-        "title": f"A {subnet}{model.structure.family}{name}",
+        "title": f"A {subnet}{model.structure.label}{name}",
         "measured": measured,
         "reports": reports,
         "data": data,
@@ -110,7 +110,7 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         "license": "unknown",
         "library_name": "search-and-train",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "model-compression", "pruning", model.structure.family],
+        "tags": ["image-classification", "model-compression", "pruning", model.structure.label],
         "weights": model.provenance["weights"],
     }
     formats = {"onnx": "onnx", "int8": "onnx", "torch": "pytorch"}
@@ -145,7 +145,7 @@ def _what(model: "Model", facts: dict[str, Any]) -> str:
     options = ", ".join(f"{key} {_plain(value)}" for key, value in structure.options.items()
                         if value is not None)  # fmt: skip
     text = (
-        f"An image classifier: {structure.family} ({options}), for {height}x{width} images "
+        f"An image classifier: {structure.label} ({options}), for {height}x{width} images "
         f"with {channels} channel{'s' * (channels > 1)}, {structure.classes} classes. "
     )
     if params == full_params:

@@ -68,7 +68,7 @@ def _said(found: Checkpoint | tuple[Structure, Facts]) -> Facts:
     facts = found.facts if isinstance(found, Checkpoint) else {"search": found[1].get("search")}
     structure = _structure(found)
     about = {
-        "architecture": structure.family,
+        "architecture": structure.label,
         "options": structure.options,
         "input_shape": list(structure.input_shape),
         "number_of_classes": structure.classes,

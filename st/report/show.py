@@ -55,7 +55,7 @@ def _model(path: Path) -> Facts:
 def _structure(structure: Structure) -> Facts:
     (params, macs), (all_params, all_macs) = structure.cost(), structure.full.cost()
     return {
-        "architecture": structure.family,
+        "architecture": structure.label,
         "options": structure.options,
         "input_shape": list(structure.input_shape),
         "number_of_classes": structure.classes,
