@@ -1,18 +1,21 @@
-"""The same trained network pruned to half of its MACs by this package and by torch-pruning.
+"""The same trained network pruned to half of its MACs by this package, torch-pruning and FastNAS.
 
-    pip install torch-pruning
+    pip install torch-pruning nvidia-modelopt torchprofile==0.0.4
     python benchmarks/pruners.py RESULTS ARCHITECTURE MODULE
 
 RESULTS: what a run of params/own-network.yaml made. ARCHITECTURE: of its supernet `plain`. MODULE:
 as the architecture's option says it, such as torchvision.models:resnet18, with `--arguments` as
 JSON. Both rank filters by the mean of their L1 norms over coupled layers, within each group, so
 that all groups keep the same fraction; torch-pruning's ratio is found by bisection. Accuracies are
-those of the test images before any training. Writes benchmarks/results/pruners-ARCHITECTURE.csv.
+those of the test images before any training. FastNAS (nvidia-modelopt) searches for widths by the
+accuracy on 512 training images, after normalisation statistics of as many. Writes
+benchmarks/results/pruners-ARCHITECTURE.csv.
 """
 
 import argparse
 import copy
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -88,6 +91,29 @@ def torch_pruning(module: nn.Module, image: torch.Tensor) -> tuple[nn.Module, fl
     return net, time.perf_counter() - started
 
 
+def fastnas(module: nn.Module, image: torch.Tensor, images: Images) -> tuple[nn.Module, float]:
+    import modelopt.torch.prune as mtp
+
+    seen = [images.plain(images.train_images[start : start + 64]) for start in range(0, 512, 64)]
+    labels = images.train_labels[:512].split(64)
+
+    @torch.inference_mode()
+    def score(net: nn.Module) -> float:
+        found = [net.eval()(x).argmax(1) == y for x, y in zip(seen, labels, strict=True)]
+        return 100 * torch.cat(found).float().mean().item()
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        net, _ = mtp.prune(
+            module, mode="fastnas", constraints={"flops": f"{SHARE:.0%}"}, dummy_input=image,
+            config={
+                "data_loader": list(zip(seen, labels, strict=True)), "score_func": score,
+                "checkpoint": f"{folder}/search.pth",
+            },
+        )  # fmt: skip
+    return net, time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path)
@@ -112,6 +138,7 @@ def main() -> None:
         "the whole network": lambda: (module, 0.0),
         "this package": lambda: ours(model),
         "torch-pruning": lambda: torch_pruning(module, image),
+        "FastNAS": lambda: fastnas(copy.deepcopy(module), image, images),
     }
     for name, prune in cases.items():
         net, seconds = prune()
