@@ -69,8 +69,8 @@ $(READY): requirements.lock pyproject.toml
 
 # The newest versions that fit pyproject.toml. Names no index and no host.
 lock: $(READY) ## pin the newest versions of all packages (needs the network)
-	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
-	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --group dev --extra export --universal --python-version 3.11 \
+	  --upgrade --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 
 # The picture in the README: the rules, without the arrows that others imply.
 docs/dag.svg: Snakefile workflow/rules/*.smk | $(READY)

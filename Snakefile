@@ -15,6 +15,7 @@ include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/initialize.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/deploy.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/phases.smk"
@@ -28,6 +29,7 @@ wildcard_constraints:
     supernet=one_of(PARAMS.supernets),
     search=one_of(PARAMS.searches),
     method=one_of(PARAMS.methods),
+    exported=one_of({name for key in PARAMS.architectures for name in GRID.exports(key)}),
 
 
 # On a cluster these run where Snakemake does: they take less time than submitting them.

@@ -179,7 +179,7 @@ def logits(case: Case, where: device.Device, double: bool = False) -> torch.Tens
     """Of a student that trains, for its first batch: float64 on the CPU."""
     net = where.place(network(case, student=True)).train()
     images = Images(random_data(case.batch), where)
-    batch = images.normalise(images.train_images)
+    batch = images.normalise(images.train_images[:])
     if double:
         net, batch = net.double(), batch.double()
     with torch.no_grad(), where.autocast():

@@ -24,10 +24,12 @@ PHASES = {
     "search": ("find a subnet's structure in a supernet", True),
     "initialize": ("give a structure its first weights", False),
     "train": ("train a subnet on labels and the supernet's knowledge", True),
+    "deploy": ("write a trained network as a file for other programs", False),
     "evaluate": ("measure accuracy, size and latency", True),
     "report": ("aggregate all metrics to tables and figures", False),
 }
 PARALLEL = ("pretrain", "train")  # phases that several processes can compute
+READS = ("prepare",)  # phases that read images by as many processes as they have threads
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
             role = "input" if option in layout.INPUTS[name] else "output"
             command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
         if torch:
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+            _add_device(command)
+        elif name in READS:
             command.add_argument("--threads", type=_count, default=0, help="CPU threads")
         if name in PARALLEL:
             command.add_argument(
@@ -84,9 +87,50 @@ def parser() -> argparse.ArgumentParser:
     pth = commands.add_parser("convert", help=text, description=text)
     pth.add_argument("source", type=Path)
     pth.add_argument("target", type=Path)
+    text = "print how two models or structures differ, layer by layer"
+    differ = commands.add_parser("diff", help=text, description=text)
+    for name in ("one", "other"):
+        differ.add_argument(name, type=Path, help="a model.safetensors or structure.json")
+    differ.add_argument("--json", action="store_true", help="print it as JSON")
+    differ.add_argument("--plugin", action="append", default=[], help="a module to import")
+    text = "say which class images have, by a trained model"
+    predict = commands.add_parser("predict", help=text, description=text)
+    _add_model(predict)
+    predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
+    _add_device(predict)
+    text = "write a trained model as a file for other programs, and check it"
+    export = commands.add_parser("export", help=text, description=text)
+    _add_model(export)
+    export.add_argument("out", type=Path, help="the file to write: .onnx, or .pt2 for torch")
+    export.add_argument("--to", default="onnx", metavar="TARGET", help="onnx, torch or int8")
+    export.add_argument(
+        "--raw", action="store_true", help="it takes pixels, uint8 of 0 to 255, and normalises them"
+    )
+    text = "the prepared data set to check it on (default: the one of the model's run)"
+    export.add_argument("--data", type=Path, help=text)
+    text = "measure how long models and exported files take, side by side on the CPU"
+    timed = commands.add_parser("latency", help=text, description=text)
+    timed.add_argument("files", type=Path, nargs="+", help="model.safetensors, .onnx or .pt2 files")
+    text = "images a call (default: 1 and 64)"
+    timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
+    text = "calls per file (default: %(default)s)"
+    timed.add_argument("--rounds", type=_positive, default=50, help=text)
+    timed.add_argument("--json", action="store_true", help="print it as JSON")
+    timed.add_argument("--plugin", action="append", default=[], help="a module to import")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, help="such as results/train/.../model.safetensors")
+    command.add_argument("--plugin", action="append", default=[], help="a module to import")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    command.add_argument("--threads", type=_count, default=0, help="CPU threads")
 
 
 def _add_params(command: argparse.ArgumentParser) -> None:
@@ -99,6 +143,12 @@ def _add_params(command: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be 0 or more, not '{text}'")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not '{text}'")
     return int(text)
 
 
@@ -133,12 +183,39 @@ def main(arguments: list[str] | None = None) -> int:
 
             count = convert(options.source, options.target)
             print(f"{options.target}: {count} tensors")
+        elif options.command == "diff":
+            from st.core.registry import load_plugins
+            from st.report.diff import diff
+
+            load_plugins(options.plugin)
+            diff(options.one, options.other, options.json)
+        elif options.command == "predict":
+            from st.core.registry import load_plugins
+            from st.deploy.predict import predict
+
+            load_plugins(options.plugin)
+            predict(options.model, options.images, options.out, options.device, options.threads)
+        elif options.command == "export":
+            from st.core.registry import load_plugins
+            from st.deploy.export import export, told
+
+            load_plugins(options.plugin)
+            given = {"raw": options.raw, "data": options.data}
+            report = export(options.model, options.out, options.to, **given)
+            print(f"{options.out}: {told(report)}")
+        elif options.command == "latency":
+            from st.core.registry import load_plugins
+            from st.deploy.latency import latency
+
+            load_plugins(options.plugin)
+            latency(options.files, options.batch, options.rounds, options.json)
         elif options.command == "record":
             from st.core.records import record
 
             record()
         else:
             return _run_phase(options, arguments)
+        sys.stdout.flush()
     except Abandoned as error:
         logging.getLogger("st").debug("%s", error)  # the launcher says whose fault it is
         return ABANDONED
@@ -148,6 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fail("interrupted")
         return 130
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -205,6 +284,8 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
         files |= {"device": options.device, "threads": threads}
+    elif options.command in READS:
+        files["threads"] = options.threads
     if not member or member.rank == 0:
         begun = member is not None and member.folder is not None  # by the parent
         progress.start(f"{options.command} {label}", options.log, new=not begun)

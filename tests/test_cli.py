@@ -62,7 +62,9 @@ def test_the_workflow_needs_no_torch():
     assert not modules(code) & {"torch", "torchvision", "sklearn", "pandas", "matplotlib"}
 
 
-@pytest.mark.parametrize("command", [*cli.PHASES, "params", "schema"])
+@pytest.mark.parametrize(
+    "command", [*cli.PHASES, "params", "schema", "predict", "export", "diff", "latency"]
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
@@ -274,3 +276,14 @@ def test_a_diverging_training_leaves_no_files(project, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "the loss is nan in epoch 1" in told and told.count("\n") == 1
     assert files(project) == before
+
+
+@pytest.mark.parametrize("command", [["schema"], ["params", str(ROOT / "params/tiny.yaml")]])
+def test_output_that_nobody_reads_on(command):
+    """As in `st show FILE | head`: no traceback."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "st", *command],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0

@@ -24,10 +24,18 @@ MAY_IMPORT = {
     "pruning": {"core", "networks", "data", "training"},
     "config": {"core", "networks", "data", "training", "pruning"},
     "report": {"core", "networks", "data", "config"},
-    "phases": {"core", "networks", "data", "training", "pruning", "config", "report"},
+    "deploy": {"core", "networks", "data", "training", "pruning", "config", "report"},
+    "phases": {"core", "networks", "data", "training", "pruning", "config", "report", "deploy"},
 }
 TOP = {"__init__", "__main__", "cli", "estimate"}  # may import all
-WITH_HELPERS = {"architectures", "criteria", "datasets", "inits", "losses"}  # in their __init__
+WITH_HELPERS = {
+    "architectures",
+    "criteria",
+    "datasets",
+    "inits",
+    "losses",
+    "targets",
+}  # in their __init__
 HEAVY = {"torch", "torchvision", "snakemake"}
 
 
@@ -77,10 +85,12 @@ def imports(module: str) -> set[str]:
 
 
 def at_once(node: ast.AST):
-    """The nodes that are run when a module is imported: those outside of functions."""
+    """The nodes that are run when a module is imported: those outside of functions, but
+    for what only type checkers read."""
     yield node
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not (for_types or isinstance(child, ast.FunctionDef)):
             yield from at_once(child)
 
 
@@ -189,22 +199,25 @@ JOBS = {
     ),
     "initialize": ("initialize", VGG, "st.networks.inits.rewind"),
     "train": ("train", VGG, "st.training.losses.ce", "st.training.losses.kd"),
+    "deploy": ("deploy", VGG, "st.deploy.targets.int8"),
     "evaluate": ("evaluate", VGG),
+    "evaluate with files": ("evaluate", VGG, "st.deploy.targets.onnx", "st.deploy.running"),
     "report": ("report",),
 }
 TRAINS = {"pretrain", "train", "search by tas", "search with rounds"}
+EVALUATES = {"evaluate", "evaluate with files"}
 # what runs again after an edit of a file of each room
 RERUN = {
     "core/files.py": JOBS.keys(),
     "core/errors.py": set(),
     "core/process.py": set(),
-    "core/device.py": {*TRAINS, "search by taylor", "evaluate"},
+    "core/device.py": {*TRAINS, "search by taylor", "deploy", *EVALUATES},
     "core/types.py": {*TRAINS, "prepare"},
     "networks/graph.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/vgg.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/densenet.py": set(),
     "networks/inits/rewind.py": {"initialize"},
-    "data/dataset.py": {*TRAINS, "prepare", "search by taylor", "evaluate"},
+    "data/dataset.py": {*TRAINS, "prepare", "search by taylor", "deploy", *EVALUATES},
     "data/augment.py": TRAINS,
     "data/views.py": TRAINS,
     "data/datasets/imagefolder.py": {"prepare"},
@@ -218,7 +231,12 @@ RERUN = {
     "pruning/scoring.py": {"search by taylor"},
     "pruning/tas/space.py": {"search by tas"},
     "pruning/lottery.py": {"search with rounds"},
-    "pruning/latency.py": {"evaluate"},
+    "pruning/latency.py": EVALUATES,
+    "deploy/card.py": {"deploy"},
+    "deploy/running.py": {"evaluate with files"},
+    "deploy/targets/int8.py": {"deploy"},
+    "deploy/targets/onnx.py": {"deploy", "evaluate with files"},
+    "deploy/predict.py": set(),
     "config/grid.py": set(),
     "config/layout.py": {"report"},
     "core/snakemake_internals.py": set(),

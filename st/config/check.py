@@ -1,5 +1,6 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
+import importlib.util
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ import yaml
 from pydantic import ValidationError
 
 from st.config.combinations import without_effect
+from st.config.grid import Grid
 from st.config.layout import DRAWING
 from st.config.params import (
     Architecture,
     DataSet,
+    Export,
     Method,
     Params,
     Search,
@@ -96,7 +99,7 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
         raise _refusal(source, [str(error)]) from error
     found, supernets, taps = _networks(params)
     problems = [*_repeated_seeds(params), *found, *_contradictions(params, supernets, taps)]
-    problems = problems or list(without_effect(params, supernets))
+    problems = problems or [*_exports(params), *without_effect(params, supernets)]
     if problems:
         raise _refusal(source, problems)
     return params
@@ -148,6 +151,7 @@ def _known_keys(location: list) -> list[str]:
         "supernets": Supernet,
         "searches": Search,
         "methods": Method,
+        "exports": Export,
     }
     model: Any = Params
     if location and location[0] in sections:
@@ -317,6 +321,28 @@ def _contradictions(
                 yield (
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
                     f"epoch, {epochs}, of {name}"
+                )
+
+
+def _exports(params: Params) -> Iterator[str]:
+    """What is wrong with the files for other programs. All other names in `params` must be known
+    ones."""
+    grid = Grid(params)
+    rows = dict.fromkeys(row for name in params.architectures for row in grid.rows(name))
+    for key, export in params.exports.items():
+        found = _reference(key, rows, "row of the table")
+        yield from (f"exports.{key}: {p}" for p in found)
+        for target in dict.fromkeys(export.to):
+            if export.to.count(target) > 1:
+                yield f"exports.{key}.to: duplicate value '{target}'"
+            if f"{key}-{target}" in rows:
+                yield f"exports.{key}.to: '{key}-{target}' is a row already; rename that method"
+            needed = registry.targets.get(target).needs
+            missing = [name for name in needed if importlib.util.find_spec(name) is None]
+            if missing:
+                yield (
+                    f"exports.{key}.to: '{target}' needs {', '.join(missing)}; install the extra: "
+                    "pip install 'search-and-train[export]'"
                 )
 
 

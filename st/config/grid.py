@@ -76,6 +76,21 @@ class Grid:
         spec = self.params.architectures[architecture]
         return registry.architectures.check(spec.family, spec.options)
 
+    def rows(self, architecture: str) -> list[str]:
+        """The names of the trained networks in the table: supernets, then methods."""
+        return [self.row(s) for s in self.supernets(architecture)] + self.methods(architecture)
+
+    def exports(self, architecture: str) -> dict[str, Job]:
+        """The files for other programs that are made, by their names in the table: of which row,
+        to which target, and whether they take raw pixels."""
+        rows = self.rows(architecture)
+        return {
+            f"{row}-{target}": {"of": row, "to": target, "raw": export.raw}
+            for row, export in self.params.exports.items()
+            if row in rows
+            for target in export.to
+        }
+
     # Jobs, phase by phase.
 
     def draw(self, architecture: str) -> Job:
@@ -173,6 +188,11 @@ class Grid:
             {"method": m, "teacher": self.row(self.teacher(m)) if self.needs_teacher(m) else None}
             for m in self.methods(architecture)
         ]
+        teachers = {row["method"]: row["teacher"] for row in rows}
+        rows += [
+            {"method": name, "teacher": teachers[export["of"]], **export}
+            for name, export in self.exports(architecture).items()
+        ]
         return {
             "dataset": dataset,
             "architecture": architecture,
@@ -180,6 +200,11 @@ class Grid:
             "rows": rows,
             **self.params.evaluation.model_dump(),
         }
+
+    def deploy(self, architecture: str, name: str) -> Job:
+        """A file for other programs."""
+        export = self.exports(architecture)[name]
+        return {"to": export["to"], "raw": export["raw"]}
 
     def report(self) -> Job:
         """What the report is about: the rows, and how each came to be."""
@@ -197,6 +222,13 @@ class Grid:
             "datasets": {name: d.held_out for name, d in self.params.datasets.items()},
             "seeds": self.params.seeds,
             "rows": rows,
+            "exports": {
+                architecture: [
+                    {"method": name, "of": export["of"], "to": export["to"]}
+                    for name, export in self.exports(architecture).items()
+                ]
+                for architecture in self.params.architectures
+            },
             "claims": self.params.claims,
             "latency_batch": self.params.evaluation.latency_batch,
             # what jobs may ask a cluster for changes no result
@@ -222,6 +254,11 @@ class Grid:
             # as it stands in the params file, to propose other methods like it
             "spec": method.model_dump(mode="json", exclude_defaults=True),
         }
+
+    def reads_files(self, dataset: str) -> bool:
+        """Whether the source reads image files one by one, which several processes can do."""
+        source = registry.datasets.get(self.params.datasets[dataset].source)
+        return getattr(source, "writes", False)
 
     def search_needs_rewind(self, search: str) -> bool:
         """Whether it returns to the supernet's early weights, as lottery rounds do."""
@@ -268,7 +305,12 @@ class Grid:
         methods = self.methods(architecture)
         if phase == "search":
             return list(dict.fromkeys(self.params.methods[m].search for m in methods))
-        return {"pretrain": self.supernets(architecture), "evaluate": [""]}.get(phase, methods)
+        others: dict[str, list[Any]] = {
+            "pretrain": self.supernets(architecture),
+            "deploy": list(self.exports(architecture)),
+            "evaluate": [""],
+        }
+        return others.get(phase, methods)
 
     def job(self, phase: str, experiment: Experiment) -> Job:
         """What the phase is told."""
@@ -276,6 +318,7 @@ class Grid:
             "prepare": ("dataset",),
             "draw": ("architecture",),
             "initialize": ("architecture", "seed", "name"),
+            "deploy": ("architecture", "name"),
             "evaluate": ("dataset", "architecture", "seed"),
             "report": (),
         }.get(phase, ("dataset", "architecture", "seed", "name"))
@@ -302,6 +345,11 @@ class Grid:
             found += [registry.inits.module(params.methods[name].init)]
         elif phase == "train":
             found += [registry.losses.module(loss) for loss in params.methods[name].objective]
+        elif phase in ("deploy", "evaluate"):
+            exports = self.exports(experiment.architecture)
+            made = [exports[name]] if phase == "deploy" else list(exports.values())
+            found += [registry.targets.module(export["to"]) for export in made]
+            found += ["st.deploy.running"] if made and phase == "evaluate" else []
         return found
 
     def files(self, phase: str, experiment: Experiment) -> Files:
@@ -331,6 +379,12 @@ class Grid:
             }
         elif phase == "search":
             inputs = self._searched(experiment)
+        elif phase == "deploy":
+            export = self.exports(experiment.architecture)[experiment.name]
+            inputs = {
+                "data": place("prepare", "data", experiment),
+                "model": self._models(experiment)[export["of"]],
+            }
         else:
             inputs = self._subnet(phase, experiment)
         outputs: Paths = {name: place(phase, name, experiment) for name in OUTPUTS[phase]}
@@ -382,17 +436,28 @@ class Grid:
             "teacher": place("pretrain", "model", experiment, supernet) if taught else None,
         }
 
+    def _models(self, experiment: Experiment) -> dict[str, str]:
+        """The trained networks of an architecture and seed, by their rows in the table."""
+        found = {
+            self.row(name): place("pretrain", "model", experiment, name)
+            for name in self.supernets(experiment.architecture)
+        }
+        for name in self.methods(experiment.architecture):
+            found[name] = place("train", "model", experiment, name)
+        return found
+
     def _measured(self, experiment: Experiment) -> Files:
         """The files of evaluate, which has all networks of an architecture, in its job's order."""
-        supernets = self.supernets(experiment.architecture)
-        methods = self.methods(experiment.architecture)
-        models = [place("pretrain", "model", experiment, name) for name in supernets]
-        models += [place("train", "model", experiment, name) for name in methods]
-        rows = [self.row(name) for name in supernets] + methods
+        models, exports = self._models(experiment), self.exports(experiment.architecture)
+        files = [place("deploy", "exported", experiment, name) for name in exports]
         return Files(
-            {"data": place("prepare", "data", experiment), "models": models},
             {
-                option: [place("evaluate", option, experiment, row) for row in rows]
+                "data": place("prepare", "data", experiment),
+                "models": list(models.values()),
+                "exports": files or None,
+            },
+            {
+                option: [place("evaluate", option, experiment, row) for row in (*models, *exports)]
                 for option in OUTPUTS["evaluate"]
             },
         )

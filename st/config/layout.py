@@ -16,7 +16,8 @@ INPUTS = {
     "search": ("supernet", "data", "rewind"),
     "initialize": ("structure", "source"),
     "train": ("data", "init", "teacher"),
-    "evaluate": ("data", "models"),
+    "deploy": ("data", "model"),
+    "evaluate": ("data", "models", "exports"),
     "report": (),
 }
 # Of these, the ones that not every job of the phase has.
@@ -26,6 +27,7 @@ OPTIONAL = {
     "search": ("data", "rewind"),
     "initialize": ("source",),
     "train": ("teacher",),
+    "evaluate": ("exports",),
 }
 
 # All outputs, with Snakemake's wildcards. A folder per phase, because phases are what DVC versions;
@@ -42,6 +44,8 @@ MODEL = f"results/train/{_RUN}/{{method}}/model.safetensors"
 HISTORY = f"results/train/{_RUN}/{{method}}/history.csv"
 METRICS = f"results/evaluate/{_RUN}/{{method}}/metrics.json"  # supernets by their row's name
 PREDICTIONS = f"results/evaluate/{_RUN}/{{method}}/predictions.safetensors"
+# A network as a file for other programs lies beside its metrics, as a row of its own: st-int8.
+_EXPORT = f"results/evaluate/{_RUN}/{{exported}}"
 OUTPUTS = {
     "prepare": {"data": DATA},
     "draw": {"drawing": DRAWING},
@@ -49,10 +53,15 @@ OUTPUTS = {
     "search": {"structure": STRUCTURE},
     "initialize": {"init": INIT},
     "train": {"model": MODEL, "history": HISTORY},
+    "deploy": {
+        "exported": f"{_EXPORT}/network.onnx",
+        "about": f"{_EXPORT}/network.onnx.json",
+        "card": f"{_EXPORT}/MODEL_CARD.md",
+    },
     "evaluate": {"metrics": METRICS, "predictions": PREDICTIONS},  # one of each for every row
     "report": {"folder": "results"},
 }
-LISTS = ("models", "metrics", "predictions")  # options that take several files
+LISTS = ("models", "exports", "metrics", "predictions")  # options that take several files
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def place(phase: str, option: str, experiment: Experiment, name: str | None = No
         dataset=experiment.dataset,
         architecture=experiment.architecture,
         seed=experiment.seed,
-        **dict.fromkeys(("supernet", "search", "method"), name),
+        **dict.fromkeys(("supernet", "search", "method", "exported"), name),
     )
 
 

@@ -49,6 +49,8 @@ def _experiment(grid: Grid, phase: str, parts: list[str]) -> Experiment:
         _known(name, params.supernets, "supernet")
     elif phase == "search":
         _known(name, params.searches, "search")
+    elif phase == "deploy":
+        _known(name, grid.exports(architecture), f"exported network of {architecture}")
     elif parts[3:]:
         _known(name, grid.methods(architecture), f"method for {architecture}")
     return Experiment(dataset, architecture, number, name)

@@ -214,6 +214,23 @@ class Method(Section):
     )
 
 
+class Export(Section):
+    """Files for other programs that are made of a row's networks; each is a row of its own."""
+
+    to: Annotated[
+        list[Literal["onnx", "int8"]],
+        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    ] = Field(
+        ["onnx"],
+        description="onnx: the same network in ONNX; int8: in 8-bit integers, by onnxruntime's "
+        "static quantisation with ranges measured on training images.",
+    )
+    raw: Flag = Field(
+        False,
+        description="The file takes pixels of 0 to 255 and normalises them itself.",
+    )
+
+
 class Evaluation(Section):
     """How latency is measured."""
 
@@ -276,6 +293,11 @@ class Params(Section):
         description="Verdicts for unusual grids: a method, and the rows of the table that it must "
         "beat, in this order. Otherwise each method that starts anew and learns from its supernet "
         "must beat that supernet, the reference and any that was trained for longer.",
+    )
+    exports: dict[Name, Export] = Field(
+        {},
+        description="Rows of the table (methods, supernets) that are also written as files for "
+        "other programs and measured as such: {st: {to: [onnx, int8]}}.",
     )
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()

@@ -9,7 +9,9 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-ROOMS = ("core", "networks", "data", "training", "pruning", "config", "report", "phases")
+ROOMS = (
+    "core", "networks", "data", "training", "pruning", "config", "report", "deploy", "phases",
+)  # fmt: skip
 # What these do can't change a result: messages, the command line, processes, which GPU is used; and
 # the rooms' own files, which only say what lives there.
 WITHOUT_EFFECT = {

@@ -66,6 +66,19 @@ def _remove_leftovers(path: Path) -> None:
             pass
 
 
+_locks: set[int] = set()  # descriptors
+
+
+def _let_go() -> None:
+    """In a process that this one forks: a lock ends when no process has it open any more."""
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def alone(folder: Path, purpose: str) -> Iterator[None]:
     """Hold `folder` for one process; raises StError if another one holds it.
@@ -87,10 +100,13 @@ def alone(folder: Path, purpose: str) -> Iterator[None]:
         ) from None
     except OSError:
         pass
+    _locks.add(descriptor)
     try:
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:

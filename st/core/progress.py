@@ -3,6 +3,10 @@
 import logging
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,19 @@ def say(message: str) -> None:
 SHOWN = 3  # of a list's lines on a terminal
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what libraries and others' code print, warn and log: errors say what matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 def say_all(what: str, lines: list[str]) -> None:
     """A list of things to be told: all of them in the log, the first few on the terminal too."""
     if not lines:
@@ -81,6 +98,30 @@ class Progress:
         show = number == self.epochs or now - self.shown > TERMINAL_INTERVAL
         self.shown = now if show else self.shown
         logger.log(logging.INFO if show else logging.DEBUG, message)
+
+
+class Counter:
+    """A bar of how many of `total` things are done, now and then."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done, self._begun = what, total, 0, 0
+        self.started = self.shown = time.monotonic()
+
+    def count(self, fresh: bool = True) -> None:
+        """One more is done; not `fresh`: it was done before, so its time tells nothing."""
+        self.done += 1
+        self._begun += not fresh
+        now = time.monotonic()
+        if now - self.shown < TERMINAL_INTERVAL:
+            return
+        self.shown = now
+        speed = (self.done - self._begun) / (now - self.started)
+        left = duration((self.total - self.done) / speed) if speed else "?"
+        filled = 20 * self.done // self.total
+        say(
+            f"[{'#' * filled}{'.' * (20 - filled)}] {self.done:,} of {self.total:,} {self.what}, "
+            f"{speed:,.0f}/s, {left} left"
+        )
 
 
 def duration(seconds: float) -> str:

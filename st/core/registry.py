@@ -113,6 +113,7 @@ datasets = Registry("data set", "st.data.datasets")
 criteria = Registry("criterion", "st.pruning.criteria")
 inits = Registry("init", "st.networks.inits")
 losses = Registry("loss", "st.training.losses")
+targets = Registry("target", "st.deploy.targets")
 
 
 def load_plugins(modules: Iterable[str]) -> None:

@@ -128,6 +128,9 @@ def read_tensors(
         header = _header(path, file, kind)
         names = file.keys()
         tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}
+        for value in tensors.values():
+            if value.dtype.kind not in "uifb":  # bfloat16, where a library of it is installed
+                raise TypeError(f"type {value.dtype}")
     if header.pop("checksum", None) != checksum(tensors, json.dumps(header)):
         raise StError(
             f"{path}: is damaged (its contents are not those that its checksum says); delete it "

@@ -108,8 +108,8 @@ class Augment(Section):
 
     def apply(self, images, views, size: Size | None = None):
         """`images` (n, c, h, w), each in the view that `views` (n,) names, of `size`, by default
-        theirs. Values stay in 0...255; of the same type but with `resized_crop` or `jitter`, which
-        return float32 and round nothing. Pixels from beyond the border are 0."""
+        theirs. Values stay in 0...255; of the same type but with `jitter`, which returns float32
+        and rounds nothing. Pixels from beyond the border are 0."""
         import torch
 
         from st.data import views as shown
@@ -124,13 +124,11 @@ class Augment(Section):
             images = shown.resized(images, box, flip, size)
         else:
             images = centred(images, size, self.crop)
-            if flip is not None:
-                images = torch.where(flip[:, None, None, None], images.flip(3), images)
+            side = 2 * self.crop + 1
             if self.crop:
-                side = 2 * self.crop + 1
-                windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)
-                index = torch.arange(len(images), device=images.device)
-                images = windows[index, :, views // side % side, views % side]
+                images = shown.cropped(images, views // side % side, views % side, flip, size)
+            elif flip is not None:
+                images = torch.where(flip[:, None, None, None], images.flip(3), images)
         if self.jitter.active:
             images = shown.jittered(images, number, self.jitter.active)
         return images

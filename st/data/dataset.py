@@ -1,9 +1,13 @@
-"""Prepared data sets: one safetensors file of uint8 images, read by every job.
+"""Prepared data sets: one safetensors file, read by every job.
 
-Preparing once a run spares each job the decoding, and jobs the import of torchvision.
+It holds all pixels, which spares each job the decoding; or, of images beyond the memory, says where
+in shards beside it each lies compressed (`st.data.shards`). What has images of either kind takes
+them by index and asks for their shape, and need not know which it is.
 """
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +17,11 @@ import numpy as np
 from st.core.errors import StError
 from st.core.seeds import stream
 from st.core.tensors import VERSION, read_tensors, write_tensors
+from st.data.shards import Shards
 
 FORMAT = "search-and-train data"
+PARTS = ("train", "test")
+Stored = np.ndarray | Shards
 Shape = tuple[tuple[int, int, int], int]  # (channels, height, width), classes
 
 
@@ -24,19 +31,21 @@ class Data:
     see them; training images may be larger, for augmentation to crop.
 
     `normalisation`: mean and deviation of each channel, in 0...255, if they are given; those of the
-    training images otherwise. `files`: where the training and test images come from, if that is
-    known. `as_test`: where the test images are made otherwise than the training images, what makes
-    one of a file. These two are not kept in prepared data.
+    training images otherwise. `resize`: to what the shorter side of test images was scaled before
+    their centre was cropped, None if they were taken as they are. `files`: where the training and
+    test images come from, if that is known. `as_test`: where the test images are made otherwise
+    than the training images, what makes them of files. The last two are not kept in prepared data.
     """
 
-    train_images: np.ndarray
+    train_images: Stored
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Stored
     test_labels: np.ndarray
     classes: list[str]
     normalisation: tuple[list[float], list[float]] | None = None
+    resize: int | None = None
     files: tuple[list[str], list[str]] | None = None
-    as_test: Callable[[str], np.ndarray] | None = None
+    as_test: Callable[[list[str]], Stored] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -47,17 +56,14 @@ class Data:
         """Mean and deviation per channel, in 0...255: those given, or the training images'."""
         if self.normalisation:
             return np.array(self.normalisation[0]), np.array(self.normalisation[1])
-        # By histogram: exact, and without a float copy of the images.
-        levels = np.arange(256, dtype=np.float64)
+        images = self.train_images
         mean, deviation = [], []
-        for channel in range(self.train_images.shape[1]):
-            counts = np.zeros(256, dtype=np.int64)
-            for start in range(0, len(self.train_images), 256):  # bincount makes int64 of its input
-                part = self.train_images[start : start + 256, channel]
-                counts += np.bincount(part.ravel(), minlength=256)
-            average = (counts * levels).sum() / counts.sum()
-            mean.append(average)
-            deviation.append(np.sqrt((counts * (levels - average) ** 2).sum() / counts.sum()))
+        for channel in range(images.shape[1]):
+            # In whole numbers: exact, without a float copy of the images, the same of either store.
+            total, squares = _sums(images, channel)
+            count = len(images) * images.shape[2] * images.shape[3]
+            mean.append(total / count)
+            deviation.append(math.sqrt((count * squares - total**2) / count**2))
         return np.array(mean), np.maximum(np.array(deviation), 1e-3)
 
     def holdout(self, fraction: float) -> "Data":
@@ -86,11 +92,9 @@ class Data:
             named = list(zip(self.files[0], test, strict=True))
             files = [n for n, drawn in named if not drawn], [n for n, drawn in named if drawn]
         if self.as_test and files:
-            held = np.empty((len(files[1]), *self.test_images.shape[1:]), dtype=np.uint8)
-            for number, file in enumerate(files[1]):
-                held[number] = self.as_test(file)
+            held = self.as_test(files[1])
         elif self.train_images.shape[1:] == self.test_images.shape[1:]:
-            held = self.train_images[test]
+            held = chosen(self.train_images, test)
         else:
             raise StError(
                 f"'{purpose}' needs training images of the test images' size, or a source that "
@@ -98,7 +102,7 @@ class Data:
             )
         return replace(
             self,
-            train_images=self.train_images[~test], train_labels=self.train_labels[~test],
+            train_images=chosen(self.train_images, ~test), train_labels=self.train_labels[~test],
             test_images=held, test_labels=self.train_labels[test], files=files,
         )  # fmt: skip
 
@@ -116,15 +120,35 @@ class Data:
         return found
 
     def _digests(self, part: int) -> Iterator[bytes]:
-        if self.as_test and self.files:
+        images = (self.train_images, self.test_images)[part]
+        if isinstance(images, Shards):
+            assert images.digests is not None
+            yield from (digest.tobytes() for digest in images.digests)
+        elif self.as_test and self.files:
             yield from (_digest(Path(file).read_bytes()) for file in self.files[part])
         else:
-            images = (self.train_images, self.test_images)[part]
             yield from (_digest(np.ascontiguousarray(image).data) for image in images)
 
     def _name(self, part: int, number: int) -> str:
         kind = ("training", "test")[part]
         return self.files[part][number] if self.files else f"{kind} image {number}"
+
+
+def chosen(images: Stored, index: np.ndarray | slice) -> Stored:
+    """Some of the images, stored as they are."""
+    return images.chosen(index) if isinstance(images, Shards) else images[index]
+
+
+def _sums(images: Stored, channel: int) -> tuple[int, int]:
+    """Of a channel's values, and of their squares."""
+    if isinstance(images, Shards):
+        assert images.sums is not None
+        total, squares = images.sums[:, :, channel].sum(0)
+        return int(total), int(squares)
+    counts, levels = np.zeros(256, dtype=np.int64), np.arange(256)
+    for start in range(0, len(images), 256):  # bincount makes int64 of its input
+        counts += np.bincount(images[start : start + 256, channel].ravel(), minlength=256)
+    return int(counts @ levels), int(counts @ levels**2)
 
 
 def _digest(contents: bytes | memoryview) -> bytes:
@@ -136,15 +160,22 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
 
     `source`: fingerprints of what it was read from (`st.config.changes`).
     """
-    tensors = {
-        "train.images": data.train_images,
-        "train.labels": data.train_labels,
-        "test.images": data.test_images,
-        "test.labels": data.test_labels,
-    }
-    digest = hashlib.sha256()
-    for value in tensors.values():
-        digest.update(np.ascontiguousarray(value).data)
+    tensors, shards, digest = {}, {}, hashlib.sha256()
+    both = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
+    for part, (images, labels) in zip(PARTS, both, strict=True):
+        if isinstance(images, Shards):
+            assert images.digests is not None
+            tensors[f"{part}.places"] = images.places
+            folder = os.path.relpath(images.folder, Path(path).parent)
+            shards[part] = {"folder": folder, "files": images.files, "shape": images.shape[1:]}
+            # an image's length and checksum: where it lies does not matter
+            told = [images.digests, images.places[:, 2:]]
+        else:
+            tensors[f"{part}.images"] = images
+            told = [images]
+        tensors[f"{part}.labels"] = labels
+        for value in (*told, labels):
+            digest.update(np.ascontiguousarray(value).data)
     if data.normalisation:
         digest.update(repr(data.normalisation).encode())
     header = {
@@ -154,7 +185,9 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
         "source": source,
         "classes": data.classes,
         "normalisation": [values.tolist() for values in data.statistics()],
+        "resize": data.resize,
         "sha256": digest.hexdigest(),
+        "shards": shards,
     }
     write_tensors(path, tensors, header)
 
@@ -163,19 +196,33 @@ def load_data(path: str | Path) -> tuple[Data, str]:
     """The data, mapped from the file, and its sha256."""
     tensors, header = read_tensors(path, FORMAT, mapped=True)
     try:
+        labels = [tensors[f"{part}.labels"] for part in PARTS]
+        train, test = (_stored(Path(path), part, tensors, header) for part in PARTS)
         data = Data(
-            tensors["train.images"], tensors["train.labels"],
-            tensors["test.images"], tensors["test.labels"], header["classes"],
-            normalisation=header["normalisation"],
+            train, labels[0], test, labels[1], header["classes"],
+            normalisation=header["normalisation"], resize=header.get("resize"),
         )  # fmt: skip
         digest = header["sha256"]
-    except KeyError as error:
+        sound = _is_sound(data)
+    except (KeyError, TypeError) as error:
         raise StError(f"{path}: lacks {error}; delete it and build it again") from error
-    if not _is_sound(data):
+    if not sound:
         raise StError(
             f"{path}: images, labels and classes do not fit together; delete it and build it again"
         )
+    for images in (data.train_images, data.test_images):
+        if isinstance(images, Shards):
+            images.check()
     return data, digest
+
+
+def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict) -> Stored:
+    """A part's images as the file at `path` has them."""
+    about = header.get("shards", {}).get(part)  # files of before have none
+    if not about:
+        return tensors[f"{part}.images"]
+    folder = path.parent / about["folder"]
+    return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
 
 
 def _is_sound(data: Data) -> bool:
@@ -190,6 +237,7 @@ def _is_sound(data: Data) -> bool:
         and labels.dtype == np.int64
         and labels.shape == images.shape[:1]
         and 0 <= labels.min() <= labels.max() < len(data.classes)
+        and (not isinstance(images, Shards) or images.is_sound())
         for images, labels in parts
     )
     try:
@@ -198,6 +246,7 @@ def _is_sound(data: Data) -> bool:
         return False
     return (
         fits
+        and (data.resize is None or (type(data.resize) is int and data.resize > 0))
         and normal.shape == (2, data.train_images.shape[1])
         and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
     )

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 # SplitMix64's constants (Steele et al. 2014), as signed numbers
 _GAMMA, _MIX, _MIX_AGAIN = (
@@ -29,6 +30,12 @@ def uniform(views: Tensor, first: int, count: int) -> Tensor:
     state = (state ^ shifted(state, 30)) * _MIX
     state = (state ^ shifted(state, 27)) * _MIX_AGAIN
     return shifted(state ^ shifted(state, 31), 11).double() / 2**53
+
+
+def one_by_one(images: Tensor) -> bool:
+    """Whether images are cut out one after the other: the fastest way on a CPU. On a GPU it would
+    wait for each place, and could not be captured."""
+    return images.is_cpu
 
 
 def boxes(
@@ -66,13 +73,53 @@ def resized(
     flip: Tensor | None,
     size: tuple[int, int],
 ) -> Tensor:
-    """The box of each image scaled to `size`, mirrored where `flip`, float32: torchvision's
-    resized_crop, bilinear and with antialiasing."""
+    """The box of each image (n, c, h, w), uint8, scaled to `size`, mirrored where `flip`, uint8:
+    torchvision's resized_crop, bilinear and with antialiasing.
+
+    On a CPU image by image, by the very function that torchvision calls; on a GPU all at once, with
+    values that may differ by 1, where a CPU's arithmetic in whole numbers rounds twice.
+    """
     top, left, tall, wide = box
+    if one_by_one(images):
+        found = _empty_as(images, size)
+        places = torch.stack(box, 1).long().tolist()
+        mirrored = [False] * len(images) if flip is None else flip.tolist()
+        for number, (y, x, high, broad) in enumerate(places):
+            part = images[number : number + 1, :, y : y + high, x : x + broad]
+            part = interpolate(part, size, mode="bilinear", antialias=True)[0]
+            found[number] = part.flip(2) if mirrored[number] else part
+        return found
     rows = _weights(top, tall, images.shape[2], size[0], None)
     columns = _weights(left, wide, images.shape[3], size[1], flip)
     narrow = torch.einsum("nchw,npw->nchp", images.float(), columns)
-    return torch.einsum("noh,nchp->ncop", rows, narrow)
+    return torch.einsum("noh,nchp->ncop", rows, narrow).round().clamp(0, 255).to(images.dtype)
+
+
+def cropped(
+    images: Tensor, top: Tensor, left: Tensor, flip: Tensor | None, size: tuple[int, int]
+) -> Tensor:
+    """From each image (n, c, h, w) the part of `size` whose corner is at `top` and `left` (n,),
+    once the image is mirrored where `flip`."""
+    if one_by_one(images):  # copies of rows: a gather would take each pixel on its own
+        found, width = _empty_as(images, size), images.shape[3]
+        mirrored = [False] * len(images) if flip is None else flip.tolist()
+        for number, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+            if mirrored[number]:
+                x = width - x - size[1]
+            part = images[number, :, y : y + size[0], x : x + size[1]]
+            found[number] = part.flip(2) if mirrored[number] else part
+        return found
+    if flip is not None:
+        images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def _empty_as(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Room for as many images of another size, in the same memory layout."""
+    form = torch.contiguous_format if images.is_contiguous() else torch.channels_last
+    shape = (len(images), images.shape[1], *size)
+    return torch.empty(shape, dtype=images.dtype, memory_format=form)
 
 
 def _weights(start: Tensor, length: Tensor, stored: int, shown: int, flip: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from st.config.check import load
 from st.config.grid import Grid
 from st.core.errors import StError
-from st.data.dataset import Data
+from st.data.dataset import Data, chosen
 from st.estimate.trainings import Rates, Training, shape_of, trainings
 
 STEPS = 16  # of an epoch that is measured
@@ -67,8 +67,10 @@ def _part(data: Data, images: int) -> Data:
     share = min(1.0, images / len(data.train_labels))
     test = max(1, round(share * len(data.test_labels)))
     return replace(
-        data, train_images=data.train_images[:images], train_labels=data.train_labels[:images],
-        test_images=data.test_images[:test], test_labels=data.test_labels[:test],
+        data,
+        train_images=chosen(data.train_images, slice(images)),
+        train_labels=data.train_labels[:images],
+        test_images=chosen(data.test_images, slice(test)), test_labels=data.test_labels[:test],
     )  # fmt: skip
 
 

@@ -110,6 +110,9 @@ class Selection(nn.Module):
         """(n, channels, h, w) to (n, selected channels, h, w)."""
         if torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled():
             return _Select.apply(x, self.index, self.place, self.taken)
+        if torch.compiler.is_exporting():
+            # other programs' layouts are their own: one gather by constant indices, no transposes
+            return x.index_select(1, self.index)
         return _channels(x, self.index)
 
 

@@ -47,6 +47,12 @@ class Structure:
         return self.program or draw(self.family, self.options, self.input_shape, self.classes)
 
     @property
+    def label(self) -> str:
+        """What people call the architecture: the family, or an imported module's name."""
+        module = self.options.get("module") if self.program else None
+        return str(module).rpartition(":")[2] if module else self.family
+
+    @property
     def full(self) -> "Structure":
         """The supernet that this structure is a part of."""
         options = self.options if self.supernet_options is None else self.supernet_options

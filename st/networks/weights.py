@@ -22,7 +22,9 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         raise StError(f"{path}: is missing; paths are relative to the project")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # bfloat16, where a library of it is installed
+        return {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in found.items()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise StError(
             f"{path}: is no safetensors file that can be read ({one_line(error)}); `st convert "

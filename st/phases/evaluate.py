@@ -1,5 +1,6 @@
 """Evaluate: accuracy, size and speed of all networks of one architecture and seed."""
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from st.pruning.latency import seconds
 from st.report.predictions import save_predictions
 from st.training import accuracy
 
+EXPORTED = "CPU (onnxruntime)"  # where exported networks are measured
 
-def _repeated(images: torch.Tensor, count: int) -> torch.Tensor:
-    """So many images, again from the first on where there are fewer."""
-    return images[torch.arange(count, device=images.device) % len(images)]
+
+def _repeated(images: Images, count: int) -> torch.Tensor:
+    """So many test images, again from the first on where there are fewer."""
+    some = images.test_images[:count]
+    return some[torch.arange(count, device=some.device) % len(some)]
 
 
 def run(
@@ -34,9 +38,10 @@ def run(
     predictions: list[Path],
     device: str,
     threads: int,
+    exports: list[Path] | None = None,
 ) -> None:
-    """Write metrics.json, and the predicted classes of all test images, for each of `models`; the
-    first is the reference supernet.
+    """Write metrics.json, and the predicted classes of all test images, for each of `models` and
+    `exports`; the first is the reference supernet. Exported files run on the CPU.
 
     Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
     not by the formulas that the search uses. Latencies are measured side by side.
@@ -58,43 +63,57 @@ def run(
                 net(one)
             params = sum(p.numel() for p in net.parameters())
             sizes.append((params, counter.get_total_flops() // 2))
+    files = []
+    if exports:
+        # By name, because st/config/sources.py must not take it for a part of every evaluation.
+        running = importlib.import_module("st.deploy.running")
+        for path, row in zip(exports, job["rows"][len(models) :], strict=True):
+            files.append(running.Exported(path, row["to"], row["raw"], images, where.threads))
     # A GPU is full only with many images: there a larger batch tells more than one image does.
     batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
     latency = {}
     for size in sorted(batches):
-        batch = images.normalise(_repeated(images.test_images, size))
-        latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where)
+        pixels = _repeated(images, size)
+        others = [file.call(pixels) for file in files]
+        batch = images.normalise(pixels)
+        latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where, others)
     made = provenance.here(where.describe(), where.threads) | provenance.commit()
-    for number, (path, checkpoint, net) in enumerate(
-        zip(metrics, checkpoints, networks, strict=True)
-    ):
-        params, macs = sizes[number]
+    labels = images.test_labels
+    places = {row["method"]: number for number, row in enumerate(job["rows"])}
+    for number, row in enumerate(job["rows"]):
+        base = places[row.get("of", row["method"])]  # the network itself
+        checkpoint, (params, macs) = checkpoints[base], sizes[base]
         trained = checkpoint.facts.get("environment") or {}
         used = where.using(trained.get("precision") or "auto")  # as in its training
-        predicted = accuracy.predictions(net, images, used)
-        row = {
+        if number < len(models):
+            path, device, precision = models[number], where.describe(), used.computes
+            predicted = accuracy.predictions(networks[number], images, used)
+        else:
+            file = files[number - len(models)]
+            path, device, precision = file.path, EXPORTED, file.precision
+            predicted = file.predictions()
+        facts = {
             "dataset": job["dataset"],
             "architecture": job["architecture"],
-            "method": job["rows"][number]["method"],
+            "method": row["method"],
             "seed": job["seed"],
-            "accuracy": accuracy.accuracy(predicted, images.test_labels),
+            "accuracy": accuracy.accuracy(predicted, labels),
             "params": params,
             "params_kept": params / sizes[0][0],
             "macs": macs,
             "macs_kept": macs / sizes[0][1],
+            "bytes": path.stat().st_size,
             "latency_ms": round(float(latency[job["latency_batch"]][number]), 4),
             "latency_by_batch": {n: round(float(ms[number]), 4) for n, ms in latency.items()},
             "epochs": checkpoint.facts["epochs"],
-            "teacher": job["rows"][number]["teacher"],
-            "device": where.describe(),
+            "teacher": row["teacher"],
+            "device": device,
             "torch": torch.__version__,
             "st": __version__,
-            "class_accuracy": accuracy.by_class(predicted, images.test_labels, found.classes),
+            "class_accuracy": accuracy.by_class(predicted, labels, found.classes),
             "data": about,
             "trained": checkpoint.facts.get("environment"),
-            "evaluated": {**made, "precision": used.computes},
+            "evaluated": {**made, "precision": precision},
         }
-        save_predictions(
-            predictions[number], predicted.cpu().numpy(), images.test_labels.cpu().numpy()
-        )
-        write_json(path, row)
+        save_predictions(predictions[number], predicted.cpu().numpy(), labels.cpu().numpy())
+        write_json(metrics[number], facts)

@@ -1,29 +1,52 @@
 """Prepare a data set: decode it once for all jobs."""
 
+import hashlib
+import os
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from st.config import changes
+from st.config.sources import sources
 from st.core import registry
 from st.core.errors import StError
-from st.core.job import Job
+from st.core.job import Job, fingerprint
 from st.core.progress import say, say_all
 from st.data.dataset import Data, save_data
+from st.data.shards import Writer
 
 
-def run(job: Job, data: Path) -> None:
-    """Write the data set `job` names to `data`.
+def run(job: Job, data: Path, threads: int = 0) -> None:
+    """Write the data set `job` names to `data`, and images that stay compressed into shards beside
+    it. `threads`: processes that read images, by default one for each core.
 
     Raises StError if the source's files are not as they should be, or the job's normalisation does
     not fit them.
     """
     # before they are read: what changes meanwhile will be noticed
     source = changes.facts(job["source"], job["options"])
-    found = registry.datasets.get(job["source"])(**job["options"])
-    if source and not source["quick"]:  # downloaded only now
-        source = changes.facts(job["source"], job["options"])
+    read = registry.datasets.get(job["source"])
+    if not getattr(read, "writes", False):
+        found = read(**job["options"])
+        if source and not source["quick"]:  # downloaded only now
+            source = changes.facts(job["source"], job["options"])
+        _write(job, found, data, source)
+        return
+    depends_on = {
+        "source": job["source"], "options": job["options"], "holdout": job["holdout"],
+        "contents": source and source["contents"],
+        "code": [_digest(path) for path in sources(read.__module__)],
+        "pillow": version("pillow"),
+    }  # fmt: skip
+    threads = threads or len(os.sched_getaffinity(0))
+    with Writer(data.with_suffix(".shards"), fingerprint(depends_on), threads) as writer:
+        _write(job, read(writer, **job["options"]), data, source)
+        writer.finish()
+
+
+def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> None:
     if job["holdout"]:
         found = found.holdout(job["holdout"])
     found = _normalised(found, job.get("normalisation"))
@@ -37,6 +60,11 @@ def run(job: Job, data: Path) -> None:
     if stored != (height, width):
         say(f"training images are stored at {stored[0]} x {stored[1]}, to be cropped in training")
     say_all("test images that are training images too, to the pixel", found.repeated())
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _normalised(data: Data, given: Job | None) -> Data:

@@ -15,27 +15,36 @@ from st.networks.structure import Structure
 
 @torch.inference_mode()
 def seconds(
-    networks: Sequence[nn.Module], batch: Tensor, rounds: int, device: Device
+    networks: Sequence[nn.Module],
+    batch: Tensor,
+    rounds: int,
+    device: Device,
+    others: Sequence[Callable[[], object]] = (),
 ) -> np.ndarray:
-    """The median time of a call per network, shape (networks,).
+    """The median time of a call per network, and then of `others`, shape (networks + others,).
 
-    The networks take turns, so that a busy moment of the machine hits all of them. On a GPU it is
-    the networks' own time: weights are in the format that is computed in, and the pass is captured;
-    else python's launches would be what is measured.
+    On a GPU it is the networks' own time: weights are in the format that is computed in, and the
+    pass is captured; else python's launches would be what is measured.
     """
     calls = [_call(network, batch, device) for network in networks]
+    return np.median(times([*calls, *others], rounds, device), axis=0)
+
+
+def times(calls: Sequence[Callable[[], object]], rounds: int, device: Device) -> np.ndarray:
+    """How many seconds each call takes, shape (rounds, calls). They take turns, so that a busy
+    moment of the machine hits all of them."""
     for call in calls:  # the first calls choose kernels, allocate and capture
         for _ in range(WARM_UP + 1 if device.is_cuda else 1):
             call()
-    times = np.zeros((rounds, len(networks)))
-    for row in times:
+    found = np.zeros((rounds, len(calls)))
+    for row in found:
         for column, call in enumerate(calls):
             device.wait()
             started = time.perf_counter()
             call()
             device.wait()
             row[column] = time.perf_counter() - started
-    return np.median(times, axis=0)
+    return found
 
 
 def _call(network: nn.Module, batch: Tensor, device: Device) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from st.core.device import Device, choose
@@ -38,5 +39,6 @@ def batches(
         raise StError("the data's image shape or classes are not those of the supernet")
     source = Images(data, where)
     order = stream(subject.seed, "criterion", "images").permutation(len(data.train_labels))
-    for index in where.tensor(order[:images]).split(batch_size):
-        yield source.plain(index), source.train_labels[index]
+    chosen = torch.from_numpy(order[:images]).split(batch_size)
+    for index, stored in zip(chosen, source.train_images.batches(chosen), strict=True):
+        yield source.plain(stored), source.train_labels[index.to(where.name)]

@@ -34,13 +34,25 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         else ", one seed",
         "median": "median over seeds, " if seeds > 1 else "",
         "images": f"{batch} image{'s' * (batch > 1)}",
-        "devices": devices(runs),
+        "devices": devices(_trained(job, runs)),
         "captured": ", on a GPU as captured passes with weights already in what is computed in"
-        if set(runs["device"]) != {"CPU"}
+        if set(_trained(job, runs)["device"]) != {"CPU"}
         else "",
         "capped": _capped(job, runs),
     }
-    return " ".join(column.meaning.format(**facts) for column in COLUMNS if column.meaning)
+    meanings = [column.meaning.format(**facts) for column in COLUMNS if column.meaning]
+    return " ".join(meanings) + _files(job)
+
+
+def _files(job: Job) -> str:
+    """Which rows are files for other programs."""
+    names = dict.fromkeys(row["method"] for rows in job["exports"].values() for row in rows)
+    if not names:
+        return ""
+    return (
+        f" {', '.join(names)}: these networks as ONNX files, in onnxruntime on the CPU; int8: in "
+        "8-bit integers, quantised after training. Their parameters and MACs are the networks' own."
+    )
 
 
 def _capped(job: Job, runs: pd.DataFrame) -> str:
@@ -67,6 +79,12 @@ def _capped(job: Job, runs: pd.DataFrame) -> str:
     )
 
 
+def _trained(job: Job, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that are no files for other programs."""
+    files = [row["method"] for rows in job["exports"].values() for row in rows]
+    return runs[~runs["method"].isin(files)]
+
+
 def devices(runs: pd.DataFrame) -> str:
     """The devices of all runs, each once."""
     return " / ".join(dict.fromkeys(runs["device"]))
@@ -82,7 +100,7 @@ def provenance(job: Job, runs: pd.DataFrame) -> list[tuple[str, str]]:
         ("Data", "; ".join(f"{name}, evaluated on {split(job, name)}" for name in job["datasets"])),
         ("Architectures", ", ".join(job["rows"])),
         ("Seeds", ", ".join(map(str, job["seeds"]))),
-        ("Networks", f"{len(runs)} trained and evaluated"),
+        ("Networks", f"{len(_trained(job, runs))} trained and evaluated"),
         ("Evaluated on", devices(runs)),
         ("Software", f"search-and-train {found('st')}, PyTorch {found('torch')}"),
     ]
@@ -137,7 +155,15 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
             f"supernet {row['supernet']}; "
             f"starts from {start}; minimises {losses}; {length}.",
         )
+    files = {row["method"]: row for found in job["exports"].values() for row in found}
+    for name, row in files.items():
+        yield name, f"the network of row {row['of']} {FILES.get(row['to'], row['to'])}."
 
+
+FILES = {
+    "onnx": "as an ONNX file",
+    "int8": "as an ONNX file in 8-bit integers, quantised after training",
+}
 
 BOUNDED = {"params": "parameters", "macs": "MACs", "channels": "channels", "latency": "latency"}
 

@@ -43,6 +43,10 @@ def reduction(kept: float) -> str:
     return "" if kept == 1 else f"{100 * (1 - kept):.1f} %"
 
 
+def _size(number: float) -> str:
+    return f"{short(number)}B"
+
+
 def _accuracy(group: pd.DataFrame) -> list[str]:
     return [
         f"{mean:.1f}" + (f" ± {std:.1f}" if pd.notna(std) else "")
@@ -90,6 +94,10 @@ COLUMNS = [
         meaning="↓: the part of the reference supernet's (row supernet) that was removed.",
     ),
     Column(
+        "bytes", "bytes", "mean", whole=True, title="Size", cells=_each("bytes", _size),
+        meaning="Size: of the file that holds the network.",
+    ),
+    Column(
         "latency_ms", "latency_ms", "median", decimals=3, title="Latency (ms)", cells=_latency,
         meaning="Latency: {median}batches of {images} on {devices}{captured}; it compares networks "
         "on this machine and says little about others.",
@@ -106,5 +114,5 @@ COLUMNS = [
 # Keys of metrics.json that are numbers, and the largest that can be one.
 LARGEST = {
     "accuracy": 100, "params": 1e15, "params_kept": 1e6, "macs": 1e18, "macs_kept": 1e6,
-    "latency_ms": 1e12, "epochs": 1e9,
+    "bytes": 1e15, "latency_ms": 1e12, "epochs": 1e9,
 }  # fmt: skip

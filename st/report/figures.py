@@ -96,7 +96,9 @@ def pareto(cost: Sequence[float], accuracy: Sequence[float]) -> list[int]:
 def accuracy(job: Job, table: pd.DataFrame, dataset: str, architecture: str) -> Figure:
     """Accuracy against parameters and against MACs, from the aggregated table."""
     group = table[(table["dataset"] == dataset) & (table["architecture"] == architecture)]
-    styles, mean = style(job), group["accuracy_mean"].to_numpy()
+    styles = style(job)
+    group = group[group["method"].isin(styles)]  # not the same networks once more, as files
+    mean = group["accuracy_mean"].to_numpy()
     figure = Figure(figsize=(WIDTH, 2.8))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column, label in zip(

@@ -11,6 +11,7 @@ from st.core.files import read_json
 from st.core.tensors import read_kind
 from st.data.dataset import FORMAT as DATA
 from st.data.dataset import load_data
+from st.data.shards import Shards
 from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
 from st.networks.drawing import layer_costs
@@ -52,6 +53,21 @@ def _model(path: Path) -> Facts:
 
 
 def _structure(structure: Structure) -> Facts:
+    (params, macs), (all_params, all_macs) = structure.cost(), structure.full.cost()
+    return {
+        "architecture": structure.label,
+        "options": structure.options,
+        "input_shape": list(structure.input_shape),
+        "number_of_classes": structure.classes,
+        "params": params,
+        "params_kept": params / all_params,
+        "macs": macs,
+        "macs_kept": macs / all_macs,
+        "layers": layers(structure),
+    }
+
+
+def layers(structure: Structure) -> list[Facts]:
     """Layer by layer; sizes of the supernet stand beside those that are left."""
     shapes, full_shapes = structure.shapes(), structure.full.shapes()
     costs, full_costs = (
@@ -59,7 +75,7 @@ def _structure(structure: Structure) -> Facts:
         for part in (structure, structure.full)
     )
     kinds = {"convolution": "conv", "grouped": "conv", "transposed": "conv", "linear": "linear"}
-    layers = []
+    found = []
     for tensor in structure.graph.tensors():
         if tensor.role not in kinds:
             continue
@@ -69,19 +85,8 @@ def _structure(structure: Structure) -> Facts:
         layer |= {"channels": shapes[tensor.name][axis], "params": params, "macs": macs}
         if tensor.name in full_shapes:
             layer |= {"of": full_shapes[tensor.name][axis], "of_params": full_costs[name][0]}
-        layers.append(layer)
-    (params, macs), (all_params, all_macs) = structure.cost(), structure.full.cost()
-    return {
-        "architecture": structure.family,
-        "options": structure.options,
-        "input_shape": list(structure.input_shape),
-        "number_of_classes": structure.classes,
-        "params": params,
-        "params_kept": params / all_params,
-        "macs": macs,
-        "macs_kept": macs / all_macs,
-        "layers": layers,
-    }
+        found.append(layer)
+    return found
 
 
 def _data(path: Path) -> Facts:
@@ -89,6 +94,7 @@ def _data(path: Path) -> Facts:
     mean, deviation = data.statistics()
     return {
         "image_shape": list(data.input_shape),
+        "store": "jpeg" if isinstance(data.train_images, Shards) else "pixels",
         "stored_training_shape": list(data.train_images.shape[1:]),
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),

@@ -29,13 +29,14 @@ def place(pattern: str, folder: str | Path, **names: Any) -> Path:
     return Path(folder) / pattern.removeprefix("results/").format(**names)
 
 
-def read_metrics(job: Job, folder: str | Path) -> Iterator[dict[str, Any]]:
-    """All metrics.json, checked, in the grid's order.
+def read_metrics(job: Job, folder: str | Path, exported: bool = False) -> Iterator[dict[str, Any]]:
+    """All metrics.json, checked, in the grid's order. `exported`: those of files for other programs
+    too.
 
     Raises StError that names the one which is missing, incomplete, about something else or no
     measurement: a run is never left out silently.
     """
-    for names, _ in _runs(job):
+    for names, _ in _runs(job, exported):
         path = place(METRICS, folder, **names)
         metrics = read_json(path)
         for problem in _problems(metrics, names):
@@ -82,7 +83,7 @@ def collect(job: Job, folder: str | Path) -> pd.DataFrame:
 
     Columns are `MEASURED`. Raises StError as `read_metrics`.
     """
-    runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder)]
+    runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder, exported=True)]
     return pd.DataFrame(runs, columns=MEASURED)
 
 
@@ -123,11 +124,13 @@ def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, st
     return [(*key, max(parts), len(parts)) for key, parts in found.items()]
 
 
-def _runs(job: Job) -> Iterator[tuple[dict[str, Any], Job]]:
-    """What each run is called, and its row of the report's job, in the grid's order."""
+def _runs(job: Job, exported: bool = False) -> Iterator[tuple[dict[str, Any], Job]]:
+    """What each run is called, and its row of the report's job, in the grid's order. `exported`:
+    files for other programs too, after the networks of their architecture."""
     for dataset in job["datasets"]:
         for architecture, rows in job["rows"].items():
-            for row in rows:
+            files = job["exports"][architecture] if exported else []
+            for row in (*rows, *files):
                 for seed in job["seeds"]:
                     names = {"dataset": dataset, "architecture": architecture, "seed": seed}
                     yield {**names, "method": row["method"]}, row

@@ -15,7 +15,7 @@ def predictions(network: nn.Module, images: Images, device: Device) -> Tensor:
     height, width = images.test_images.shape[2:]
     # larger images in smaller batches: maps that take as much memory as those of 512 small ones
     size = min(512, max(1, 512 * 32 * 32 // (height * width)))
-    for batch in images.test_images.split(size):
+    for batch in images.test_images.batches(torch.arange(len(images.test_images)).split(size)):
         with device.autocast():
             found.append(network(images.normalise(batch)).argmax(1))
     return torch.cat(found)

@@ -14,13 +14,11 @@ import os
 import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from st.core import slots
+from st.core import process, slots
 from st.core.errors import StError
 
 ABANDONED = 3  # the exit status of a process that ended because another had
@@ -57,15 +55,9 @@ class Member:
         """Signals to stop wait until the training can answer them; the process ends with its
         parent."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        process.end_with_parent(ABANDONED)
         if self.folder and self.rank == 0:
             (self.folder / "leader").write_text(str(os.getpid()))
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(ABANDONED)
 
 
 def launch(arguments: list[str], processes: int, device: str, tell: Callable[[str], None]) -> int:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from st.core.errors import StError
 from st.core.seeds import derive
 from st.core.shares import SHARE
 from st.data.augment import Augment
-from st.data.images import Images
+from st.data.images import Images, Resident, Streamed
 from st.data.views import mixed, mixed_labels
 from st.networks.layers import Executable, counts
 from st.training.accuracy import accuracy, predictions
@@ -57,7 +58,7 @@ class Run:
 
     def __post_init__(self):
         if self.objective.adaptive:
-            sample = self.images.plain(slice(2))
+            sample = self.images.plain(self.images.train_images[:2])
 
             def look(network: nn.Module) -> Outputs:
                 # in evaluation mode: a look must not change running statistics
@@ -114,7 +115,10 @@ class Step:
             self.teacher = Teacher(
                 run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
             )
-        self._part = run.group.part(batch_size) if run.group else None
+        self._part = run.group.part(batch_size) if run.group else slice(None)
+        self._show = partial(run.augment.apply, size=run.images.size)
+        self._ahead: Iterator[Tensor] | None = None  # batches, if they come from elsewhere
+        self._batch: Tensor | None = None  # the one of this step
         self._counts = counts(run.network)
         self._copies = Copies(run.network) if run.device.half and not run.group else None
         where = run.images.train_labels.device
@@ -134,8 +138,13 @@ class Step:
         rates = [
             learning_rate(run.recipe, (epoch + step / steps) / run.epochs) for step in range(steps)
         ]
-        self._views.copy_(run.augment.draw(total, run.seed, epoch))
-        self._order.copy_(order[: steps * batch_size].view(steps, batch_size))
+        views = run.augment.draw(total, run.seed, epoch)
+        order = order[: steps * batch_size].view(steps, batch_size)
+        if isinstance(run.images.train_images, Streamed):
+            batches = [self._own(index) for index in order]
+            self._ahead = run.images.train_images.batches(batches, self._show, views)
+        self._views.copy_(views)
+        self._order.copy_(order)
         self._rates.copy_(torch.tensor(rates))
         if self._mixing is not None:
             self._mixing.copy_(run.augment.mixing(steps, run.seed, epoch, run.images.size))
@@ -144,6 +153,23 @@ class Step:
         if self._copies:
             self._copies.refresh()
         return rates[-1]
+
+    def fetch(self) -> None:
+        """Take the next batch, if images come from elsewhere; before each step, and apart from it,
+        because a GPU that replays a step reads the same memory again."""
+        if self._ahead is None:
+            return
+        batch = next(self._ahead)
+        if self._batch is None or not self.run.device.is_cuda:
+            self._batch = batch
+        else:
+            self._batch.copy_(batch)
+
+    def _own(self, index: Tensor) -> Tensor:
+        """Of a batch's images those that this process shows; with mixing first the one before them,
+        because each is mixed with the one before it."""
+        own = index[self._part]
+        return own if self._mixing is None else torch.cat([index.roll(1)[self._part][:1], own])
 
     def __call__(self) -> None:
         """Train on the epoch's next batch."""
@@ -174,22 +200,18 @@ class Step:
         and, of the part of them that this process computes, the tap through which the gradients of
         all terms go."""
         run, images, group = self.run, self.run.images, self.run.group
-        views, labels = self._views[index], images.train_labels[index]
-        whole = index
-        if group:
-            index, views = index[self._part], views[self._part]
-
-        def show(index: Tensor, views: Tensor) -> Tensor:
-            return run.augment.apply(images.train_images[index], views, images.size)
-
-        shown = show(index, views)
+        labels, own = images.train_labels[index], self._own(index)
+        if isinstance(images.train_images, Resident):
+            shown = self._show(images.train_images[own], self._views[own])
+        else:
+            assert self._batch is not None
+            shown = self._batch
         if self._mixing is not None:
-            others, row = whole.roll(1), self._mixing.index_select(0, number).squeeze(0)
+            others, row = index.roll(1), self._mixing.index_select(0, number).squeeze(0)
             labels = mixed_labels(labels, images.train_labels[others], images.classes, row)
-            others = others[self._part] if group else others
-            shown = mixed(shown, show(others, self._views[others]), row)
+            own, shown = own[1:], mixed(shown[1:], shown[:-1], row)
         batch = images.normalise(shown)
-        supervision = self.teacher(batch, index, views) if self.teacher else None
+        supervision = self.teacher(batch, own, self._views[own]) if self.teacher else None
         with run.device.autocast():
             outputs = network(batch, run.objective.taps)
         first = outputs[run.objective.first]
@@ -260,6 +282,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         for number in range(step.steps):
             if run.network.random:
                 torch.manual_seed(derive(run.seed, "noise", epoch, number, run.rank))
+            step.fetch()
             repeat()
         means = step.means()
         speed = step.steps * batch_size / (time.perf_counter() - started)

@@ -1,5 +1,7 @@
 """What a student learns from: a frozen network's outputs."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -38,15 +40,16 @@ class Teacher:
         self.network = device.freeze(folded(network))
         self.taps, self.device = taps, device
         self._cache = None
-        sample = self._run(images.plain(slice(2)))
+        sample = self._run(images.plain(images.train_images[:2]))
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
         whole = each * augment.views * len(images.train_images)
         if augment.views < epochs and whole < room(device):
             parts = []
+            total, show = len(images.train_images), partial(augment.apply, size=images.size)
+            batches = torch.arange(total).split(512)
             for view in range(augment.views):
-                for batch in images.train_images.split(512):
-                    views = torch.full((len(batch),), view, device=batch.device)
-                    shown = augment.apply(batch, views, images.size)
+                views = torch.full((total,), view)
+                for shown in images.train_images.batches(batches, show, views):
                     parts.append(self._run(images.normalise(shown)))
             self._cache = {
                 tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))

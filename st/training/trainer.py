@@ -1,6 +1,6 @@
 """A whole training: from data and first weights to the model and its history on the disk."""
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +95,8 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
     )
     rewind, rewind_epoch = work.rewind or (None, 0)
     state = place.model.with_name("resume.safetensors")
-    with group or nullcontext(), Resume(state, depends_on, where, group) as resume:
+    reading = closing(training.images)
+    with reading, group or nullcontext(), Resume(state, depends_on, where, group) as resume:
         resume.restore(training)
         if group:
             about = f"{resume.key} {resume.made} {len(training.history)}"
@@ -128,5 +129,6 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
             place.model, structure, network.tensors(training.network), job=job,
             epochs=work.epochs, environment=made, classes=data.classes,
             normalisation={"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()},
+            resize=data.resize,
         )  # fmt: skip
         resume.finish()

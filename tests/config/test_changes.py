@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def job(params: dict) -> dict:
 def made(params: dict) -> dict:
     """The job, after it ran."""
     found = job(params)
-    prepare.run(found, DATA.format(dataset="pets"))
+    prepare.run(found, Path(DATA.format(dataset="pets")))
     return found
 
 
@@ -71,7 +72,7 @@ def test_other_images_are_another_job(place, compare):
     shutil.copy(root / "images/cat/0.png", root / "images/cat/99.png")
     second = job(params)
     assert second != first and job(params) == second
-    prepare.run(second, DATA.format(dataset="pets"))
+    prepare.run(second, Path(DATA.format(dataset="pets")))
     assert job(params) == second
     (root / "images/cat/99.png").unlink()
     assert job(params) != second

@@ -13,8 +13,9 @@ from st.config.check import parse
 from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.named import named_job
+from st.config.params import Export
 
-PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "evaluate"]
+PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "deploy", "evaluate"]
 
 
 @pytest.fixture
@@ -36,7 +37,10 @@ def grid(tiny, tmp_path, monkeypatch):
     }
     tiny["methods"] |= {"tuned": {"search": "taylor", "init": "inherit"}}
     tiny["methods"]["lottery"]["search"] = "rounds"
-    return Grid(parse(tiny))
+    tiny["methods"]["small"] = {"search": "slimming", "architectures": ["vgg"]}
+    # not parsed: the packages that they need may not be there
+    exports = {"small": Export(to=["onnx", "int8"], raw=True)}
+    return Grid(parse(tiny).model_copy(update={"exports": exports}))
 
 
 def test_a_librarys_code_is_no_input(grid, monkeypatch):
@@ -103,7 +107,30 @@ def test_evaluate_has_a_row_for_each_of_its_files(grid):
         assert [path.split("/")[-2] for path in files.outputs[option]] == [
             row["method"] for row in rows
         ]
-    assert len(files.inputs["models"]) == len(rows)
+    files = len(files.inputs["models"]), len(files.inputs["exports"])
+    assert files == (len(rows) - 2, 2)
+    assert rows[-1] == {
+        "method": "small-int8", "teacher": None, "of": "small", "to": "int8", "raw": True,
+    }  # fmt: skip
+
+
+def test_files_for_other_programs(grid):
+    """They lie beside their metrics; DVC then has them with those."""
+    job, files, label = named_job(grid, "deploy", "digits/vgg/seed3/small-int8")
+    assert job == {"to": "int8", "raw": True} and label == "digits/vgg/seed3/small-int8"
+    assert str(files["model"]) == "results/train/digits/vgg/seed3/small/model.safetensors"
+    folder = "results/evaluate/digits/vgg/seed3/small-int8"
+    assert str(files["exported"]) == f"{folder}/network.onnx"
+    measured = grid.files("evaluate", Experiment("digits", "vgg", 3))
+    assert str(files["exported"]) in measured.inputs["exports"]
+    assert f"{folder}/metrics.json" in measured.outputs["metrics"]
+    assert grid.files("evaluate", Experiment("digits", "mine", 3)).inputs["exports"] is None
+    about = {name: rows for name, rows in grid.report()["exports"].items() if rows}
+    assert about == {
+        "vgg": [
+            {"method": f"small-{to}", "of": "small", "to": to} for to in ("onnx", "int8")
+        ]
+    }  # fmt: skip
 
 
 def test_without_the_workflow_files_are_the_same(grid):

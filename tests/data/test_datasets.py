@@ -15,7 +15,7 @@ from st.core.errors import StError
 from st.core.registry import datasets
 from st.core.tensors import read_tensors, write_tensors
 from st.data.dataset import FORMAT, Data, load_data, save_data
-from st.data.images import Images
+from st.data.images import Images, Resident
 from st.phases import prepare
 from st.training.accuracy import predictions
 
@@ -254,9 +254,9 @@ def test_large_images_are_evaluated_in_small_batches():
         images = np.zeros((2, 1, side, side), dtype=np.uint8)
         labels = np.zeros(2, dtype=np.int64)
         held = Images(Data(images, labels, images, labels, ["a", "b"]), Device("cpu"))
-        held.test_images = held.test_images[:1].expand(513, -1, -1, -1)
+        held.test_images = Resident(held.test_images[:1].expand(513, -1, -1, -1))
         taken.clear()
         if side == 1024:
-            held.test_images = held.test_images[:3]
+            held.test_images = Resident(held.test_images[:3])
         predictions(Net(), held, Device("cpu"))
         assert taken[0] == size and sum(taken) == len(held.test_images)

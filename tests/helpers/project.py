@@ -90,3 +90,11 @@ def stages_run(output: str) -> list[str]:
 def assert_settled(folder: Path) -> None:
     """DVC knows of no change; images outside it can't know, so it always asks Snakemake."""
     assert run(folder, "dvc", "status").split() == ["prepare:", "always", "changed"]
+
+
+def wait_until(condition: Callable, seconds: float = 120) -> None:
+    """Return as soon as `condition` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

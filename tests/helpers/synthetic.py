@@ -72,6 +72,7 @@ def make_job(seeds=(0, 1, 2), held_out=""):
     return {
         "datasets": {"toy": held_out}, "seeds": list(seeds), "rows": {"net": rows},
         "latency_batch": 1, "params": "0123", "claims": {},
+        "exports": {"net": []},
     }  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def write_results(folder, job, accuracy=ACCURACY, kept=(0.1, 0.25)):
                 # 100, 101, 102 parameters in subnets
                 "params": round(1000 * params) + subnet * number, "params_kept": params,
                 "macs": round(40000 * macs), "macs_kept": macs,
+                "bytes": 4000,
                 "latency_ms": [0.5, 0.1, 0.2][number], "epochs": 4, "teacher": teacher,
                 "device": "CPU_0 & co", "torch": "2.0", "st": "0.1",
                 "trained": {"processor": "fast" if seed else "slow", "threads": 1},

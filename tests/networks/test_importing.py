@@ -443,7 +443,12 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("resnet18", "squeezenet")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
 def test_networks_of_torchvision(name):
     make, side, groups = NETWORKS[name]
     module = prepared(make())

@@ -132,7 +132,7 @@ def test_aggregation(accuracies, seed):
             "dataset": "d", "architecture": "a", "method": "m", "seed": range(number),
             "accuracy": accuracies, "params": rng.integers(1, 10**9, number),
             "params_kept": rng.random(number), "macs": rng.integers(1, 10**9, number),
-            "macs_kept": rng.random(number), "latency_ms": latency,
+            "macs_kept": rng.random(number), "bytes": 4000, "latency_ms": latency,
             "epochs": rng.integers(1, 99, number), "teacher": None,
         }
     )  # fmt: skip

@@ -13,7 +13,7 @@ from st.data.dataset import load_data, save_data
 from st.data.images import Images
 from st.networks import network
 from st.networks.checkpoint import load_model
-from st.phases import evaluate
+from st.phases import deploy, evaluate
 from st.report.predictions import load_predictions
 from st.training.accuracy import predictions
 
@@ -59,3 +59,42 @@ def test_the_test_tells_precisions_apart(tmp_path):
         whole = net(batch)
         with Device("cpu", "bfloat16").autocast():
             assert not torch.equal(net(batch).float(), whole)
+
+
+def test_files_for_other_programs_are_measured_beside_the_networks(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    save_data(tmp_path / "data", stripes(), {})
+    run(tmp_path / "net", {**JOB, "training": {**RECIPE, "epochs": 4}})
+    model, rows, exports = tmp_path / "net" / "model", [{"method": "net", "teacher": "x"}], []
+    for to, raw in (("onnx", True), ("int8", False)):
+        folder = tmp_path / f"net-{to}"
+        files = folder / "network.onnx", folder / "network.onnx.json", folder / "CARD.md"
+        deploy.run({"to": to, "raw": raw}, tmp_path / "data", model, *files)
+        assert all(file.is_file() for file in files)
+        exports.append(files[0])
+        rows.append({"method": f"net-{to}", "teacher": "x", "of": "net", "to": to, "raw": raw})
+    job = {
+        "dataset": "stripes", "architecture": "vgg", "seed": 0, "latency_batch": 2,
+        "latency_rounds": 2, "rows": rows,
+    }  # fmt: skip
+    names = [row["method"] for row in rows]
+    files = {
+        kind: [tmp_path / name / kind for name in names] for kind in ("metrics", "predictions")
+    }
+    evaluate.run(job, tmp_path / "data", [model], **files, device="cpu", threads=1, exports=exports)
+    found = [json.loads(path.read_text()) for path in files["metrics"]]
+    answers = [load_predictions(path)[0] for path in files["predictions"]]
+    assert [row["method"] for row in found] == names
+    assert [row["bytes"] for row in found] == [p.stat().st_size for p in (model, *exports)]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert found[0]["accuracy"] == found[1]["accuracy"] > 40
+    for row, answer in zip(found, answers, strict=True):
+        assert row["accuracy"] == pytest.approx(100 * (answer == stripes().test_labels).mean())
+        assert row["latency_ms"] > 0 and row["teacher"] == "x"
+        assert (row["params"], row["macs"]) == (found[0]["params"], found[0]["macs"])
+    report = json.loads((tmp_path / "net-int8/network.onnx.json").read_text())
+    assert found[2]["accuracy"] == pytest.approx(report["check"]["accuracy"])
+    assert [row["device"] for row in found] == ["CPU"] + 2 * ["CPU (onnxruntime)"]
+    precisions = [row["evaluated"]["precision"] for row in found]
+    assert precisions == ["float32", "float32", "int8"]

@@ -20,7 +20,7 @@ from st.report.verdicts import claims
 
 COLUMNS = [
     "dataset", "architecture", "method", "seeds", "accuracy_mean", "accuracy_std", "params",
-    "params_kept", "macs", "macs_kept", "latency_ms", "epochs", "teacher",
+    "params_kept", "macs", "macs_kept", "bytes", "latency_ms", "epochs", "teacher",
 ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_one_seed_has_no_spread(tmp_path):
     table = tables.aggregate(runs)
     assert table["accuracy_std"].isna().all()
     assert tables.to_csv(table).splitlines()[3] == (
-        "toy,net,st,1,91.0,,100,0.1,10000,0.25,0.5,4,supernet-sparse"
+        "toy,net,st,1,91.0,,100,0.1,10000,0.25,4000,0.5,4,supernet-sparse"
     )
     assert "one seed" in captions.caption(job, runs)
     verdict = claims(job, runs, tables.answers(job, tmp_path))[0]
@@ -235,7 +235,7 @@ def test_latex(made):
     assert not re.search(r"[^\x00-\x7f]|(?<!\\)%(?! needs)", text)
     rows = [line for line in text.splitlines() if " & " in line and line.endswith(r"\\")]
     assert len(rows) == 6
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {8}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {9}
     assert tables.latex("a_b{c}~50%^\\") == (
         r"a\_b\{c\}\textasciitilde{}50\%\textasciicircum{}\textbackslash{}"
     )
@@ -343,3 +343,33 @@ def test_metrics_and_curves_repeat_the_table(made):
     assert len(lines) == len(ACCURACY) * 3 * 4  # rows, seeds, epochs
     one = lines[(lines["method"] == "st") & (lines["seed"] == 1) & (lines["epoch"] == 3)]
     assert one["train_accuracy"].item() == 54
+
+
+def test_files_for_other_programs_are_rows_of_the_table_alone(tmp_path):
+    """Neither the claims, nor the figures, nor the curves have the same network twice."""
+    job = make_job()
+    write_results(tmp_path, job)
+    before = claims(job, tables.collect(job, tmp_path), tables.answers(job, tmp_path))
+    job["exports"] = {"net": [{"method": "st-int8", "of": "st", "to": "int8"}]}
+    for seed in job["seeds"]:
+        metrics = json.loads(place(METRICS, tmp_path, seed=seed, method="st").read_text())
+        path = place(METRICS, tmp_path, seed=seed, method="st-int8")
+        path.parent.mkdir()
+        changed = {"method": "st-int8", "accuracy": 99.0, "bytes": 1234, "device": "CPU (x)"}
+        path.write_text(json.dumps({**metrics, **changed}))
+    report.run(job, tmp_path)
+    table = pd.read_csv(tmp_path / "table.csv").set_index("method")
+    assert list(table.index) == [*ACCURACY, "st-int8"]
+    assert table.loc["st-int8", "accuracy_mean"] == 99 and table.loc["st-int8", "bytes"] == 1234
+    text = (tmp_path / "table.md").read_text()
+    assert "st-int8: these networks as ONNX files" in text and "1.23kB" in text
+    runs = tables.collect(job, tmp_path)
+    after = claims(job, runs, tables.answers(job, tmp_path))
+    assert [c.to_json(job["seeds"]) for c in after] == [c.to_json(job["seeds"]) for c in before]
+    assert "st-int8" not in (tmp_path / "curves.csv").read_text()
+    assert "st-int8" in dict(captions.definitions(job, runs))
+    assert dict(captions.provenance(job, runs))["Networks"].startswith("15 ")
+    missing = place(METRICS, tmp_path, seed=1, method="st-int8")
+    missing.unlink()
+    with pytest.raises(StError, match=re.escape(str(missing))):
+        tables.collect(job, tmp_path)

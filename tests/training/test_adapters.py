@@ -71,7 +71,7 @@ def test_the_adapter_takes_the_same_steps_as_in_torchs_sgd():
     adapter.load_state_dict(copies(run.objective.adapters["fitnet"]))
     weights = [*student.parameters(), *adapter.parameters()]
     sgd = torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=0.01)
-    batch, labels = run.images.normalise(run.images.train_images), run.images.train_labels
+    batch, labels = run.images.normalise(run.images.train_images[:]), run.images.train_labels
     ours = student(batch, ("logits", "stage1"))
     with torch.no_grad():
         theirs = run.teacher.eval()(batch, ("stage1",))
@@ -223,7 +223,7 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     teacher = Teacher(run.teacher, objective.taps, run.images, augment, 99, run.device)
     assert (teacher._cache is not None) == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)
-    batch = run.images.normalise(augment.apply(run.images.train_images, views)[index])
+    batch = run.images.normalise(augment.apply(run.images.train_images[:], views)[index])
     found, expected = teacher(batch, index, views[index]), teacher._run(batch)
     assert found.keys() == expected.keys() == {"stage1", "stage2", "logits"}
     for tap, value in found.items():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from st.core import device
 from st.core.device import WARM_UP, Captured, Device
+from st.data import views
 from st.data.augment import Augment
 from st.networks import network
 from st.networks.graph import Node
@@ -274,6 +275,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     run = a_run(epochs=1, objective=ALL, teacher=a_teacher(), augment=Augment(crop=1), sparsity=0.1)
     step = Step(run, batch_size=8, steps=5)
     step.begin(0)
+    monkeypatch.setattr(views, "one_by_one", lambda images: False)  # as on a GPU
     for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
         monkeypatch.setattr(torch.Tensor, name, asked)
     step()

@@ -7,6 +7,7 @@ from helpers.images import stripes
 from helpers.training import ALL, CE, JOB, a_run, a_teacher, run, run_interrupted, trained
 from torch.nn import functional as F
 
+from st.data import views
 from st.data.augment import ENDLESS, Augment, ResizedCrop
 from st.data.dataset import save_data
 from st.data.views import mixed, mixed_labels
@@ -112,7 +113,7 @@ def test_a_batch_as_both_networks_see_it(kinds):
     run.objective.__class__ = type("Noted", (type(run.objective),), {"__call__": noted})
     views, rows = augment.draw(40, 0, 0), augment.mixing(5, 0, 0, (8, 8))
     images = run.images
-    shown = augment.apply(images.train_images, views)
+    shown = augment.apply(images.train_images[:], views)
     for number in range(3):
         step()
         index = step._order[number]
@@ -161,6 +162,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     run = a_run(epochs=1, objective=ALL, teacher=a_teacher(), augment=augment, optimiser="adamw")
     step = Step(run, batch_size=8, steps=5)
     step.begin(0)
+    monkeypatch.setattr(views, "one_by_one", lambda images: False)  # as on a GPU
     for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
         monkeypatch.setattr(torch.Tensor, name, asked)
     made = []

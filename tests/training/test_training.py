@@ -97,7 +97,7 @@ def test_a_whole_epoch_with_torchs_own_tools():
     copy = network.build(STRUCTURE, network.tensors(run.network)).train()
     sgd = torch.optim.SGD(copy.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     order = torch.randperm(40, generator=run.generator("order", 0))
-    pixels = run.images.train_images.double()
+    pixels = run.images.train_images[:].double()
     mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
     losses, correct = [], 0
     for index in order.split(8):
@@ -116,7 +116,9 @@ def test_a_whole_epoch_with_torchs_own_tools():
     assert row["epoch"] == 1 and row["lr"] == 0.05
     assert row["ce"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert row["train_accuracy"] == pytest.approx(100 * correct / 40)
-    found = copy.eval()((run.images.test_images.double() - mean).div(deviation).float()).argmax(1)
+    found = copy.eval()((run.images.test_images[:].double() - mean).div(deviation).float()).argmax(
+        1
+    )
     expected = 100 * (found == run.images.test_labels).double().mean().item()
     predicted = predictions(run.network, run.images, run.device)
     assert predicted.equal(found)
@@ -229,7 +231,7 @@ def test_cached_outputs_are_those_computed_again(augment):
     for epoch in range(3):
         views = augment.draw(40, 0, epoch)
         index = torch.randperm(40, generator=run.generator("order", epoch))[:8]
-        batch = run.images.normalise(augment.apply(run.images.train_images, views)[index])
+        batch = run.images.normalise(augment.apply(run.images.train_images[:], views)[index])
         one, two = cached(batch, index, views[index]), computed(batch, index, views[index])
         assert one.keys() == two.keys() == set(taps)
         for tap in taps:

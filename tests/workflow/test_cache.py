@@ -212,7 +212,7 @@ def test_commands_of_cached_rules_name_no_wildcards():
     and resources decide by how many processes a result is computed, not the result."""
     rules = ROOT / "workflow/rules"
     cached = [path for path in rules.glob("*.smk") if "cache: CACHE" in path.read_text()]
-    assert {path.stem for path in cached} == {"pretrain", "search", "train"}
+    assert {path.stem for path in cached} == {"deploy", "pretrain", "search", "train"}
     for path in cached:
         command = path.read_text().partition("shell:")[2]
         fields = set(re.findall(r"{(\w+)", command))

@@ -108,7 +108,7 @@ def one_of(names):
 
 def experiment(wildcards, architecture=""):
     """What a job with these wildcards is about; a rule of one architecture has no wildcard for it."""
-    names = [wildcards.get(key) for key in ("supernet", "search", "method")]
+    names = [wildcards.get(key) for key in ("supernet", "search", "method", "exported")]
     return Experiment(
         wildcards.get("dataset", ""),
         wildcards.get("architecture", architecture),
@@ -181,6 +181,11 @@ def runtime(phase):
     return lambda wildcards, attempt: minutes * attempt
 
 
+def readers(wildcards):
+    """Threads of prepare, or the cores if they are fewer: so many processes read a folder of images."""
+    return 8 if GRID.reads_files(wildcards.dataset) else 1
+
+
 def search_runtime(wildcards, attempt):
     """Searches that look at images may train, and each lottery round but the last is a training."""
     trainings = PARAMS.searches[wildcards.search].rounds - 1
@@ -200,3 +205,8 @@ def search_gres(wildcards):
 def option(name, value):
     """A command-line option, left out without a value."""
     return f"--{name} {shlex.quote(str(value))}" if value else ""
+
+
+def options(name, values):
+    """A command-line option of several values, left out without any."""
+    return " ".join([f"--{name}", *(shlex.quote(str(value)) for value in values)]) if values else ""

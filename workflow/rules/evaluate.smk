@@ -4,7 +4,7 @@ One job measures all networks of an architecture and seed, supernets included: t
 then measured side by side, and importing torch is paid once. A rule for each architecture, because
 methods may apply to some only.
 
-REQUIRED INPUTS: the prepared data set, all trained networks
+REQUIRED INPUTS: the prepared data set, all trained networks; the files that are made of some of them
 OUTPUTS: results/evaluate/.../{method}/: metrics.json, predictions.safetensors (the class of every
 test image); supernets by their row in the table
 """
@@ -21,7 +21,7 @@ for architecture in PARAMS.architectures:
         name:
             f"evaluate_{architecture}"
         input:
-            **measured_files(architecture).inputs,
+            **{name: files or [] for name, files in measured_files(architecture).inputs.items()},
             code=code("evaluate", architecture),
         output:
             **measured_files(architecture).outputs,
@@ -36,10 +36,11 @@ for architecture in PARAMS.architectures:
             runtime=runtime("evaluate"),
         params:
             job=job("evaluate", architecture),
+            exports=lambda wildcards, input: options("exports", input.exports),
             plugins=PLUGINS,
         message:
             f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"
         shell:
             "python -m st evaluate --job {params.job:q} {params.plugins} --data {input.data:q}"
-            " --models {input.models:q} --metrics {output.metrics:q}"
+            " --models {input.models:q} {params.exports} --metrics {output.metrics:q}"
             " --predictions {output.predictions:q} --threads {threads} --log {log:q}"

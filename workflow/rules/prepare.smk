@@ -1,4 +1,4 @@
-"""Decode a data set once, for all jobs.
+"""Decode a data set once, for all jobs, or compress it into shards beside the file.
 
 OUTPUTS: results/prepare/{dataset}/data.safetensors
 """
@@ -13,7 +13,7 @@ rule prepare:
         "results/logs/prepare/{dataset}.log",
     conda:
         "../envs/st.yaml"
-    threads: 1
+    threads: readers
     resources:
         gpu=0,
         gres=None,
@@ -25,4 +25,5 @@ rule prepare:
     message:
         "prepare {wildcards.dataset}"
     shell:
-        "python -m st prepare --job {params.job:q} {params.plugins} --data {output.data:q} --log {log:q}"
+        "python -m st prepare --job {params.job:q} {params.plugins} --data {output.data:q}"
+        " --threads {threads} --log {log:q}"

@@ -1,6 +1,8 @@
 """Any folder of class folders."""
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,12 +10,14 @@ import numpy as np
 from pydantic import Field
 
 from st.core.errors import StError
-from st.core.progress import say, say_all
+from st.core.process import in_order
+from st.core.progress import Counter, say, say_all
 from st.core.registry import datasets
 from st.core.types import Flag
-from st.data.dataset import Data, Shape
-from st.data.decode import decode, suffixes
+from st.data.dataset import Data, Shape, Stored
+from st.data.decode import Made, area, make, suffixes
 from st.data.folder import Layout, files, is_by_product, layout
+from st.data.shards import Writer, memory
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Field(gt=0, lt=1)]
@@ -22,6 +26,7 @@ FEW = 10  # training images of a class; the log warns of fewer
 
 @datasets.register
 def imagefolder(
+    writer: Writer | None = None,
     *,
     root: str,
     size: SIDE | None = None,
@@ -32,6 +37,7 @@ def imagefolder(
     val: Literal["test", "holdout"] | None = None,
     per_class: Annotated[int, Field(ge=2, strict=True)] | None = None,
     skip_damaged: Flag = False,
+    store: Literal["auto", "pixels", "jpeg"] = "auto",
 ) -> Data:
     """`root`/train/CLASS/* and `root`/test/CLASS/*, or `root`/CLASS/* split by `test_fraction`.
 
@@ -42,6 +48,8 @@ def imagefolder(
     crop, `train_size`: the same for training images, which are stored so large for augmentation to
     crop; both are `size` by default. `per_class`: take only so many images of each class
     and part, the first by name. What is done to the images of each class is told, with an example.
+    `store`: pixels: all images in memory, as arrays; jpeg: compressed, in shards that the `writer`
+    makes; auto: pixels, if they take at most half of the memory that this process may use.
     Raises StError with the path of a file that is not an image, or has more than 8 bits a channel;
     `skip_damaged`: leave these out, and count them in a message.
     """
@@ -49,14 +57,17 @@ def imagefolder(
     found = layout(root)
     _check_parts(root, found, test_fraction, val)
     split = "" not in found.parts
-    reader = _Reader(grayscale, per_class, skip_damaged)
     stored = train_size or size
+    differ = stored != size or (test_resize or size) != size
+    reader = _Reader(grayscale, per_class, skip_damaged, writer, by_contents=differ)
+    parts = {"train": stored, "val" if val else "test": size} if split else {"": stored}
+    reader.choose(store, found, parts)
     images, labels, names = reader.read(found, "train" if split else "", stored)
     as_test = None
-    if stored != size or (test_resize or size) != size:
+    if differ:
 
-        def as_test(file: str) -> np.ndarray:
-            return decode(Path(file), size, grayscale, test_resize)[0]
+        def as_test(files: list[str]) -> Stored:
+            return reader.images(files, size, test_resize)
 
     if split:
         test, test_labels, test_names = reader.read(
@@ -67,8 +78,9 @@ def imagefolder(
         test = np.empty((0, images.shape[1], *shape), dtype=np.uint8)
         test_labels, test_names = labels[:0], []
     data = Data(
-        images, labels, test, test_labels, found.classes, files=(names, test_names), as_test=as_test
-    )
+        images, labels, test, test_labels, found.classes, resize=test_resize or size,
+        files=(names, test_names), as_test=as_test,
+    )  # fmt: skip
     if not split:
         assert test_fraction is not None
         data = data.divided(
@@ -96,6 +108,7 @@ def _shape(
 
 
 imagefolder.shape = _shape
+imagefolder.writes = True  # shards
 imagefolder.paths = lambda *, root, **others: [Path(root).expanduser()]
 
 
@@ -144,77 +157,141 @@ def _check_parts(root: str, found: Layout, test_fraction: float | None, val: str
 class _Reader:
     """Reads the parts of a layout, and keeps what is to be told of them."""
 
-    def __init__(self, grayscale: bool, most: int | None, skip: bool):
+    def __init__(
+        self, grayscale: bool, most: int | None, skip: bool, writer: Writer | None,
+        by_contents: bool,
+    ):  # fmt: skip
         self._grayscale, self._most, self._skip = grayscale, most, skip
+        self._by_contents = by_contents
         self._suffixes = suffixes()
+        self._writer = writer
+        self._compressed = False
+        self._listed: dict[tuple[str, str], tuple[list[str], list[str]]] = {}  # by part and class
         self._shape: tuple[int, ...] | None = None
         self._told: list[str] = []
         self._damaged: list[str] = []
 
+    def choose(self, store: str, found: Layout, parts: dict[str, int | None]) -> None:
+        """List the parts' files, and decide how their images are kept. `parts`: the side of the
+        images of each, if it is known."""
+        whole = 0
+        for part, side in parts.items():
+            files: list[str] = []
+            for name in found.classes:
+                listed = self._files(found.parts[part] / name)
+                self._listed[part, name] = listed
+                files += listed[0][: self._most]
+            pixels = side**2 if side else area(files)
+            whole += len(files) * pixels * (1 if self._grayscale else 3)
+        self._compressed = store == "jpeg" or (store == "auto" and whole > memory() // 2)
+        if self._compressed:
+            self._writer = self._writer or Writer.temporary()
+        if self._compressed:
+            say(
+                f"images stay compressed: as pixels they would take {whole / 2**30:.2g} GiB, of "
+                f"{memory() / 2**30:.2g} GiB of memory"
+            )
+
     def read(
         self, found: Layout, part: str, size: int | None, resize: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    ) -> tuple[Stored, np.ndarray, list[str]]:
         """A part's images, labels and files; `size` and `resize` are decode's. Images are written
         where they stay: a list of them and then an array would need the memory twice."""
         if size is not None:
             self._shape = None  # each part has its own
-        listed = {name: self._listed(found.parts[part] / name) for name in found.classes}
-        most = sum(min(len(files), self._most or len(files)) for files, _ in listed.values())
+        first = [f for name in found.classes for f in self._listed[part, name][0][: self._most]]
+        bar = Counter("images", len(first))
+        ahead = self._made(first, size, resize)
         images = np.empty((0, 0, 0, 0), dtype=np.uint8)
         labels: list[int] = []
         names: list[str] = []
         for label, name in enumerate(found.classes):
-            folder = found.parts[part] / name
-            for pixels, file in self._class(folder, *listed[name], size, resize):
-                if not labels:
-                    images = np.empty((most, *pixels.shape), dtype=np.uint8)
-                images[len(labels)] = pixels
+            listed, left_out = self._listed.pop((part, name))
+
+            def made(listed: list[str] = listed) -> Iterator[Made]:
+                for one in islice(ahead, len(listed[: self._most])):
+                    bar.count()
+                    yield one
+                # in place of damaged ones, where only so many are taken
+                for file in listed[self._most :] if self._most else ():
+                    yield from self._made([file], size, resize)
+
+            for one in self._class(found.parts[part] / name, made(), left_out):
+                if one.pixels is not None:
+                    if not labels:
+                        images = np.empty((len(first), *one.shape), dtype=np.uint8)
+                    images[len(labels)] = one.pixels
                 labels.append(label)
-                names.append(str(file))
+                names.append(one.file)
         if self._damaged and not self._skip:
             say_all("images that cannot be read", self._damaged)
-            first, *more = self._damaged
-            raise StError(first + (f" ({len(more)} more like this)" if more else ""))
-        return images[: len(labels)], np.array(labels, dtype=np.int64), names
+            first_line, *more = self._damaged
+            raise StError(first_line + (f" ({len(more)} more like this)" if more else ""))
+        if self._compressed:
+            assert self._writer and self._shape
+            kept: Stored = self._writer.part(self._shape)
+        else:
+            kept = images[: len(labels)]
+        return kept, np.array(labels, dtype=np.int64), names
 
-    def _listed(self, folder: Path) -> tuple[list[Path], list[str]]:
+    def images(self, files: list[str], size: int | None, resize: int | None) -> Stored:
+        """Those of files that could be read before; raises StError if one no longer can."""
+        images = np.empty((0, 0, 0, 0), dtype=np.uint8)
+        shape: tuple[int, ...] = ()
+        for number, one in enumerate(self._made(files, size, resize)):
+            if one.error:
+                raise StError(one.error)
+            shape = one.shape
+            if one.pixels is not None:
+                if not number:
+                    images = np.empty((len(files), *shape), dtype=np.uint8)
+                images[number] = one.pixels
+        return self._writer.part(shape) if self._compressed and self._writer else images
+
+    def _made(self, files: list[str], size: int | None, resize: int | None) -> Iterator[Made]:
+        """What becomes of each file."""
+        maker = partial(
+            make, size=size, grayscale=self._grayscale, resize=resize,
+            compressed=self._compressed, by_contents=self._by_contents,
+        )  # fmt: skip
+        if self._compressed:
+            assert self._writer
+            return self._writer.made(files, maker)
+        return in_order(maker, files, self._writer.threads if self._writer else 1)
+
+    def _files(self, folder: Path) -> tuple[list[str], list[str]]:
         """A class's files that may be images, and what is left out."""
         left_out: list[str] = []
         found = []
         for file in files(folder, left_out):
             if file.suffix.lower() in self._suffixes:
-                found.append(file)
+                found.append(str(file))
             else:
                 left_out.append(f"{file} (not a suffix of images that can be read)")
         return found, left_out
 
-    def _class(
-        self, folder: Path, listed: list[Path], left_out: list[str], size: int | None,
-        resize: int | None,
-    ) -> Iterator[tuple[np.ndarray, Path]]:  # fmt: skip
-        """The pixels and the path of each of a class's images."""
+    def _class(self, folder: Path, made: Iterator[Made], left_out: list[str]) -> Iterator[Made]:
+        """Those of a class's images that can be read."""
         converted: list[str] = []
         skipped: list[str] = []
         count = 0
-        for file in listed:
-            if count == self._most:
-                break
-            try:
-                pixels, done = decode(file, size, self._grayscale, resize)
-            except StError as error:
-                skipped.append(str(error))
+        for one in made:
+            if one.error:
+                skipped.append(one.error)
                 continue
-            if done:
-                converted.append(f"{file} ({done})")
-            self._shape = self._shape or pixels.shape
-            if pixels.shape != self._shape:
+            if one.done:
+                converted.append(f"{one.file} ({one.done})")
+            self._shape = self._shape or one.shape
+            if one.shape != self._shape:
                 height, width = self._shape[1:]
                 raise StError(
-                    f"{file}: is {pixels.shape[2]}x{pixels.shape[1]}, others are "
+                    f"{one.file}: is {one.shape[2]}x{one.shape[1]}, others are "
                     f"{width}x{height}; give the option 'size'"
                 )
             count += 1
-            yield pixels, file
+            yield one
+            if count == self._most:
+                break
         self._damaged += skipped
         kinds = {"converted": converted, "skipped": skipped, "left out": left_out}
         parts = [f"{len(f)} {kind}, the first: {f[0]}" for kind, f in kinds.items() if f]

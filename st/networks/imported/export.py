@@ -1,11 +1,6 @@
 """Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from operator import getitem
 from typing import Any
 
@@ -15,6 +10,7 @@ from torch import fx, nn
 from torch.export import Dim, export
 
 from st.core.errors import StError, one_line
+from st.core.progress import quiet
 from st.networks.imported.channels import coupled
 from st.networks.imported.stages import tapped
 from st.networks.program import (
@@ -134,19 +130,6 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
         meaning = next((text for words, text in MEANINGS.items() if words in said), "")
         about = f"{meaning} ({said[:200]})" if meaning else f"{type(error).__name__}: {said[:400]}"
         raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what torch and the module print, warn and log: errors say what matters."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:

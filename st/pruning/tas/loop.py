@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +84,25 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
     for epoch in range(len(run.history), run.epochs):
         network.train()
         started = time.perf_counter()
-        views = run.augment.draw(total, run.seed, epoch).to(images.train_labels.device)
-        epoch_images = run.augment.apply(images.train_images, views, images.size)
+        views = run.augment.draw(total, run.seed, epoch)
         rng = stream(run.seed, "tas", "order", epoch)
-        orders = [run.device.tensor(rng.permutation(half)) for half in halves]
+        orders = [torch.from_numpy(rng.permutation(half)) for half in halves]
+        # a batch of one half, a batch of the other
+        parts = [
+            order[step * batch_size : (step + 1) * batch_size]
+            for step in range(steps)
+            for order in orders
+        ]
+        show = partial(run.augment.apply, size=images.size)
+        batches = images.train_images.batches(parts, show, views)
+        labels_of = iter([images.train_labels[run.device.tensor(part.numpy())] for part in parts])
         noise = torch.Generator().manual_seed(derive(run.seed, "tas", "noise", epoch))
         draws = (len(network.space.layers), run.temperature(epoch), noise)
         sums: dict[str, Any] = dict.fromkeys(("ce", "architecture_ce", "correct"), 0)
         for step in range(steps):
-            weights_part, architecture_part = (
-                order[step * batch_size : (step + 1) * batch_size] for order in orders
-            )
-            labels = images.train_labels[weights_part]
+            labels = next(labels_of)
             choice = sample(network.logits().detach(), *draws)
-            outputs = run.outputs(epoch_images[weights_part], choice)
+            outputs = run.outputs(next(batches), choice)
             ce = F.cross_entropy(outputs, labels)
             ce.backward()
             rate = learning_rate(run.recipe, (epoch + step / steps) / run.epochs)
@@ -105,8 +111,8 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
             sums["correct"] += (outputs.detach().argmax(1) == labels).sum()
 
             choice = sample(network.logits(), *draws)
-            outputs = run.outputs(epoch_images[architecture_part], choice)
-            ce = F.cross_entropy(outputs, images.train_labels[architecture_part])
+            outputs = run.outputs(next(batches), choice)
+            ce = F.cross_entropy(outputs, next(labels_of))
             macs = network.space.chosen_macs(network.likeliest())
             penalty = options["macs_weight"] * cost(network.expected_macs(), macs, run.target)
             objective = ce + penalty.to(ce.device)
@@ -162,7 +168,8 @@ def search(
         "search": "tas", "structure": full.to_json(), "options": options, "target": target,
         "seed": seed, "data": digest,
     }  # fmt: skip
-    with Resume(state, depends_on, where) if state else nullcontext() as resume:
+    reading = closing(run.images)
+    with reading, Resume(state, depends_on, where) if state else nullcontext() as resume:
         if resume:
             resume.restore(run)
         progress = Progress(run.epochs, done=len(run.history))

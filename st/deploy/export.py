@@ -1,0 +1,234 @@
+"""A trained network as a file for other programs, checked against the network itself."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from st import __version__
+from st.core.errors import StError, one_line
+from st.core.files import whole, write_json
+from st.core.registry import targets
+from st.core.seeds import stream
+from st.core.tensors import read_header
+from st.data.dataset import FORMAT, Data, Stored, load_data
+from st.deploy.card import CARD, check_card, write_card
+from st.deploy.model import Model, Portable, load
+from st.deploy.targets import INPUT, OUTPUT, require
+
+AT_ONCE = 256  # images of a batch of the check
+CALIBRATION = 512  # training images on which ranges are measured, if there are so many
+RANDOM = 64  # images of the check where no prepared data are
+# Of the largest logit: far above what another order of additions changes, far below an error.
+TOLERANCE = 1e-3
+Report = dict[str, Any]
+
+
+def export(
+    model: Model | str | Path,
+    out: str | Path,
+    to: str = "onnx",
+    *,
+    raw: bool = False,
+    data: str | Path | None = None,
+) -> Report:
+    """Write a network for other programs to `out`, a report of the check and a card beside it.
+
+    `model`: what `st.load` returned, or a model file. `to`: onnx, torch (.pt2) or int8 (ONNX in
+    8-bit integers). `raw`: the file takes pixels, uint8 of 0 to 255, and normalises them itself;
+    otherwise float32, normalised. `data`: the prepared data set (data.safetensors) whose test
+    images it is checked on, and whose training images calibrate int8; default: the one that lies
+    where the model's run put it, if there is one.
+    Returns the report, which is also written to OUT.json. Raises StError, having written nothing,
+    if a package is missing, the data do not fit, or the file computes something else.
+    """
+    require(targets.get(to).needs, f"export to {to}")
+    model = model if isinstance(model, Model) else load(model)
+    path = Path(out)
+    card = path.with_name(CARD)
+    return write(model, path, to, raw, data or usual_data(model.path), report_file(path), card)
+
+
+def write(
+    model: Model, path: Path, to: str, raw: bool, data: str | Path | None, about: Path, card: Path
+) -> Report:
+    """As `export`, with all its files named; without `data` it is checked on random images."""
+    kind = targets.get(to)
+    require(kind.needs, f"export to {to}")
+    if path.suffix != kind.suffix:
+        raise StError(f"{path}: a file of the target '{to}' must end in {kind.suffix}")
+    check_card(card, model.provenance["weights"])
+    model.normalise  # noqa: B018 - raises where the file does not say it
+    found, told_of_data = _data(model, data)
+    if kind.calibrated and found is None:
+        raise StError(
+            f"export to {to} measures ranges on training images; name the prepared data set with "
+            "--data, such as results/prepare/DATASET/data.safetensors"
+        )
+    calibration = _calibration(found, model) if kind.calibrated and found else None
+    with whole(path) as temporary:
+        try:
+            kind(model, temporary, raw, calibration)
+        except (StError, OSError, MemoryError):
+            raise
+        except Exception as error:  # of a plugin's network, and of libraries that change
+            raise StError(
+                f"{model.path}: cannot be exported to {to} ({type(error).__name__}: "
+                f"{one_line(error)})"
+            ) from error
+        report = {
+            "file": path.name,
+            "target": to,
+            "bytes": temporary.stat().st_size,
+            "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+            "weights": model.provenance["weights"],
+            "input": {
+                "name": INPUT[raw],
+                "shape": ["batch", *model.input_shape],
+                "type": "uint8" if raw else "float32",
+            },
+            "output": {"name": OUTPUT, "shape": ["batch", len(model.classes)]},
+            "data": told_of_data,
+            "calibrated_on": 0 if calibration is None else len(calibration),
+            "check": _check(model, kind, temporary, raw, found, path),
+            "versions": {"st": __version__, **_versions(("torch", *kind.needs))},
+        }
+    write_json(about, report)
+    write_card(card, model)
+    return report
+
+
+def report_file(path: Path) -> Path:
+    """Where the report of an exported file lies: beside it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def usual_data(path: str | Path) -> Path | None:
+    """The prepared data set of a run, by the place of one of its models; None if it is not there.
+
+    A model's place is PHASE/DATASET/ARCHITECTURE/seedN/NAME/model.safetensors.
+    """
+    parents = Path(path).resolve().parents
+    if len(parents) < 6:
+        return None
+    found = parents[5] / "prepare" / parents[3].name / "data.safetensors"
+    return found if found.is_file() else None
+
+
+def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | None]:
+    """The prepared data set, if there is one, and what a report says of it.
+
+    Raises StError if it is not the network's.
+    """
+    if path is None:
+        return None, None
+    data, digest = load_data(path)
+    if data.input_shape != tuple(model.input_shape) or data.classes != model.classes:
+        raise StError(
+            f"{path}: its images or classes are not those of {model.path}; name the data set that "
+            "the network was trained on with --data"
+        )
+    job = read_header(path, FORMAT).get("job") or {}
+    options = job.get("options") or {}
+    held_out = job.get("holdout") or options.get("val") == "holdout"
+    counts = np.bincount(data.test_labels, minlength=len(data.classes))
+    return data, {
+        "name": Path(path).resolve().parent.name,
+        "source": job.get("source"),
+        "split": "held-out training images" if held_out else "test images",
+        "training_images": len(data.train_labels),
+        "test_images": len(data.test_labels),
+        "test_by_class": dict(zip(data.classes, counts.tolist(), strict=True)),
+        "sha256": digest,
+    }
+
+
+def _calibration(data: Data, model: Model) -> np.ndarray:
+    """Training images as the network sees them, drawn once for all, uint8 (n, c, h, w)."""
+    from st.data.images import centred
+
+    count = min(CALIBRATION, len(data.train_images))
+    drawn = np.sort(stream(0, "calibration").permutation(len(data.train_images))[:count])
+    images = torch.from_numpy(np.ascontiguousarray(data.train_images[drawn]))
+    height, width = model.input_shape[1:]
+    return centred(images, (height, width)).numpy()
+
+
+def _check(model: Model, kind: Any, file: Path, raw: bool, data: Data | None, name: Path) -> Report:
+    """How the file's logits differ from the network's, and how accurate both are on test images.
+
+    Without data the images are random. Raises StError if a file that should compute the same does
+    not.
+    """
+    images: Stored
+    if data is None:
+        shape = (RANDOM, *model.input_shape)
+        images = stream(0, "export").integers(0, 256, shape).astype(np.uint8)
+    else:
+        images = data.test_images
+    logits = logits_of(kind.run(file), model, images, raw)
+    expected = logits_of(None, model, images, raw)
+    if logits.shape != expected.shape:
+        raise StError(f"{name}: gives outputs of shape {logits.shape}, not {expected.shape}")
+    difference = float(np.abs(logits - expected).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if kind.exact and not difference <= allowed:
+        raise StError(
+            f"{name}: its outputs differ from the network's by {difference:.3g}, more than "
+            f"rounding; this is a bug of the export"
+        )
+    predicted, before = logits.argmax(1), expected.argmax(1)
+    found: Report = {
+        "images": "random" if data is None else "test",
+        "count": len(images),
+        "largest_difference": difference,
+        "largest_logit": float(np.abs(expected).max()),
+        "same_class": float(100 * (predicted == before).mean()),
+    }
+    if data is not None:
+        labels = data.test_labels
+        found |= {
+            "accuracy": float(100 * (predicted == labels).mean()),
+            "accuracy_torch": float(100 * (before == labels).mean()),
+            "correct": int((predicted == labels).sum()),
+            "class_accuracy": {
+                label: float(100 * (predicted[labels == n] == n).mean())
+                for n, label in enumerate(data.classes)
+                if (labels == n).any()
+            },
+        }
+    return found
+
+
+def logits_of(run: Any, model: Model, images: Stored, raw: bool) -> np.ndarray:
+    """Logits, (n, classes), of uint8 images, by a target's `run`; by torch where it is None."""
+    portable = Portable(model, raw)
+    normalise = Portable(model, True).normalise
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images), AT_ONCE):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + AT_ONCE]))
+            batch = batch if raw else normalise(batch)
+            found.append(run(batch.numpy()) if run else portable(batch).numpy())
+    return np.concatenate(found)
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in packages}
+
+
+def told(report: Report) -> str:
+    """The report in a few words, for a terminal."""
+    check = report["check"]
+    lines = [f"{report['bytes']:,} bytes"]
+    lines += [f"largest difference {check['largest_difference']:.2g} on {check['count']} "
+              f"{check['images']} images"]  # fmt: skip
+    if "accuracy" in check:
+        lines += [f"accuracy {check['accuracy']:.2f} %, in torch {check['accuracy_torch']:.2f} %"]
+    else:
+        lines += ["no prepared data were found to measure accuracy on; --data names them"]
+    return "; ".join(lines)

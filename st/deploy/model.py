@@ -1,0 +1,199 @@
+"""`st.load`: a trained network with all that using it needs, as an ordinary torch module."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from st.core.errors import StError
+from st.core.registry import load_plugins
+from st.data.images import standardised
+from st.deploy.pictures import as_tested, listed
+from st.networks import network
+from st.networks.checkpoint import Checkpoint, load_model
+from st.networks.structure import Structure
+
+AT_ONCE = 64  # pictures that are decoded and computed together
+USE = ("classes", "normalisation", "resize")  # facts of a model that say how it is used
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image. `label`: the likeliest class; `probability`: its softmax
+    output; `probabilities`: those of all classes, in the order of `Model.classes`."""
+
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+class Normalise(nn.Module):
+    """(n, channels, height, width) of 0...255, of any type, to what networks see, as float32.
+
+    `given`: mean and std of each channel for values from 0 to 1, as the model's file has them.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.given = {"mean": list(mean), "std": list(std)}
+        values = {"mean": 255 * np.array(mean), "scale": 1 / (255 * np.array(std))}
+        for name, value in values.items():
+            column = torch.from_numpy(value).float()[:, None, None]
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Mean 0 and deviation 1 per channel, over the training images."""
+        return standardised(batch, self.mean, self.scale)
+
+
+class Model(nn.Module):
+    """A trained network: normalised images of shape (n, channels, height, width) to logits of shape
+    (n, classes). In evaluation mode, on the CPU and in float32, until it is told otherwise.
+
+    `classes`: their names, in the order of the logits. `structure`: the architecture and the
+    channels that are left of it. `provenance`: what the file says of how it was made: the
+    training's job, epochs, environment, and a digest of the weights. `network`: the network itself.
+    `resize`: to what an image's shorter side is scaled before its centre is cropped; None: to the
+    input's.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__()
+        facts = checkpoint.facts
+        self.path = checkpoint.path
+        self.structure: Structure = checkpoint.structure
+        self.classes: list[str] = _classes(checkpoint)
+        self.provenance: dict[str, Any] = {
+            **{name: value for name, value in facts.items() if name not in USE},
+            "weights": checkpoint.digest(),
+        }
+        self.network = network.load(checkpoint)
+        self._normalise, self.resize = _rule(checkpoint)
+        self.eval()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return self.structure.input_shape
+
+    @property
+    def normalise(self) -> Normalise:
+        """What turns pixels of 0...255 into the network's input; raises StError if the file does
+        not say it, as first weights don't."""
+        if self._normalise is None:
+            raise StError(
+                f"{self.path}: does not say how images are normalised; load the model of a "
+                "finished training"
+            )
+        return self._normalise
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Logits, (n, classes), of normalised images, (n, channels, height, width)."""
+        return self.network(batch)
+
+    def preprocess(self, images: Any) -> Tensor:
+        """Pictures as the network's input, float32 (n, channels, height, width), on its device.
+
+        `images`: a path, a Pillow image, a uint8 array, a list of these, a batch of arrays (4 axes)
+        or a folder. Each is treated as the test images were: see `st.deploy.pictures.as_tested`.
+        Raises StError that names the picture which can't be read.
+        """
+        return self._batch(listed(images))
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """The class of each picture; `images` as for `preprocess`, in the same order."""
+        return list(self.predictions(listed(images)))
+
+    @torch.inference_mode()
+    def predictions(self, images: Sequence[Any]) -> Iterator[Prediction]:
+        """The same, a batch at a time, so that any number of files needs little memory."""
+        was = self.training
+        self.eval()
+        try:
+            for start in range(0, len(images), AT_ONCE):
+                logits = self(self._batch(images[start : start + AT_ONCE]))
+                for row in logits.float().softmax(1).tolist():
+                    best = max(range(len(row)), key=row.__getitem__)
+                    yield Prediction(self.classes[best], row[best], tuple(row))
+        finally:
+            self.train(was)
+
+    def _batch(self, images: Sequence[Any]) -> Tensor:
+        normalise = self.normalise
+        decoded = [as_tested(image, self.input_shape, self.resize) for image in images]
+        return normalise(torch.from_numpy(np.stack(decoded)).to(normalise.mean.device))
+
+    def extra_repr(self) -> str:
+        """What `print` says beside the layers."""
+        params, macs = self.structure.cost()
+        return f"{len(self.classes)} classes, {params:,} parameters, {macs:,} MACs"
+
+
+class Portable(nn.Module):
+    """What is exported: a copy of a model's network, after the normalisation if it is `raw`."""
+
+    def __init__(self, model: Model, raw: bool):
+        super().__init__()
+        self._shape, self._type = model.input_shape, torch.uint8 if raw else torch.float32
+        normalise = copy.deepcopy(model.normalise).cpu()
+        self.normalise = normalise if raw else nn.Identity()
+        self.network = copy.deepcopy(model.network).cpu().float()
+        self.eval()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Logits, (n, classes), of pixels or normalised images, (n, channels, height, width)."""
+        return self.network(self.normalise(batch))
+
+    def example(self) -> Tensor:
+        """A batch of the shape and type that it takes."""
+        return torch.zeros(2, *self._shape, dtype=self._type)
+
+
+def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
+    """A model file (`model.safetensors`) as a torch module that knows its classes and how images
+    are prepared for it.
+
+    `plugins`: modules that define the model's architecture, if it is not a built-in one.
+    Raises StError, which names the file, if it is missing, damaged or no model.
+    """
+    if plugins:
+        load_plugins(plugins)
+    return Model(load_model(path))
+
+
+def _classes(checkpoint: Checkpoint) -> list[str]:
+    """The classes' names; their numbers where the file has none, as first weights."""
+    found, count = checkpoint.facts.get("classes"), checkpoint.structure.classes
+    if found is None:
+        return [str(number) for number in range(count)]
+    if not isinstance(found, list) or len(found) != count or {type(n) for n in found} != {str}:
+        raise StError(f"{checkpoint.path}: 'classes' must be {count} names; build it again")
+    return found
+
+
+def _rule(checkpoint: Checkpoint) -> tuple[Normalise | None, int | None]:
+    """How images are normalised, and their shorter side before the crop."""
+    channels, resize = checkpoint.structure.input_shape[0], checkpoint.facts.get("resize")
+    if resize is not None and not (type(resize) is int and 0 < resize <= 65536):
+        raise StError(f"{checkpoint.path}: 'resize' must be a number of pixels; build it again")
+    match checkpoint.facts.get("normalisation"):
+        case None:
+            return None, resize
+        case {"mean": [*mean], "std": [*std]} if (
+            len(mean) == len(std) == channels
+            and all(type(v) in (int, float) and np.isfinite(v) for v in (*mean, *std))
+            and min(std) > 0
+        ):
+            return Normalise(mean, std), resize
+    raise StError(
+        f"{checkpoint.path}: 'normalisation' must be a mean and std for each of its {channels} "
+        "channels; build it again"
+    )

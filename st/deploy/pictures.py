@@ -1,0 +1,113 @@
+"""Pictures from anywhere as what a network was trained on: files, Pillow's images, arrays."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st.core.errors import StError, one_line
+from st.data.decode import pixels, suffixes
+from st.data.folder import files
+
+KINDS = "a path, a Pillow image, or a uint8 array or tensor"
+
+
+def image_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are, and of folders all files below them that have a picture's suffix, by name.
+
+    Raises StError that names what is missing, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            known = suffixes()
+            inside = [file for file in files(path) if file.suffix.lower() in known]
+            if not inside:
+                raise StError(f"{path}: has no images; name a folder of images, or image files")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise StError(f"{path}: is missing; name image files, or folders of them")
+    return found
+
+
+def listed(images: Any) -> list[Any]:
+    """One picture or several as a list of single ones; a folder is its files.
+
+    Raises StError that says what a picture may be.
+    """
+    if isinstance(images, str | Path):
+        return list(image_files([images]))
+    if _is_array(images):
+        return list(images) if images.ndim == 4 else [images]
+    if _is_pillow(images):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise StError(f"an image must be {KINDS}, not {type(images).__name__}")
+    found: list[Any] = []
+    for image in images:
+        found += image_files([image]) if isinstance(image, str | Path) else [image]
+    if not found:
+        raise StError("no images were given")
+    return found
+
+
+def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np.ndarray:
+    """One picture as the data set's test images are: uint8 of `shape` (channels, height, width).
+
+    The rule is that of image folders (docs/data.md): `resize` is the shorter side before the centre
+    is cropped. Arrays of numpy have their channels last, as Pillow makes them; torch's have them
+    first, as torchvision reads them. Raises StError that says which picture is wrong, and how.
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise StError(
+            f"the network reads images of {channels} channels, which no picture has; give it "
+            "normalised tensors instead"
+        )
+    told = str(image) if isinstance(image, str | Path) else "an image"
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about tags, not pixels
+            if isinstance(image, str | Path):
+                with Image.open(image) as opened:
+                    return pixels(opened, (height, width), channels == 1, resize)[0]
+            if _is_array(image):
+                image = _pillow(image)
+            elif not _is_pillow(image):
+                raise ValueError(f"must be {KINDS}, not {type(image).__name__}")
+            return pixels(image, (height, width), channels == 1, resize)[0]
+    except Exception as error:  # decoders raise anything
+        raise StError(f"{told}: is not a readable image ({one_line(error)})") from error
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is numpy's or torch's."""
+    return hasattr(value, "ndim") and hasattr(value, "dtype")
+
+
+def _is_pillow(value: Any) -> bool:
+    return hasattr(value, "getexif")
+
+
+def _pillow(array: Any) -> Any:
+    """An array or tensor of one picture as Pillow's image; raises ValueError if it is none."""
+    from PIL import Image
+
+    if not isinstance(array, np.ndarray):  # torch's: channels first
+        array = array.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+        axes = "(channels, height, width)"
+    else:
+        axes = "(height, width, channels)"
+    if array.dtype != np.uint8:
+        raise ValueError(f"its values are {array.dtype}, not uint8 of 0 to 255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"an array must be (height, width) or {axes} with 1 or 3 channels")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,34 @@
+"""Write trained networks as files for other programs, checked on the test images.
+
+REQUIRED INPUTS: the prepared data set, the trained network
+OUTPUTS: results/evaluate/.../{exported}/: network.onnx, the report of its check, MODEL_CARD.md
+"""
+
+
+rule deploy:
+    input:
+        unpack(inputs("deploy")),
+        code=code("deploy"),
+    output:
+        **layout.OUTPUTS["deploy"],
+    log:
+        "results/logs/deploy/{dataset}/{architecture}/seed{seed}/{exported}.log",
+    cache: CACHE
+    conda:
+        "../envs/st.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        gres=None,
+        mem_mb=memory("evaluate"),
+        runtime=runtime("evaluate"),
+    params:
+        job=job("deploy"),
+        contents=contents,
+        plugins=PLUGINS,
+    message:
+        "deploy {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.exported}"
+    shell:
+        "python -m st deploy --job {params.job:q} {params.plugins} --data {input.data:q}"
+        " --model {input.model:q} --exported {output.exported:q} --about {output.about:q}"
+        " --card {output.card:q} --log {log:q}"
