@@ -56,6 +56,14 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.fixture(autouse=True)
+def readers():
+    """Processes that this test began. What tests catch keeps its frames, and they their loaders."""
+    before = set(psutil.Process().children())  # other tests of this process may have left some
+    yield lambda: [p for p in set(psutil.Process().children()) - before if _runs(p.pid)]
+    gc.collect()
+
+
 def a_training(place, store, augment, **arguments):
     found = a_run(augment=augment, **arguments)
     found.images = Images(load_data(place / store / "data")[0], found.device)
@@ -85,10 +93,10 @@ def test_every_batch_is_the_same(place, name):
 
 
 @pytest.mark.parametrize("name", ["crop", "mixed and endless"])
-def test_whole_trainings_end_in_the_same_bytes(place, name):
+def test_whole_trainings_end_in_the_same_bytes(place, readers, name):
     job = {**JOB, "augment": AUGMENTS[name].model_dump()}
     assert run(place / "pixels" / name, job) == run(place / "jpeg" / name, job)
-    assert not psutil.Process().children()  # nobody reads any more
+    assert not readers()  # nobody reads any more
 
 
 def test_a_taught_training_is_the_same(place):
@@ -119,11 +127,11 @@ def test_searches_are_the_same(place, name, options):
             np.testing.assert_array_equal(scores, other[group])
 
 
-def test_interrupted_at_the_end_of_an_epoch(place, monkeypatch):
+def test_interrupted_at_the_end_of_an_epoch(place, readers, monkeypatch):
     job = {**JOB, "augment": FULL.model_dump()}
     whole = run(place / "jpeg" / "whole", job)
     run_interrupted(monkeypatch, place / "jpeg" / "stopped", job, 2)
-    assert not psutil.Process().children()
+    assert not readers()
     assert run(place / "jpeg" / "stopped", job) == whole
 
 
@@ -242,18 +250,7 @@ def loader(place, count=2):
     ]
 
 
-@pytest.fixture(autouse=True)
-def none_is_left():
-    """Whatever a test has caught keeps its frames, and they their loaders; so each test waits."""
-    yield
-    gc.collect()
-
-
-def readers():
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_signals_to_stop_are_not_for_them(place):
+def test_signals_to_stop_are_not_for_them(place, readers):
     """A terminal or a cluster sends them to all processes of a job."""
     found, requests = loader(place)
     batches = found.batches(requests)
@@ -267,7 +264,7 @@ def test_signals_to_stop_are_not_for_them(place):
     wait_until(lambda: not readers())
 
 
-def test_one_pass_may_be_left_for_another(place):
+def test_one_pass_may_be_left_for_another(place, readers):
     found, requests = loader(place)
     expected = [batch.clone() for batch in found.batches(requests)]
     next(found.batches(requests))
@@ -301,7 +298,7 @@ def test_their_errors_are_one_line(place):
     assert "\n" not in str(caught.value)
 
 
-def test_one_that_is_killed_is_an_error_of_one_line(place):
+def test_one_that_is_killed_is_an_error_of_one_line(place, readers):
     found, requests = loader(place)
     with pytest.raises(StError, match=r"a process that reads images was ended.*run it again"):
         for number, _ in enumerate(found.batches(requests * 40)):
