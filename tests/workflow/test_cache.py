@@ -196,10 +196,11 @@ def test_another_version_of_torch(copy, tmp_path):
 
 @pytest.mark.slow
 def test_measured_structures_belong_to_the_machine(copy, tmp_path):
-    """A latency budget: found again here, but not on a machine of another name."""
-    edit(
-        copy / "params.yaml", "bn_scale, budget: {params: 0.5}", "bn_scale, budget: {latency: 1.0}"
-    )
+    """A latency budget: found again here, but not on a machine of another name. Batches are large
+    enough for the narrowest network to be faster, whatever else the machine does."""
+    params = copy / "params.yaml"
+    edit(params, "bn_scale, budget: {params: 0.5}", "bn_scale, budget: {latency: 0.95}")
+    edit(params, "{latency_rounds: 1}", "{latency_rounds: 15, latency_batch: 1024}")
     build(copy, "phase_train", tmp_path / "cache")
     assert plan(copy)["obtained from"] == ALL
     (tmp_path / "sitecustomize.py").write_text("import platform\nplatform.node = lambda: 'other'\n")
