@@ -114,7 +114,7 @@ def test_the_environment_is_told(whole, origin):
 
 def test_a_run_that_is_killed_again_and_again(whole, origin, tmp_path):
     """In a second clone, by kill -9 of all its processes, at random times; and started twice."""
-    folder, rng = clone(origin, tmp_path / "clone"), random.Random(0)
+    folder, rng, kills = clone(origin, tmp_path / "clone"), random.Random(0), 0
     for attempt in range(3):
         process = start(folder)
         locks = folder / ".snakemake/locks"
@@ -126,11 +126,13 @@ def test_a_run_that_is_killed_again_and_again(whole, origin, tmp_path):
             told = snakemake(folder, "results/table.csv", fails=True)
             assert "LockException" in told or "locked" in told.lower(), told
         time.sleep(rng.uniform(0.5, 8))
-        alive = process.poll() is None
+        if process.poll() is not None:
+            break  # earlier attempts had made nearly all
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert alive
+        kills += 1
         snakemake(folder, "--unlock")
+    assert kills
     snakemake(folder, "results/table.csv")
     assert table(folder) == table(whole[0])
     assert made(folder) == made(whole[0])
