@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -119,6 +120,19 @@ class Scales(nn.Module):
 
     def forward(self, x):
         return x + self.channel * (x + self.entry) * self.single
+
+
+def weighted(x, scales, one):
+    """Branches by the positive part of a parameter."""
+    return one(x) * F.relu(scales.single) + x
+
+
+def by_image(x, attention, kernels):
+    """A mixture of kernels for each image, run as groups of one image."""
+    n, c, h, w = x.shape
+    shares = attention(x.mean((2, 3))).softmax(-1)
+    weight = (shares @ kernels.weight.reshape(2, -1)).reshape(n * c, c, 3, 3)
+    return F.conv2d(x.reshape(1, n * c, h, w), weight, padding=1, groups=n).view(n, c, h, w)
 
 
 class Standardised(nn.Conv2d):
@@ -297,6 +311,19 @@ CASES = {
     "one channel for all": (lambda: between(lambda x: x * x[:, 2:3]), [8, 5, 8]),
     "no gradients": (lambda: between(lambda x: x * _without_gradients(x)), [8, 6, 8]),
     "no autocast": (lambda: between(lambda x: x * _in_float32(x)), [8, 6, 8]),
+    "weights of branches": (lambda: Small(weighted, Scales(), block(8, 8)), [8]),
+    "kernels of each image": (
+        lambda: Small(by_image, nn.Linear(8, 2), nn.Conv2d(8, 16, 3, bias=False)),
+        [],
+    ),
+    "spectral norm": (
+        lambda: Small(lambda x, a: a(x), spectral_norm(nn.Conv2d(8, 8, 1))),
+        [],
+    ),
+    "constants": (
+        lambda: between(lambda x: x / torch.tensor([2.0, 3.0]).repeat(3).view(-1, 1, 1)),
+        [8, 2, 8],
+    ),
     "no rule": (lambda: between(lambda x: x.sort(1)[0]), [8, 8]),
 }  # fmt: skip
 
