@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -290,7 +291,7 @@ CASES = {
         lambda: Small(
             lambda x, a, b: b(F.relu(a(x))), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv2d(6, 8, 2, 2)
         ),
-        [8, 8, 6],
+        [8, 6, 8],
     ),
     "glu": (lambda: between(lambda x: F.glu(x, 1), 12), [8, 6, 8]),
     "maximum of halves": (lambda: between(lambda x: torch.max(*x.chunk(2, 1)), 12), [8, 6, 8]),
@@ -508,6 +509,39 @@ def test_names_are_the_modules():
 def test_what_is_pinned_is_said():
     program, _ = imported(CASES["along channels"][0](), (3, 8, 8))
     assert program.pinned == {"conv1d": 8, "the output": 5}
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimator: its gradient is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+def test_own_gradients_are_said_to_be_left_out():
+    program, _ = imported(between(Sign.apply), (3, 8, 8))
+    assert program.notes == ["the gradient of Sign is that of its forward, not its backward"]
+
+
+def test_what_is_computed_again_has_gradients():
+    module = prepared(Small(lambda x, a: x + (checkpoint(a, x, use_reentrant=True)), block(8, 8)))
+    whole, values = structure_of(module)
+    check(module, whole, values, torch.rand(3, 3, 8, 8, dtype=torch.float64))
+
+
+def test_recurrent_layers_count():
+    rows = Plain(
+        lambda x, a, b: b(a(x.flatten(1, 2))[0][:, -1]),
+        nn.GRU(8, 6, batch_first=True),
+        nn.Linear(6, 5),
+    )
+    whole, _ = structure_of(rows)
+    assert whole.cost()[1] == 24 * 3 * 6 * (8 + 6) + 6 * 5
 
 
 REFUSED = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 from torch.export import Dim, export
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -149,20 +149,20 @@ def own_gradients() -> Iterator[list[str]]:
     what they compute and leaves their gradients out. What is computed again in the backward pass
     is called as it is."""
     names: list[str] = []
-    original = Function.__dict__["apply"]
 
-    def apply(cls, *args, **kwargs):
+    def apply(cls, *args):
         if cls is CheckpointFunction:
             called, _, *inputs = args
             return called(*inputs)
         names.append(cls.__name__)
-        return original.__get__(None, cls)(*args, **kwargs)
+        return super(_SingleLevelFunction, cls).apply(*args)
 
-    Function.apply = classmethod(apply)
+    # that of Function may be bound already, as in `swish = Swish.apply`; it calls this one
+    _SingleLevelFunction.apply = classmethod(apply)
     try:
         yield names
     finally:
-        Function.apply = original
+        del _SingleLevelFunction.apply
 
 
 def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
