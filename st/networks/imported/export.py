@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import getitem
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.autograd.function import _SingleLevelFunction
+from torch.autograd import Function
 from torch.export import Dim, export
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -147,7 +148,7 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
 def own_gradients() -> Iterator[list[str]]:
     """Gathers the names of functions whose gradients the module says itself: torch.export draws
     what they compute and leaves their gradients out. What is computed again in the backward pass
-    is called as it is."""
+    is called as it is. An `apply` that was kept before, as in `sign = Sign.apply`, is not seen."""
     names: list[str] = []
 
     def apply(cls, *args):
@@ -155,14 +156,10 @@ def own_gradients() -> Iterator[list[str]]:
             called, _, *inputs = args
             return called(*inputs)
         names.append(cls.__name__)
-        return super(_SingleLevelFunction, cls).apply(*args)
+        return super(Function, cls).apply(*args)
 
-    # that of Function may be bound already, as in `swish = Swish.apply`; it calls this one
-    _SingleLevelFunction.apply = classmethod(apply)
-    try:
+    with patch.object(Function, "apply", classmethod(apply)):
         yield names
-    finally:
-        del _SingleLevelFunction.apply
 
 
 def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
