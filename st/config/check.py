@@ -32,6 +32,7 @@ from st.core.registry import closest
 from st.core.tensors import read_header
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
+from st.networks.place import parted
 from st.networks.structure import Structure
 from st.pruning.selection import Budget, check_reachable
 from st.training.losses import taps_of
@@ -229,12 +230,7 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
     wrong."""
     options = registry.architectures.check(architecture.family, architecture.options)
     path = Path(DRAWING.format(dataset=dataset, architecture=key))
-    place, _, name = options["module"].rpartition(":")
-    if not place or not name:
-        raise StError(
-            f"option 'module': must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME, not "
-            f"{options['module']!r}"
-        )
+    place, _ = parted(options["module"])
     for file in (place if place.endswith(".py") else None, options["weights"]):
         if file is not None and not Path(file).is_file():
             raise StError(f"'{file}' is missing; paths are relative to the project")
@@ -284,6 +280,11 @@ def _contradictions(
             yield f"{where}.objective: needs a loss"
         elif not found and not any(spec["weight"] for spec in objective(method).values()):
             yield f"{where}.objective: needs a loss whose weight is above 0"
+        for name in _untrained(params, method):
+            yield (
+                f"{where}.training.epochs: 0 for {name} with init '{method.init}' leaves the "
+                "network untrained; use init: inherit, or train it"
+            )
         for name in method.architectures or []:
             found = _reference(name, params.architectures, "architecture")
             yield from (f"{where}.architectures: {p}" for p in found)
@@ -322,6 +323,17 @@ def _contradictions(
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
                     f"epoch, {epochs}, of {name}"
                 )
+
+
+def _untrained(params: Params, method: Method) -> Iterator[str]:
+    """The architectures for which a method's networks would be evaluated with fresh weights."""
+    if method.init not in registry.inits.names():
+        return
+    if registry.inits.get(method.init).source is None:
+        for name, architecture in params.architectures.items():
+            concerned = name in (method.architectures or params.architectures)
+            if concerned and not recipe(params, architecture, method).epochs:
+                yield name
 
 
 def _exports(params: Params) -> Iterator[str]:

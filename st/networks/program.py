@@ -36,6 +36,7 @@ SIZED = {
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # the place of the first
+RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")  # (x, state, weights, ...)
 ATTENTION = "scaled_dot_product_attention"
 TAKE = "take"  # (x, axis, positions)
 INPUT = "input"
@@ -193,6 +194,10 @@ class Program(Drawing):
         if name in TRANSPOSED:
             x, weight = self._sizes(args[0]), self._sizes(args[1])
             return [(_layer(node), [*x[:1], *x[2:], *weight])]
+        if name in RECURRENT:
+            steps, layer = self._sizes(args[0])[:2], f"{node.module} ({name})"
+            weights = (self._sizes(argument) for argument in args[2])
+            return [(layer, [*steps, *weight]) for weight in weights if len(weight) == 2]
         if name in PRODUCTS:
             inner = self._sizes(args[PRODUCTS[name]])
             return [(_layer(node), [*self._results(node), *inner[-1:]])]
@@ -258,7 +263,7 @@ class Program(Drawing):
                 _lengths(list(zip(shape, layout, strict=True)), kept)[axis]
                 for shape, layout in results
             ]
-        elif name in CONVOLUTIONS and len(args) > 6:
+        elif name in CONVOLUTIONS and len(args) > 6 and isinstance(args[6], int):
             args[6] = remaining(args[0])[1] // remaining(args[1])[1]
         elif name in ("layer_norm", "rms_norm"):
             args[1] = remaining(args[0])[-len(args[1]) :]

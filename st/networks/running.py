@@ -128,9 +128,9 @@ class Imported(Executable):
                 self._places[name] = (self, name)
                 args = [*args[:2], {"tensor": name}]
             op = _flexible(node.op)
-            if op == RELU and readers[node.args[0]["node"]] == 1:
-                before = nodes[node.args[0]["node"]]
-                fresh = before.name in FRESH and node.args[0]["node"] not in kept
+            source = node.args[0].get("node") if op == RELU else None  # None: of a parameter
+            if source is not None and readers[source] == 1:
+                fresh = nodes[source].name in FRESH and source not in kept
                 op = "aten.relu_.default" if fresh else op
             call = None if layer else function(op)
             plan.append((number, layer, call, args, node.kwargs, frees.get(number, ())))

@@ -32,9 +32,12 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def refuse(path: Path, given: Shapes, wanted: Shapes, optional: set[str]) -> list[str]:
+def refuse(
+    path: Path, given: Shapes, wanted: Shapes, optional: set[str]
+) -> tuple[list[str], list[str]]:
     """Raise StError unless a file has what a network needs. Returns the names of the tensors whose
-    first axis alone is another: those of a last layer for other classes."""
+    first axis alone is another, those of a last layer for other classes, and what is to be said of
+    them."""
     last = list(wanted)[-2:]
     other = [
         name
@@ -55,20 +58,21 @@ def refuse(path: Path, given: Shapes, wanted: Shapes, optional: set[str]) -> lis
     ]
     if parts:
         raise StError(f"{path}: does not fit the network: it {'; '.join(p.strip() for p in parts)}")
-    return other
+    said = [f"{path}: left out, for other classes: {', '.join(other)}"] if other else []
+    return other, said
 
 
 def fitted(
     structure: Structure, path: Path, initial: dict[str, np.ndarray], source: Checkpoint | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A file's weights for the whole network, and the names of those that are left out because
-    they are for other classes. What the file lacks of buffers is `source`'s, `initial` fills the
+    """A file's weights for the whole network, and what is to be said: weights for other classes
+    are left out. What the file lacks of buffers is `source`'s, `initial` fills the
     rest."""
     given = read_weights(path)
     tied = structure.program.tied if structure.program else {}
     given = {name: value for name, value in given.items() if name not in tied}
     own = {t.name for t in structure.graph.tensors() if not t.trained}
-    left_out = refuse(
+    left_out, said = refuse(
         path,
         {name: value.shape for name, value in given.items()},
         structure.shapes(),
@@ -80,7 +84,7 @@ def fitted(
             result[tensor.name] = given[tensor.name].astype(tensor.dtype)
         elif source and tensor.name in own:
             result[tensor.name] = source.tensors[tensor.name]
-    return result, left_out
+    return result, said
 
 
 def convert(source: Path, target: Path) -> int:

@@ -38,9 +38,9 @@ def run(
     if job.get("weights") == "own" and drawn:
         initial = drawn.tensors
     elif weights:
-        initial, left_out = fitted(structure, weights, initial, drawn)
-        if left_out:
-            say(f"{weights}: left out, for other classes: {', '.join(left_out)}")
+        initial, said = fitted(structure, weights, initial, drawn)
+        for note in said:
+            say(note)
     place = Place(model, history, device, threads, member)
     if job["rewind_epoch"] == 0 and place.leads:
         save_model(rewind, structure, initial, epochs=0)

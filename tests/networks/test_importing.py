@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -119,6 +121,19 @@ class Scales(nn.Module):
 
     def forward(self, x):
         return x + self.channel * (x + self.entry) * self.single
+
+
+def weighted(x, scales, one):
+    """Branches by the positive part of a parameter."""
+    return one(x) * F.relu(scales.single) + x
+
+
+def by_image(x, attention, kernels):
+    """A mixture of kernels for each image, run as groups of one image."""
+    n, c, h, w = x.shape
+    shares = attention(x.mean((2, 3))).softmax(-1)
+    weight = (shares @ kernels.weight.reshape(2, -1)).reshape(n * c, c, 3, 3)
+    return F.conv2d(x.reshape(1, n * c, h, w), weight, padding=1, groups=n).view(n, c, h, w)
 
 
 class Standardised(nn.Conv2d):
@@ -276,7 +291,7 @@ CASES = {
         lambda: Small(
             lambda x, a, b: b(F.relu(a(x))), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv2d(6, 8, 2, 2)
         ),
-        [8, 8, 6],
+        [8, 6, 8],
     ),
     "glu": (lambda: between(lambda x: F.glu(x, 1), 12), [8, 6, 8]),
     "maximum of halves": (lambda: between(lambda x: torch.max(*x.chunk(2, 1)), 12), [8, 6, 8]),
@@ -297,6 +312,19 @@ CASES = {
     "one channel for all": (lambda: between(lambda x: x * x[:, 2:3]), [8, 5, 8]),
     "no gradients": (lambda: between(lambda x: x * _without_gradients(x)), [8, 6, 8]),
     "no autocast": (lambda: between(lambda x: x * _in_float32(x)), [8, 6, 8]),
+    "weights of branches": (lambda: Small(weighted, Scales(), block(8, 8)), [8]),
+    "kernels of each image": (
+        lambda: Small(by_image, nn.Linear(8, 2), nn.Conv2d(8, 16, 3, bias=False)),
+        [],
+    ),
+    "spectral norm": (
+        lambda: Small(lambda x, a: a(x), spectral_norm(nn.Conv2d(8, 8, 1))),
+        [],
+    ),
+    "constants": (
+        lambda: between(lambda x: x / torch.tensor([2.0, 3.0]).repeat(3).view(-1, 1, 1)),
+        [8, 2, 8],
+    ),
     "no rule": (lambda: between(lambda x: x.sort(1)[0]), [8, 8]),
 }  # fmt: skip
 
@@ -481,6 +509,39 @@ def test_names_are_the_modules():
 def test_what_is_pinned_is_said():
     program, _ = imported(CASES["along channels"][0](), (3, 8, 8))
     assert program.pinned == {"conv1d": 8, "the output": 5}
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimator: its gradient is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+def test_own_gradients_are_said_to_be_left_out():
+    program, _ = imported(between(lambda x: Sign.apply(x)), (3, 8, 8))
+    assert program.notes == ["the gradient of Sign is that of its forward, not its backward"]
+
+
+def test_what_is_computed_again_has_gradients():
+    module = prepared(Small(lambda x, a: x + (checkpoint(a, x, use_reentrant=True)), block(8, 8)))
+    whole, values = structure_of(module)
+    check(module, whole, values, torch.rand(3, 3, 8, 8, dtype=torch.float64))
+
+
+def test_recurrent_layers_count():
+    rows = Plain(
+        lambda x, a, b: b(a(x.flatten(1, 2))[0][:, -1]),
+        nn.GRU(8, 6, batch_first=True),
+        nn.Linear(6, 5),
+    )
+    whole, _ = structure_of(rows)
+    assert whole.cost()[1] == 24 * 3 * 6 * (8 + 6) + 6 * 5
 
 
 REFUSED = {

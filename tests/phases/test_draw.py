@@ -189,12 +189,16 @@ def test_given_weights_are_taken_as_they_are(project):
         ({"supernets": {"plain": {"weights": "no.safetensors"}}}, "'no.safetensors' is missing"),
         ({"supernets": {"plain": {"training": {"epochs": 0}}}}, "0 for mine: needs weights"),
         (
+            {"methods": {"st": {"search": "l1", "training": {"epochs": 0}}}},
+            "methods.st.training.epochs: 0 for mine with init 'random' leaves the network",
+        ),
+        (
             {"architectures": {"mine": {"family": "import", "options": {"module": "no.py:Net"}}}},
             "architectures.mine: 'no.py' is missing",
         ),
         (
             {"architectures": {"mine": {"family": "import", "options": {"module": "net"}}}},
-            "option 'module': must be FILE.py:NAME",
+            "must be FILE.py:NAME",
         ),
         (
             {"architectures": {"mine": {"family": "import", "options": {}}}},

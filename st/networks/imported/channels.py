@@ -119,7 +119,7 @@ def _finished(
         for form, numbers in alive.items()
     }
     producers = list(dict.fromkeys(coupling.roles["producers"]))
-    owners = _owners(axes, producers)
+    owners = _owners(axes, producers, program)
     if not streams:
         owners = {
             name: found for name, found in owners.items() if not _stream(found, axes, program)
@@ -177,7 +177,7 @@ def _finished(
         stored=stored,
         layouts=layouts,
         groups=groups,
-        pinned=_pinned(coupling, tensors),
+        pinned=_pinned(coupling, tensors, program),
     )
 
 
@@ -257,10 +257,13 @@ def _stream(members: np.ndarray, axes: Axes, program: Program) -> bool:
     return len(makers) > 1
 
 
-def _owners(axes: Axes, producers: list[str]) -> dict[str, np.ndarray]:
+def _owners(axes: Axes, producers: list[str], program: Program) -> dict[str, np.ndarray]:
     """Groups by name: units that one layer makes, and what is tied to them by that; those that no
     layer makes, by the tensor that has them. A group of one unit is none: it must remain."""
-    vectors = [(name.removesuffix(".weight"), axes[name][0]) for name in producers]
+    vectors = [
+        (name.removesuffix(".weight"), axes[name][_output_axis(name, program)])
+        for name in producers
+    ]
     made = {unit for _, v in vectors if v is not None for unit in v}
     vectors += [
         (f"{name}.{axis}", np.where(np.isin(v, list(made)), STAYS, v))
@@ -283,7 +286,7 @@ def _owners(axes: Axes, producers: list[str]) -> dict[str, np.ndarray]:
     return {name: np.array(sorted(found)) for name, found in members.items() if len(found) > 1}
 
 
-def _pinned(coupling: Coupling, tensors: dict[str, Labels]) -> dict[str, int]:
+def _pinned(coupling: Coupling, tensors: dict[str, Labels], program: Program) -> dict[str, int]:
     """By operator, how many channels of convolutions and linear layers it keeps from being removed.
     Of several that pin the same channels the first counts."""
     units = coupling.units(pinned=False)
@@ -293,7 +296,7 @@ def _pinned(coupling: Coupling, tensors: dict[str, Labels]) -> dict[str, int]:
             because.setdefault(unit, op)
     found: Counter[str] = Counter()
     for name in dict.fromkeys(coupling.roles["producers"]):
-        channels = tensors[name].along(0)
+        channels = tensors[name].along(_output_axis(name, program))
         if channels is not None:
             found.update(because[u] for u in units[channels].tolist() if u in because)
     return dict(found)

@@ -1,13 +1,18 @@
 """Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import getitem
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.autograd import Function
 from torch.export import Dim, export
+from torch.utils.checkpoint import CheckpointFunction
 
 from st.core.errors import StError, one_line
 from st.core.progress import quiet
@@ -66,7 +71,8 @@ def imported(
     try:
         for form in ("train", "eval"):
             module.train(form == "train")
-            program = exported(module, input_shape)
+            program, said = exported(module, input_shape)
+            notes += said
             nodes, found = read(program, form, notes)
             forms[form] = nodes
             for name, (tensor, trained) in found.items():
@@ -85,6 +91,9 @@ def imported(
     every = dict(module.named_parameters(remove_duplicate=False))
     names = {id(p): name for name, p in every.items() if name in stored}
     tied = {n: names[id(p)] for n, p in every.items() if n not in stored and id(p) in names}
+    frozen = sorted(n for n, p in every.items() if n in stored and not p.requires_grad)
+    if frozen:
+        notes.append(f"frozen, kept as they are and not counted: {', '.join(frozen)}")
     unused = sorted(every.keys() - stored.keys() - tied.keys())
     if unused:
         notes.append(f"not used for the output, left out: {', '.join(unused)}")
@@ -118,18 +127,39 @@ MEANINGS = {
 
 
 def exported(module: nn.Module, input_shape: tuple[int, int, int]):
-    """torch.export's program; raises StError with what torch says."""
+    """torch.export's program, and what is to be said of it; raises StError with what torch says."""
     parameter = next(module.parameters(), torch.empty(0))
     images = torch.zeros(BATCH, *input_shape, dtype=parameter.dtype, device=parameter.device)
     batch = {0: Dim("n", min=BATCH, max=MOST_IMAGES)}
     try:
-        with quiet():
-            return export(module, (images,), dynamic_shapes=(batch,), strict=False)
+        with quiet(), own_gradients() as found:
+            program = export(module, (images,), dynamic_shapes=(batch,), strict=False)
     except Exception as error:  # the module's code may do anything
         said = one_line(error)
         meaning = next((text for words, text in MEANINGS.items() if words in said), "")
         about = f"{meaning} ({said[:200]})" if meaning else f"{type(error).__name__}: {said[:400]}"
         raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
+    return program, [
+        f"the gradient of {name} is that of its forward, not its backward" for name in found
+    ]
+
+
+@contextmanager
+def own_gradients() -> Iterator[list[str]]:
+    """Gathers the names of functions whose gradients the module says itself: torch.export draws
+    what they compute and leaves their gradients out. What is computed again in the backward pass
+    is called as it is. An `apply` that was kept before, as in `sign = Sign.apply`, is not seen."""
+    names: list[str] = []
+
+    def apply(cls, *args):
+        if cls is CheckpointFunction:
+            called, _, *inputs = args
+            return called(*inputs)
+        names.append(cls.__name__)
+        return super(Function, cls).apply(*args)
+
+    with patch.object(Function, "apply", classmethod(apply)):
+        yield names
 
 
 def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
@@ -173,7 +203,8 @@ REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 
 def inline(module: fx.GraphModule) -> None:
     """Put what is done without gradients, or in another precision, where it is called. There is no
-    autocast on import; what has no gradients is detached."""
+    autocast on import; what is read without gradients is detached, through which buffers can still
+    be written."""
     graph = module.graph
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
@@ -186,20 +217,22 @@ def inline(module: fx.GraphModule) -> None:
             zip(region.graph.find_nodes(op="placeholder"), node.args[place + 1 :], strict=True)
         )
         with graph.inserting_before(node):
+            if name == "wrap_with_set_grad_enabled" and not node.args[0]:
+                held = {inner: _detached(graph, value) for inner, value in held.items()}
             for inner in region.graph.nodes:
                 if inner.op not in ("placeholder", "output"):
                     held[inner] = graph.node_copy(inner, held.__getitem__)
             (end,) = region.graph.find_nodes(op="output")
             results = [held[value] for value in end.args[0]]
-            if name == "wrap_with_set_grad_enabled" and not node.args[0]:
-                results = [_detached(graph, value) for value in results]
         for user in list(node.users):  # each takes one of the results
             user.replace_all_uses_with(results[user.args[1]])
             graph.erase_node(user)
         graph.erase_node(node)
 
 
-def _detached(graph: fx.Graph, value: fx.Node) -> fx.Node:
+def _detached(graph: fx.Graph, value: Any) -> Any:
+    if not isinstance(value.meta.get("val"), torch.Tensor):
+        return value
     result = graph.call_function(torch.ops.aten.detach.default, (value,))
     result.meta = dict(value.meta)
     return result
@@ -270,7 +303,8 @@ def _node(node: fx.Node, known: dict[str, dict]) -> Node:
         last = max((n for n, a in enumerate(positional) if a.name in kwargs), default=-1)
         for argument in positional[len(args) : last + 1]:
             args.append(kwargs.pop(argument.name, argument.default_value))
-        op = str(node.target)
+        # of tensors that are made in the module's code; in place, torch refuses it for views
+        op = str(node.target).replace("aten.detach_.", "aten.detach.")
     else:
         op = getattr(node.target, "__name__", str(node.target))
         if op not in PYTHON:

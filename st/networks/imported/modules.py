@@ -14,6 +14,7 @@ from torch import nn
 
 from st.core.errors import StError, one_line
 from st.core.registry import closest
+from st.networks.place import parted
 from st.networks.weights import read_weights, refuse
 
 CLASSES = ("num_classes", "n_classes", "nclasses", "num_labels", "classes", "nb_classes")
@@ -51,12 +52,7 @@ def _made_for(module: nn.Module) -> list[str]:
 
 def found(name: str) -> Any:
     """What is called: a class or function, or a module."""
-    place, _, attribute = name.rpartition(":")
-    if not place or not attribute:
-        raise StError(
-            f"module '{name}': must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME, such as "
-            "torchvision.models:resnet18"
-        )
+    place, attribute = parted(name)
     if place == "timm":
         return _timm(attribute)
     try:
@@ -199,11 +195,11 @@ def fill(module: nn.Module, path: Path) -> list[str]:
     """
     given = {name: torch.from_numpy(value) for name, value in read_weights(path).items()}
     wanted = module.state_dict()
-    left_out = refuse(
+    left_out, said = refuse(
         path,
         {name: tuple(value.shape) for name, value in given.items()},
         {name: tuple(value.shape) for name, value in wanted.items()},
         optional={name for name in wanted if name.endswith("num_batches_tracked")},
     )
     module.load_state_dict({n: v for n, v in given.items() if n not in left_out}, strict=False)
-    return [f"{path}: left out, for other classes: {', '.join(left_out)}"] if left_out else []
+    return said
