@@ -34,7 +34,10 @@ def start(label: str, log: Path | None, new: bool = True) -> None:
             if new:
                 log.write_bytes(b"")
             file = logging.FileHandler(
-                log, mode="a", encoding="utf-8", errors="backslashreplace"  # names of files
+                log,
+                mode="a",
+                encoding="utf-8",
+                errors="backslashreplace",  # names of files
             )
         except OSError as error:
             raise StError(f"--log {log}: cannot be written ({error.strerror})") from error

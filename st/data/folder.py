@@ -227,16 +227,16 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
         hold = "hold" if len(bare) > 1 else "holds"
         raise StError(
             f"{folder}: {_listed(bare)} {hold} only folders ({bare[0]}: {_listed(inner[bare[0]])}) "
-            f"and no images, as class folders do; {advice} the folder of the class folders, or move "
-            "the images up into these"
+            f"and no images, as class folders do; {advice} the folder of the class folders, or "
+            "move the images up into these"
         )
     if len(names) < 2:
         raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
     # beside others they may be classes; only these are a split, sorted by a list elsewhere
     if all(any(name.lower() in known for known in PARTS.values()) for name in names):
         raise StError(
-            f"{folder}: {_listed(names)} are called as parts of a split are, but hold images and no "
-            "class folders; sort the images of each into a folder for each class"
+            f"{folder}: {_listed(names)} are called as parts of a split are, but hold images and "
+            "no class folders; sort the images of each into a folder for each class"
         )
     unclear = [name for name in names if {"Cc", "Cs"} & set(map(unicodedata.category, name))]
     if unclear:

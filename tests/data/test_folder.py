@@ -178,7 +178,7 @@ def test_names_that_look_alike_are_told(tmp_path):
     assert alike(["cat", "Cat", "dog", "\xe9", "e\u0301"]) == ["'cat', 'Cat'", r"'\xe9', 'e\u0301'"]
     assert alike(["cat", "cats", "e"]) == []
     tree(tmp_path, "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
-    with pytest.raises(StError, match="the same but for case.*'Cat', 'cat'"):
+    with pytest.raises(StError, match=r"the same but for case.*'Cat', 'cat'"):
         layout(tmp_path)
 
 
