@@ -33,7 +33,12 @@ def start(label: str, log: Path | None, new: bool = True) -> None:
             log.parent.mkdir(parents=True, exist_ok=True)
             if new:
                 log.write_bytes(b"")
-            file = logging.FileHandler(log, mode="a", encoding="utf-8")
+            file = logging.FileHandler(
+                log,
+                mode="a",
+                encoding="utf-8",
+                errors="backslashreplace",  # names of files
+            )
         except OSError as error:
             raise StError(f"--log {log}: cannot be written ({error.strerror})") from error
         file.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", "%H:%M:%S"))

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from st.core.errors import StError, one_line
+from st.core.files import whole, write_text
 from st.core.snakemake_internals import NOTHING_TO_DO, RECORDS, output, record_path, records
 
 ARCHIVE = Path("results/provenance.json.gz")
@@ -108,11 +109,9 @@ def pack() -> None:
     found = {name: path.read_text() for name, path in sorted(records().items())}
     data = gzip.compress(json.dumps(found, indent=0).encode(), compresslevel=6, mtime=0)
     if not ARCHIVE.exists() or ARCHIVE.read_bytes() != data:
-        ARCHIVE.parent.mkdir(exist_ok=True)
-        temporary = ARCHIVE.with_name(".provenance.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(ARCHIVE)
-    SEEN.write_text(_digest())
+        with whole(ARCHIVE) as temporary:
+            temporary.write_bytes(data)
+    write_text(SEEN, _digest())
 
 
 def record() -> None:
@@ -128,7 +127,15 @@ def record() -> None:
     if _dvc_is_to_be_told():
         command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or NOTHING_TO_DO not in done.stdout + done.stderr:
+        if done.returncode:
+            told = (done.stdout + done.stderr).strip().splitlines()
+            if any(line.startswith("Traceback") for line in told):  # what it ends with says why
+                told = told[-1:]
+            reason = " ".join(line for line in told if not line.startswith(("Using ", "  File ")))
+            raise StError(
+                f"DVC is not told of the results, because Snakemake fails: {one_line(reason, 400)}"
+            )
+        if NOTHING_TO_DO not in done.stdout + done.stderr:
             raise StError(
                 "the results are not those of params.yaml, or not complete, so DVC is not told of "
                 "them: `snakemake --dry-run` says what is left to do"
@@ -161,9 +168,12 @@ def record_with_dvc() -> None:
         )
         if not done.returncode:
             return
-        told = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        errors = [line for line in told if "ERROR" in line or "Error" in line] or told[-1:]
-        obstacle = f"dvc commit failed ({one_line(' '.join(errors), 400) or 'without a reason'})"
+        told = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        errors = [line for line in told if line.startswith("ERROR")] or [
+            line for line in told if "Error" in line
+        ]
+        reason = one_line(" ".join(errors or told[:1]), 400) or "without a reason"
+        obstacle = f"dvc commit failed ({reason})"
     raise StError(
         f"versions are not recorded: {obstacle}; the results are complete, and `python -m st "
         "record` records them afterwards"
@@ -172,16 +182,43 @@ def record_with_dvc() -> None:
 
 def _obstacle() -> str:
     """What would keep DVC from recording, with what to do; '' if nothing is known."""
-    lock = Path("dvc.lock")
-    if lock.exists() and re.search(r"^(<{7}|>{7})", lock.read_text(errors="replace"), re.M):
-        return "dvc.lock has conflict markers; take one side (`git checkout --ours dvc.lock`)"
-    for folder in (Path("results"), *Path("results").glob("*")):
-        if folder.is_symlink() and folder.is_dir():
+    for path in (Path("dvc.lock"), Path("dvc.yaml"), *_settings()):
+        if path.exists() and re.search(rb"^(<{7}|>{7})", path.read_bytes(), re.M):
+            return (
+                f"{path} has conflict markers; take one side, in an editor or by `git checkout "
+                f"--ours {path}`"
+            )
+    if not Path("dvc.yaml").exists():
+        return "dvc.yaml is missing; `git checkout dvc.yaml` brings it back"
+    # without a word DVC would record that folders which are links are empty
+    folders = (Path(folder, name) for folder, names, _ in os.walk("results") for name in names)
+    for folder in (Path(".dvc"), Path("results"), *folders):
+        if folder.is_symlink():
             return (
                 f"{folder} is a link, which DVC does not follow; link the whole clone instead, or "
                 "put DVC's cache elsewhere (`dvc cache dir`)"
             )
+    if not _without_git() and not _git("check-ignore", "--quiet", "dvc.yaml").returncode:
+        return (
+            "git ignores this folder, and DVC what git does; run `git init` here, or take it out "
+            "of what `git check-ignore --verbose dvc.yaml` names"
+        )
     return ""
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+
+
+def _settings() -> list[Path]:
+    """DVC's, those that are there."""
+    return [path for path in (Path(".dvc/config"), Path(".dvc/config.local")) if path.exists()]
+
+
+def _without_git() -> bool:
+    """Whether DVC is told to do without."""
+    told = (path.read_bytes() for path in _settings())
+    return any(re.search(rb"no_scm\s*=\s*true", text, re.I) for text in told)
 
 
 def _lacks_git() -> str:
@@ -189,8 +226,7 @@ def _lacks_git() -> str:
     without."""
     advice = "or `dvc config core.no_scm true`, and then `python -m st record`"
     try:
-        command = ["git", "rev-parse", "--is-inside-work-tree"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = _git("rev-parse", "--is-inside-work-tree")
         if not done.returncode:
             return ""
         reason = f"git refuses ({one_line(done.stderr, 200)}); do what it says, {advice}"
@@ -198,6 +234,4 @@ def _lacks_git() -> str:
             reason = f"this is not a git repository; run `git init`, {advice}"
     except OSError:
         reason = f"git is not installed; install it, {advice}"
-    settings = [p for p in (Path(".dvc/config"), Path(".dvc/config.local")) if p.exists()]
-    without = any(re.search(r"no_scm\s*=\s*true", path.read_text(), re.I) for path in settings)
-    return "" if without else reason
+    return "" if _without_git() else reason

@@ -23,7 +23,8 @@ def suffixes() -> set[str]:
     from PIL import Image
 
     known = Image.registered_extensions()
-    return {s for s, kind in known.items() if kind in Image.OPEN and kind not in NOT_DECODED}
+    read = {"MPO", *Image.OPEN} - NOT_DECODED  # MPO: what reads JPEG files finds it in them
+    return {suffix for suffix, kind in known.items() if kind in read}
 
 
 QUALITY = 95  # of JPEG files that are made anew
@@ -159,8 +160,8 @@ def _converted(
     done, mode = [], image.mode
     # conversion would clip them, or keep their upper bits, which may be empty
     if mode in ("I", "F") or ";16" in mode + _raw_modes(image):
-        raise ValueError(f"more than 8 bits a channel, mode {mode}")
-    if image.getexif().get(0x0112, 1) != 1:
+        raise ValueError(f"more than 8 bits a channel, mode {mode}; convert it to 8")
+    if image.getexif().get(0x0112, 1) in range(2, 9):  # others say nothing
         done.append("turned upright")
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
@@ -171,6 +172,8 @@ def _converted(
     wanted = "L" if grayscale else "RGB"
     if mode != wanted:
         done.insert(0, mode)
+    if mode == "LAB":  # of which the library makes no gray
+        image = image.convert("RGB")
     image = image.convert(wanted)
     if size is not None:
         height, width = size

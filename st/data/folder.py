@@ -4,8 +4,10 @@ Needs no torch, and the image library's list of suffixes only where files lie be
 workflow reads folders at every start.
 """
 
+import errno
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ PARTS = {
 # What systems and programs leave in folders, beside everything whose name begins with a dot.
 BY_PRODUCTS = {
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
-    "desktop.ini", "icon\r",
+    "desktop.ini", "icon\r", "__pycache__",
 }  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def layout(root: str | Path) -> Layout:
     A folder is a part if its name says so and it holds folders, whatever files lie beside them:
     'train' may be a class, of images. Raises StError that names the folders which are in the way.
     """
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         raise StError(f"{root}: is not a folder; the option 'root' names a folder of class folders")
     names = _folders(folder)
@@ -78,6 +80,9 @@ def layout(root: str | Path) -> Layout:
     if any(missing.values()):
         lacks = {parts[part].name: names for part, names in missing.items() if names}
         told = "; ".join(f"{name}/ lacks {_listed(names)}" for name, names in lacks.items())
+        same = alike(every)
+        if same:
+            told += f" (the same but for case, or for how accents are stored: {_listed(same)})"
         raise StError(f"{root}: all parts must have the same class folders: {told}")
     return Layout(parts, every)
 
@@ -93,24 +98,75 @@ def files(folder: Path, left_out: list[str] | None = None) -> Iterator[Path]:
 
 
 def _walk(
-    folder: str, left_out: list[str], above: tuple[tuple[int, int], ...] = ()
+    folder: str, left_out: list[str], above: tuple[tuple[int, int], ...] | None = None
 ) -> Iterator[str]:
-    """The same as text: millions of files need no Path each."""
-    status = os.stat(folder)
-    above = (*above, (status.st_dev, status.st_ino))
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    """The same as text: millions of files need no Path each. `above`: what no link may lead to,
+    which would bring in the images of all classes; by default all folders around the first, both
+    where it lies and where a link has it."""
+    if above is None:
+        around = {*Path(os.path.abspath(folder)).parents, *Path(folder).resolve().parents}
+        above = tuple(map(_identity, around))
+    above = (*above, _identity(folder))
+    for entry in _entries(folder):
         if is_by_product(entry.name):
             left_out.append(f"{entry.path} (hidden, or a by-product)")
-        elif entry.is_dir():
-            inner = entry.stat()
-            if (inner.st_dev, inner.st_ino) in above:
+        elif _is(entry.is_dir):
+            if _identity(entry.path) in above:
                 left_out.append(f"{entry.path} (a link back to a folder above)")
             else:
                 yield from _walk(entry.path, left_out, above)
-        elif entry.is_file():
+        elif _is(entry.is_file):
             yield entry.path
         else:
             left_out.append(f"{entry.path} (a link to nothing, or not a file)")
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; raises StError if it can't be listed."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise StError(
+            f"{folder}: cannot be read ({error.strerror}); fix the permissions, or take it out"
+        ) from error
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """An entry's is_dir or is_file; false for a link to itself, as for one to nothing."""
+    try:
+        return kind()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise StError(
+            f"{error.filename}: cannot be read ({error.strerror}); fix the permissions, or take "
+            "it out"
+        ) from error
+
+
+def expanded(root: str | Path) -> Path:
+    """With a home folder in place of ~; raises StError if there is no such user."""
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise StError(
+            f"{root}: there is no such home folder; the option 'root' names a folder of class "
+            "folders"
+        ) from error
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Names that are the same but for case or for how their accents are stored, a text for each
+    such group."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [", ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
 def is_by_product(name: str) -> bool:
@@ -141,22 +197,24 @@ def _fingerprint(paths: Iterable[Path], fact: Callable[[str, os.stat_result], st
         for place in places:
             name = place.removeprefix(root).removeprefix(os.sep)
             try:
-                digest.update(f"{name}\n{fact(place, os.stat(place))}\n".encode(errors="replace"))
+                told = f"\n{fact(place, os.stat(place))}\n".encode()
             except OSError:  # removed meanwhile
                 continue
+            digest.update(os.fsencode(name) + told)  # names need not be text
             found = True
     return digest.hexdigest() if found else ""
 
 
 def _folders(folder: Path) -> list[str]:
     """The names of the folders in a folder."""
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_by_product(e.name))
+    entries = _entries(folder)
+    return [e.name for e in entries if not is_by_product(e.name) and _is(e.is_dir)]
 
 
 def _has_image(folder: Path) -> bool:
     """Whether an image lies in a folder itself, by its suffix."""
     known = suffixes()
-    names = (entry.name for entry in os.scandir(folder) if entry.is_file())
+    names = (entry.name for entry in _entries(folder) if _is(entry.is_file))
     return any(Path(name).suffix.lower() in known for name in names if not is_by_product(name))
 
 
@@ -166,12 +224,26 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
     names, advice = list(inner), "call the parts of a split train, val and test, or let 'root' name"
     bare = [name for name, folders in inner.items() if folders and not _has_image(folder / name)]
     if bare:
+        hold = "hold" if len(bare) > 1 else "holds"
         raise StError(
-            f"{folder}: {_listed(bare)} hold only folders ({bare[0]}: {_listed(inner[bare[0]])}) "
-            f"and no images, as class folders do; {advice} the folder of the class folders"
+            f"{folder}: {_listed(bare)} {hold} only folders ({bare[0]}: {_listed(inner[bare[0]])}) "
+            f"and no images, as class folders do; {advice} the folder of the class folders, or "
+            "move the images up into these"
         )
     if len(names) < 2:
         raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
+    # beside others they may be classes; only these are a split, sorted by a list elsewhere
+    if all(any(name.lower() in known for known in PARTS.values()) for name in names):
+        raise StError(
+            f"{folder}: {_listed(names)} are called as parts of a split are, but hold images and "
+            "no class folders; sort the images of each into a folder for each class"
+        )
+    unclear = [name for name in names if {"Cc", "Cs"} & set(map(unicodedata.category, name))]
+    if unclear:
+        raise StError(
+            f"{folder}: {_listed(list(map(ascii, unclear)))}: names of classes must be text in one "
+            "line (UTF-8); rename the folders"
+        )
     same = inner[names[0]]
     if len(same) > 1 and all(folders == same for folders in inner.values()):
         raise StError(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from st.core.errors import StError
-from st.data.decode import decode, suffixes
+from st.data.decode import decode, make, suffixes
 
 CORNERS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
 
@@ -77,6 +77,35 @@ def test_animations_give_their_first_frame(tmp_path):
     frames = [Image.new("RGB", (3, 3), (shade,) * 3) for shade in (50, 200)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert abs(decode(tmp_path / "x.gif", None, True)[0].astype(int) - 50).max() <= 2
+
+
+@pytest.mark.parametrize("value", [0, 9, 99, 65535])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path, value):
+    """And the file stays as it is in shards."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.fromarray(CORNERS).save(tmp_path / "x.jpg", exif=exif)
+    assert decode(tmp_path / "x.jpg", None, False)[1] == ""
+    made = make(str(tmp_path / "x.jpg"), None, False, None, compressed=True, by_contents=False)
+    assert made.payload == (tmp_path / "x.jpg").read_bytes()
+
+
+def test_pictures_of_several_images_in_one_file(tmp_path):
+    """As of cameras with two lenses: JPEG files in one another, also called .jpg."""
+    images = [Image.new("RGB", (8, 8), (shade,) * 3) for shade in (50, 200)]
+    for name in ("x.mpo", "x.jpg"):
+        place = tmp_path / name
+        images[0].save(place, "MPO", save_all=True, append_images=images[1:])
+        assert place.suffix in suffixes()
+        assert abs(decode(place, None, True)[0].astype(int) - 50).max() <= 2
+
+
+@pytest.mark.parametrize("grayscale", [False, True])
+def test_lab_colours(tmp_path, grayscale):
+    Image.new("LAB", (4, 4), (128, 128, 128)).save(tmp_path / "x.tif")
+    pixels, done = decode(tmp_path / "x.tif", None, grayscale)
+    assert pixels.shape == (1 if grayscale else 3, 4, 4) and done == "LAB"
+    assert 100 < pixels.min() <= pixels.max() < 140
 
 
 def test_the_library_says_which_suffixes_it_reads():

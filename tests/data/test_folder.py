@@ -1,12 +1,13 @@
 """Folders on disk: layouts, what is passed over, and fingerprints."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from st.core.errors import StError
-from st.data.folder import files, full_fingerprint, layout, quick_fingerprint
+from st.data.folder import alike, expanded, files, full_fingerprint, layout, quick_fingerprint
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -58,10 +59,10 @@ def test_a_class_may_be_called_train(tmp_path):
 
 def test_folders_of_folders_are_named(tmp_path):
     refused(classes(tmp_path / "a", "trn", "tst"), "trn, tst hold only folders (trn: cat, dog)")
-    refused(tree(tmp_path / "b", "x/1.png", "y/inner/1.png"), "y hold only folders (y: inner)")
+    refused(tree(tmp_path / "b", "x/1.png", "y/inner/1.png"), "y holds only folders (y: inner)")
     refused(
         tree(tmp_path / "c", "train/cat/1.png", "train/dog/in/1.png", "test/cat/1.png"),
-        "train: dog hold only folders",
+        "train: dog holds only folders",
     )
     refused(classes(tmp_path / "d", "train", "training", "test"), "train, training are both")
     refused(tree(classes(tmp_path / "e", "train", "test"), "cat/1.png"), "cat beside train, test")
@@ -118,15 +119,101 @@ def test_links_are_followed_without_loops(tmp_path):
     (tmp_path / "cat/more").symlink_to(tmp_path / "elsewhere/in")
     (tmp_path / "cat/loop").symlink_to(root)
     (tmp_path / "cat/none").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "cat/self").symlink_to("self")  # which systems refuse to follow
+    (root / "turns").symlink_to("turns")
     assert layout(root).classes == ["cat", "dog"]
     left_out = []
     found = list(files(root / "cat", left_out))
-    # root is no folder above cat's own place; below it, cat is
-    assert found[:2] == [root / "cat/1.png", root / "cat/loop/dog/1.png"]
-    assert found[-1] == root / "cat/more/3.png"
-    assert any("link back" in line for line in left_out)
-    assert any("none (a link to nothing" in line for line in left_out)
+    assert found == [root / "cat/1.png", root / "cat/more/3.png"]
+    for line in ("loop (a link back", "none (a link to nothing", "self (a link to nothing"):
+        assert any(line in told for told in left_out)
     assert len(quick_fingerprint([root])) == 32
+
+
+@pytest.mark.parametrize("up", ["..", "../..", "../../..", "../../root", "../dog/more/../.."])
+def test_links_to_folders_around_bring_no_images_of_other_classes(tmp_path, up):
+    """A class with a link to the folder of all classes would hold the images of all."""
+    root = tree(tmp_path / "root", "cat/1.png", "dog/1.png", "dog/more/2.png")
+    (root / "cat/up").symlink_to(up)
+    assert list(files(root / "cat")) == [root / "cat/1.png"]
+    before = quick_fingerprint([root])
+    tree(tmp_path, "beside/3.png")
+    assert quick_fingerprint([root]) == before
+
+
+SPLITS = ["train test", "TRAIN Val", "training VALIDATION test", "Training Testing"]
+
+
+@pytest.mark.parametrize("names", SPLITS)
+def test_parts_without_class_folders_are_no_classes(tmp_path, names):
+    """A list elsewhere says their classes; as a data set of the classes train and test it would be
+    nonsense, silently."""
+    for name in names.split():
+        tree(tmp_path, f"{name}/1.png", f"{name}/2.png")
+    with pytest.raises(StError, match="called as parts of a split are, but hold images"):
+        layout(tmp_path)
+
+
+def test_one_class_may_be_called_as_a_part_is(tmp_path):
+    tree(tmp_path, "train/1.png", "bus/1.png")
+    assert layout(tmp_path).classes == ["bus", "train"]
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"a\tb", b"\xff", b"a\x7f"])
+def test_names_of_classes_are_text_in_one_line(tmp_path, name):
+    tree(tmp_path, "cat/1.png")
+    os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+    with pytest.raises(StError, match="must be text in one line") as caught:
+        layout(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["-lead", "k=v", "my cat's", "猫 é", "a{b}", "$HOME", "#1", " x "])
+def test_other_names_of_classes_are_taken(tmp_path, name):
+    tree(tmp_path, "cat/1.png", f"{name}/1.png")
+    assert set(layout(tmp_path).classes) == {"cat", name}
+
+
+def test_names_that_look_alike_are_told(tmp_path):
+    assert alike(["cat", "Cat", "dog", "\xe9", "e\u0301"]) == ["'cat', 'Cat'", r"'\xe9', 'e\u0301'"]
+    assert alike(["cat", "cats", "e"]) == []
+    tree(tmp_path, "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
+    with pytest.raises(StError, match=r"the same but for case.*'Cat', 'cat'"):
+        layout(tmp_path)
+
+
+def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    tree(tmp_path, "cat/1.png", "dog/in/1.png", "dog/1.png")
+    listed = os.scandir
+
+    def refused(path):
+        if str(path).endswith("in"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # also root would be refused
+    for listing in (lambda: list(files(tmp_path / "dog")), lambda: quick_fingerprint([tmp_path])):
+        with pytest.raises(StError, match=r"dog/in: cannot be read \(Permission denied\); fix"):
+            listing()
+
+
+def test_home_folders_that_are_none():
+    for root in ("~nobody-of-this-name", "~nobody-of-this-name/x"):
+        with pytest.raises(StError, match=f"{root}: there is no such home folder"):
+            layout(root)
+    assert expanded("~/x") == Path.home() / "x"
+
+
+def test_fingerprints_of_names_that_are_no_text(tmp_path):
+    found = set()
+    for name in (b"\xff", b"\xfe", b"?"):
+        root = os.fsencode(tmp_path) + b"/" + name.hex().encode()
+        os.mkdir(root)
+        with open(root + b"/" + name, "w"):
+            pass
+        os.utime(root + b"/" + name, (1, 1))
+        found |= {quick_fingerprint([Path(os.fsdecode(root))])}
+    assert len(found) == 3
 
 
 CHANGES = {

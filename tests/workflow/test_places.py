@@ -117,29 +117,85 @@ def result(project: Path) -> Path:
     return project
 
 
+def link(path: Path, scratch: Path) -> None:
+    """Put a folder elsewhere, and a link in its place."""
+    scratch.mkdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(scratch)
+
+
+def conflict(path: Path) -> None:
+    there = path.read_text() if path.exists() else ""
+    path.write_text(f"<<<<<<< HEAD\n{there}=======\n>>>>>>> other\n")
+
+
+def ignored(project: Path) -> None:
+    """A folder of another repository, which ignores it."""
+    shutil.rmtree(project / ".git")
+    run(project.parent, "git", "init", "--quiet")
+    (project.parent / ".gitignore").write_text(f"{project.name}\n")
+
+
 OBSTACLES = {
-    "conflict": "dvc.lock has conflict markers",
-    "link": "results is a link",
-    "no git": "not a git repository",
-    "nothing made": "dvc commit failed",
-}
+    "nothing made": (lambda p: None, "dvc commit failed"),
+    "no git": (lambda p: shutil.rmtree(p / ".git"), "not a git repository"),
+    "ignored": (ignored, "git ignores this folder"),
+    "damaged": (lambda p: (p / "dvc.yaml").write_text("stages: ["), "'./dvc.yaml' is invalid"),
+    "missing": (lambda p: (p / "dvc.yaml").unlink(), "dvc.yaml is missing"),
+    **{
+        f"conflict in {name}": (
+            lambda p, name=name: conflict(p / name), f"{name} has conflict markers",
+        )
+        for name in ("dvc.lock", "dvc.yaml", ".dvc/config", ".dvc/config.local")
+    },
+    **{
+        f"link {name}": (
+            lambda p, name=name: link(p / name, p.parent / "scratch"), f"{name} is a link",
+        )
+        for name in ("results", "results/pretrain", "results/train/digits", "results/a/b/c/d")
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", OBSTACLES)
-def test_why_versions_are_not_recorded(project, tmp_path, kind):
-    if kind != "no git":
-        run(project, "git", "init", "--quiet")
-    if kind == "link":
-        (tmp_path / "scratch").mkdir()
-        (project / "results").symlink_to(tmp_path / "scratch")
+def test_why_versions_are_not_recorded(project, kind):
+    run(project, "git", "init", "--quiet")
+    change, words = OBSTACLES[kind]
+    change(project)
     result(project)
-    if kind == "conflict":
-        (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
     script = "from st.core import records; records.record_with_dvc()"
     told = run(project, sys.executable, "-c", script, fails=kind != "no git")
     line = told.strip().splitlines()[-1]
-    assert "versions are not recorded" in line and OBSTACLES[kind] in line, told
+    assert "versions are not recorded" in line and words in line, told
     assert "python -m st record" in line
+
+
+def test_why_the_results_are_not_those_of_the_params(project):
+    """Snakemake's reason, and no guess."""
+    result(project)
+    conflict(project / "params.yaml")
+    for command in (["snakemake", "-n"], [sys.executable, "-m", "st", "record"]):
+        told = run(project, *command, fails=True)
+        assert "params.yaml: is not YAML" in told and "Traceback" not in told
+    assert told.count("\n") == 1
+
+
+def test_records_on_a_full_disk_are_one_line(project):
+    """Snakemake's end must not fail for them: the results are there."""
+    result(project)
+    script = """
+import resource
+from st.core import records
+from st.core.errors import StError
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    records.pack()
+except StError as error:
+    print(error)
+"""
+    told = run(project, sys.executable, "-B", "-c", script)
+    assert "provenance.json.gz: cannot be written (File too large); make room" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

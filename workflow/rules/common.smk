@@ -38,6 +38,13 @@ if {"{", "}"} & set(str(workflow.basedir)):
 
 PARAMS_FILES = internals.configfiles(workflow) or ["params.yaml"]
 
+try:
+    # finds what Snakemake's reader lets pass, keys that are there twice, and says what that does not
+    for path in PARAMS_FILES:
+        check.read(path)
+except StError as error:
+    raise WorkflowError(str(error)) from None
+
 # A params file chosen with --configfile describes its grid whole; Snakemake would merge it with a
 # default one key by key.
 if not internals.configfiles(workflow):
@@ -46,9 +53,6 @@ if not internals.configfiles(workflow):
 
 
 try:
-    # finds what Snakemake's reader lets pass: keys that are there twice
-    for path in PARAMS_FILES:
-        check.read(path)
     given = check.typed(internals.config_option(workflow))
     named = [os.path.relpath(path) for path in PARAMS_FILES] + ["--config"] * bool(given)
     PARAMS = check.parse({**config, **given}, " + ".join(named))

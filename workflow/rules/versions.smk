@@ -17,9 +17,9 @@ def record_versions():
     """Archive Snakemake's records; if the default table is made, DVC may know that all is."""
     if CACHE:
         records.own_files(os.environ[CACHE_VARIABLE])
-    records.pack()
-    if internals.is_default_config(workflow) and internals.is_made(workflow, "report"):
-        try:
+    try:
+        records.pack()
+        if internals.is_default_config(workflow) and internals.is_made(workflow, "report"):
             records.record_with_dvc()
-        except StError as error:
-            print(error, file=sys.stderr)
+    except StError as error:
+        print(error, file=sys.stderr)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from st.core.errors import StError
 from st.data.dataset import Data, Shape
+from st.data.folder import expanded
 
 
 def torchvision_data(kind: str, root: str, download: bool) -> Data:
@@ -52,6 +53,6 @@ def below(folder: str):
     """A `paths` of a folder below the option `root`."""
 
     def paths(*, root: str, **others) -> list[Path]:
-        return [Path(root).expanduser() / folder]
+        return [expanded(root) / folder]
 
     return paths

@@ -1,5 +1,6 @@
 """Any folder of class folders."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from st.core.registry import datasets
 from st.core.types import Flag
 from st.data.dataset import Data, Shape, Stored
 from st.data.decode import Made, area, make, suffixes
-from st.data.folder import Layout, files, is_by_product, layout
+from st.data.folder import Layout, alike, expanded, files, is_by_product, layout
 from st.data.shards import Writer, memory
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
@@ -89,8 +90,9 @@ def imagefolder(
     reader.tell()
     beside = {*found.parts.values(), *(part.parent for part in found.parts.values() if split)}
     entries = [entry for folder in sorted(beside) for entry in sorted(folder.iterdir())]
-    strays = [str(e) for e in entries if e.is_file() and not is_by_product(e.name)]
+    strays = [str(e) for e in entries if os.path.isfile(e) and not is_by_product(e.name)]
     say_all("files beside the class folders, left out", strays)
+    say_all("classes whose names differ in case or accents only", alike(data.classes))
     counts = np.bincount(data.train_labels, minlength=len(found.classes))
     few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
     say_all(f"classes with fewer than {FEW} training images", few)
@@ -102,14 +104,14 @@ def _shape(
     grayscale: bool, **others,
 ) -> Shape | None:  # fmt: skip
     _check_sizes(size, test_resize, train_size)
-    if size is None or not Path(root).expanduser().is_dir():
+    if size is None or not expanded(root).is_dir():
         return None
     return (1 if grayscale else 3, size, size), len(layout(root).classes)
 
 
 imagefolder.shape = _shape
 imagefolder.writes = True  # shards
-imagefolder.paths = lambda *, root, **others: [Path(root).expanduser()]
+imagefolder.paths = lambda *, root, **others: [expanded(root)]
 
 
 def _check_sizes(size: int | None, test_resize: int | None, train_size: int | None) -> None:
@@ -224,8 +226,9 @@ class _Reader:
                 labels.append(label)
                 names.append(one.file)
         if self._damaged and not self._skip:
-            say_all("images that cannot be read", self._damaged)
             first_line, *more = self._damaged
+            if more:
+                say_all("images that cannot be read", self._damaged)
             raise StError(first_line + (f" ({len(more)} more like this)" if more else ""))
         if self._compressed:
             assert self._writer and self._shape
