@@ -179,12 +179,12 @@ def choose(
         name = f"cuda:{rank}"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
-        raise StError(f"--device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")
+        raise StError(f"device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")
     if kind == "cuda":
         if not torch.cuda.is_available():
-            raise StError(f"--device {name}: torch sees no GPU here; use --device cpu")
+            raise StError(f"device {name}: torch sees no GPU here; use device cpu")
         if int(number or 0) >= torch.cuda.device_count():
-            raise StError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
+            raise StError(f"device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
