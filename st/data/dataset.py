@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,10 @@ class Data:
         """Mean and deviation per channel, in 0...255: those given, or the training images'."""
         if self.normalisation:
             return np.array(self.normalisation[0]), np.array(self.normalisation[1])
+        return self._measured
+
+    @cached_property
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
         images = self.train_images
         mean, deviation = [], []
         for channel in range(images.shape[1]):

@@ -5,11 +5,28 @@ every tensor of that structure. Its attribute `source` says what it needs: None,
 trained supernet) or `rewind` (the supernet early in its training).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from st.core import registry
 from st.core.errors import StError
+from st.core.seeds import derive
 from st.networks.checkpoint import Checkpoint
 from st.networks.structure import Structure
+
+
+def initialised(
+    structure: Structure,
+    source: Checkpoint | None,
+    seed: int,
+    init: str,
+    options: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """A subnet's first weights. `seed`: the experiment's; `source`: what the init starts from."""
+    # not the supernet's seed: layers that are not pruned would start from its initial weights
+    return registry.inits.get(init)(structure, source, derive(seed, "subnet"), **options)
 
 
 def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
