@@ -13,6 +13,7 @@ from st.config import jobs
 from st.config.params import Normalisation
 from st.config.parts import section
 from st.core import registry
+from st.core.device import apart
 from st.core.errors import StError
 from st.core.seeds import derive
 from st.deploy.model import USE, Model, checkpoint
@@ -26,6 +27,7 @@ from st.networks.weights import first
 SUFFIX = ".safetensors"
 
 
+@apart()
 def supernet(
     network: nn.Module | str,
     input_shape: Sequence[int],
@@ -80,6 +82,7 @@ def supernet(
     else:
         raise StError(
             f"network: must be a module of torch or a family's name, not {type(network).__name__}"
+            + ("; make a module of it first" if callable(network) else "")
         )
     fresh = registry.inits.check("random", dict(init_options or {}))
     start: Any = weights if weights == "own" else None if weights in (None, "random") else weights
@@ -87,7 +90,7 @@ def supernet(
     tensors, notes = first(structure, source, seed, fresh, given)
     notes = [*(source.facts["notes"] if source else []), *notes]
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)  # whoever called `apart`'s function
     facts: dict[str, Any] = {"notes": notes} if notes else {}
     if classes is not None and not isinstance(classes, int):
         facts["classes"] = list(classes)
@@ -109,7 +112,7 @@ def _imported(
         raise StError(f"streams: must be 'prune' or 'keep', not {streams!r}")
     own, notes = adapted(module, shape, classes, derive(seed, "draw"))
     program, tensors = imported(own, shape, stages, streams == "prune")
-    kind = type(module)
+    kind = type(own)
     options = {
         "module": f"{kind.__module__}:{kind.__qualname__}", "arguments": None, "weights": None,
         "stages": stages, "streams": streams,
@@ -129,6 +132,7 @@ def _normalisation(given: Mapping[str, Sequence[float]], channels: int) -> dict[
     return found
 
 
+@apart()
 def prune(
     network: Model,
     structure: Structure | Mapping[str, float] | str | Path,

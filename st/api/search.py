@@ -9,6 +9,7 @@ from st.config import jobs
 from st.config.params import BudgetSection, Evaluation, Search
 from st.config.parts import search_problems, section
 from st.core import registry
+from st.core.device import apart
 from st.core.errors import StError
 from st.data.dataset import Data
 from st.deploy.model import Model, checkpoint
@@ -18,6 +19,7 @@ from st.pruning.search import searched
 from st.pruning.selection import Budget
 
 
+@apart()
 def search(
     network: Model,
     budget: Mapping[str, float] | None = None,

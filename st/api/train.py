@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from st.api.checks import data_of, fits, network_of, seed_of
 from st.config import jobs
 from st.config.params import objective as losses_of
 from st.config.parts import objective_problems, section
 from st.core import registry
-from st.core.device import choose
+from st.core.device import apart, choose
 from st.core.errors import StError
 from st.core.progress import Progress
 from st.data.augment import Augment
@@ -29,6 +28,7 @@ from st.training.recipe import Training
 from st.training.trainer import Work, begin, facts, say_inert
 
 
+@apart()
 def train(
     network: Model,
     data: Data,
@@ -88,8 +88,7 @@ def train(
     def after_epoch(run: Run, speed: float) -> None:
         progress.epoch(run.history[-1], speed)
 
-    # dropout draws from torch's generator, which is the caller's
-    with closing(run.images), torch.random.fork_rng([where.name] if where.is_cuda else []):
+    with closing(run.images):
         fit(run, after_epoch)
     say_inert(run)
     about = facts(job | ({"sparsity": sparsity} if sparsity else {}), images, run)
@@ -142,6 +141,7 @@ def _normalised(network: Model, data: Data, name: str = "network") -> Data:
     return data.normalised(**own)
 
 
+@apart()
 def evaluate(
     network: Model, data: Data, *, device: str = "auto", threads: int = 0
 ) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from st.core.types import Section
 Kind = TypeVar("Kind", bound=Section)
 
 
-def section(kind: type[Kind], given: Mapping[str, Any], name: str = "") -> Kind:
+def section(kind: type[Kind], given: Any, name: str = "") -> Kind:
     """A section of params.yaml; raises StError in one line that names the first wrong key.
 
     `name`: what messages call the section.
     """
+    if not isinstance(given, Mapping):
+        raise StError(f"{name}: must be a mapping of keys to values, not {reprlib.repr(given)}")
     try:
         return kind.model_validate(dict(given))
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """Where networks run: device, number format, memory layout, determinism."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -98,6 +98,25 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Torch as a fresh process has it, for what programs and notebooks call: whatever gradient
+    mode, default type and device are theirs. Afterwards these, and random numbers, are as before.
+    """
+    dtype, where = torch.get_default_dtype(), torch.get_default_device()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad():
+        try:
+            torch.set_default_dtype(torch.float32)
+            if where.type != "cpu":
+                torch.set_default_device(None)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if where.type != "cpu":
+                torch.set_default_device(where)
+
+
 class Captured:
     """A function that launches the same work on the same memory each time, as one CUDA graph.
 
@@ -169,6 +188,8 @@ def choose(
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
     one with a free slot, if a workflow runs this. `rank`: the number of this process on this
     machine, if each of several takes a GPU."""
+    if threads and threads < 0:
+        raise StError(f"threads: must be 0 or more, not {threads}")
     if threads:
         torch.set_num_threads(threads)
     process.keep_memory()

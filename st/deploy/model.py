@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from st.core.device import apart
 from st.core.errors import StError
 from st.core.registry import load_plugins
 from st.data.images import standardised
@@ -92,8 +93,8 @@ class Model(nn.Module):
         not say it, as first weights don't."""
         if self._normalise is None:
             raise StError(
-                f"{self.path}: does not say how images are normalised; load the model of a "
-                "finished training"
+                f"{self.path}: does not say how images are normalised; train it, or name it in "
+                "st.supernet(normalisation=...)"
             )
         return self._normalise
 
@@ -175,6 +176,7 @@ class Portable(nn.Module):
         return torch.zeros(2, *self._shape, dtype=self._type)
 
 
+@apart()
 def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
     """A model file (`model.safetensors`) as a torch module that knows its classes and how images
     are prepared for it.

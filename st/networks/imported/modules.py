@@ -43,8 +43,14 @@ def adapted(
 
     `seed`: a new last layer's weights follow from it.
     """
-    name, notes = type(module).__name__, []
     module = getattr(module, "_orig_mod", module)  # of torch.compile
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    name, notes = type(module).__name__, []
+    fixed = [key for key, part in module.named_modules() if not part.training]
+    if module.training and fixed:
+        shown = ", ".join(fixed[:3]) + (f" and {len(fixed) - 3} more" if fixed[3:] else "")
+        notes.append(f"in evaluation mode, but will be trained as the rest is: {shown}")
     kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()} - {"float32"}
     if kinds:
         notes.append(f"weights of {', '.join(sorted(kinds))} are taken as float32")
@@ -57,6 +63,11 @@ def adapted(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         notes += _fit(name, own, shape, classes)
+    if not any(True for _ in own.parameters()):
+        raise StError(f"module '{name}': has no parameters")
+    if not any(parameter.requires_grad for parameter in own.parameters()):  # as of a teacher
+        notes.append("all parameters are frozen; they are taken as if they were not")
+        own.requires_grad_(True)
     return own.float(), notes
 
 

@@ -32,7 +32,8 @@ def initialised(
 def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
     """The part of the source's weights that belongs to `structure`'s channels.
 
-    Raises StError if these are not channels of the source's architecture.
+    Raises StError if these are not channels of the source's architecture, or the source was pruned
+    and has not all of them.
     """
     if structure.graph.tensors() != source.structure.graph.tensors():
         raise StError(
@@ -42,6 +43,12 @@ def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
     had = source.structure.graph.positions(source.structure.keep)
     keeps = structure.graph.positions(structure.keep)
     places = {axis: np.searchsorted(had[axis], kept) for axis, kept in keeps.items()}
+    for axis, kept in keeps.items():
+        if not np.isin(kept, had[axis]).all():
+            raise StError(
+                f"{source.path}: was pruned, and lacks channels that the structure keeps; take the "
+                "network in which the structure was found"
+            )
     result = {}
     for tensor in structure.graph.tensors():
         value = source.tensors[tensor.name]
