@@ -66,5 +66,18 @@ def fits(network: Model, data: Data) -> None:
         )
 
 
+def same_classes(network: Model, data: Data, name: str = "network") -> None:
+    """Raise StError if both name their classes, and differently."""
+    numbers = [str(number) for number in range(len(data.classes))]
+    if network.classes != data.classes and numbers not in (network.classes, data.classes):
+        one, other = next(
+            pair for pair in zip(network.classes, data.classes, strict=True) if pair[0] != pair[1]
+        )
+        raise StError(
+            f"{name}: has the class '{one}' where the data have '{other}'; they must have the same "
+            "classes in the same order"
+        )
+
+
 def _sizes(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))

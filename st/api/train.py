@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from st.api.checks import data_of, fits, network_of, seed_of
+from st.api.checks import data_of, fits, network_of, same_classes, seed_of
 from st.config import jobs
 from st.config.params import objective as losses_of
 from st.config.parts import objective_problems, section
@@ -74,6 +74,7 @@ def train(
     images = _normalised(student, images)
     if teacher is not None:
         fits(network_of(teacher, "teacher"), images)
+        same_classes(teacher, images, "teacher")
         _normalised(teacher, replace(images, normalisation=_statistics(images)), "teacher")
     job = jobs.train(seed, losses, settings, views)
     start = checkpoint(student)
@@ -154,6 +155,7 @@ def evaluate(
     """
     model, images = network_of(network), data_of(data)
     fits(model, images)
+    same_classes(model, images)
     images = _normalised(model, images)
     trained = model.provenance.get("environment") or {}
     where = choose(device, threads, precision=trained.get("precision") or "auto")
@@ -164,7 +166,7 @@ def evaluate(
         labels = placed.test_labels
         found = {
             "accuracy": accuracy.accuracy(predicted, labels),
-            "class_accuracy": accuracy.by_class(predicted, labels, model.classes),
+            "class_accuracy": accuracy.by_class(predicted, labels, images.classes),
         }
     (params, macs), (all_params, all_macs) = file.structure.cost(), file.structure.full.cost()
     kept = {"params_kept": params / all_params, "macs_kept": macs / all_macs}

@@ -21,7 +21,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def data():
-    return st.dataset(*stripes().parts())
+    return st.dataset(*stripes().parts(), classes=stripes().classes)
 
 
 def refused(words: str, function, *arguments, **options) -> None:
@@ -200,6 +200,10 @@ def test_of_what_is_no_network_or_data(net, data, tmp_path):
     other = st.dataset((GRAY[:3], LABELS[:3] // 2), (GRAY[:3], LABELS[:3] // 2))
     for call in (st.train, st.evaluate):
         refused("there are 2 classes, but the network gives 3", call, net, other)
+    named = st.supernet("vgg", (1, 8, 8), list("abc"), options={"layers": [6, "M", 8]})
+    words = "has the class 'a' where the data have 'class0'"
+    refused(f"network: {words}", st.evaluate, named, data)
+    refused(f"teacher: {words}", st.train, net, data, {"kd": 1}, teacher=named, epochs=1)
     one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS))
     refused("batch normalisation needs two", st.train, net, one, epochs=1)
 
