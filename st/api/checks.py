@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from st.core.errors import StError
-from st.data.dataset import Data
+from st.data.dataset import Data, is_sound
 from st.deploy.model import Model
 
 
@@ -24,9 +24,15 @@ def network_of(value: Any, name: str = "network") -> Model:
 
 def data_of(value: Any) -> Data:
     """The data; raises StError if they are not st.dataset's."""
-    if isinstance(value, Data):
-        return value
-    raise StError(f"data: must come from st.dataset, not {type(value).__name__}")
+    if not isinstance(value, Data):
+        raise StError(f"data: must come from st.dataset, not {type(value).__name__}")
+    channels = value.train_images.shape[1]
+    known = value if value.normalisation else value.normalised([0.0] * channels, [1.0] * channels)
+    if not is_sound(known):
+        raise StError(
+            "data: images, labels and classes do not fit together; st.dataset says what is wrong"
+        )
+    return value
 
 
 def shape_of(value: Any) -> tuple[int, int, int]:

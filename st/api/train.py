@@ -70,6 +70,14 @@ def train(
     losses = _losses(student, objective, teacher, views)
     if not (isinstance(sparsity, int | float) and 0 <= sparsity <= 1):
         raise StError(f"sparsity: must be a number of 0 to 1, not {sparsity!r}")
+    frozen = [
+        name for name, weight in student.network.named_parameters() if not weight.requires_grad
+    ]
+    if frozen:
+        raise StError(
+            f"network: {frozen[0]} is frozen, but would be trained; freeze it in the module before "
+            "st.supernet, or not at all"
+        )
     fits(student, images)
     images = _normalised(student, images)
     if teacher is not None:

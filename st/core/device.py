@@ -98,12 +98,25 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 
 
+# what `choose` and `Device.using` set for the whole process, where it is on a GPU
+SETTINGS = (
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
+    (torch.backends.cuda.matmul, "fp32_precision"),
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+)
+
+
 @contextmanager
 def apart() -> Iterator[None]:
     """Torch as a fresh process has it, for what programs and notebooks call: whatever gradient
-    mode, default type and device are theirs. Afterwards these, and random numbers, are as before.
-    """
+    mode, default type and device are theirs. Afterwards these, random numbers, threads and what
+    makes GPUs deterministic are as before."""
     dtype, where = torch.get_default_dtype(), torch.get_default_device()
+    threads, found = torch.get_num_threads(), [getattr(*setting) for setting in SETTINGS]
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad():
         try:
@@ -115,6 +128,13 @@ def apart() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if where.type != "cpu":
                 torch.set_default_device(where)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            for setting, value in zip(SETTINGS, found, strict=True):
+                if getattr(*setting) != value:
+                    setattr(*setting, value)
+            if torch.are_deterministic_algorithms_enabled() != strict:
+                torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 class Captured:

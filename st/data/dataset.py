@@ -245,7 +245,7 @@ def load_data(path: str | Path) -> tuple[Data, str]:
             normalisation=header["normalisation"], resize=header.get("resize"),
         )  # fmt: skip
         digest = header["sha256"]
-        sound = _is_sound(data)
+        sound = is_sound(data)
     except (KeyError, TypeError) as error:
         raise StError(f"{path}: lacks {error}; delete it and build it again") from error
     if not sound:
@@ -272,7 +272,7 @@ def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict)
     return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
 
 
-def _is_sound(data: Data) -> bool:
+def is_sound(data: Data) -> bool:
     """Whether shapes, types, labels and normalisation are as the class says; no part is empty."""
     fits = isinstance(data.classes, list) and all(
         images.dtype == np.uint8

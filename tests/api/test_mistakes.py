@@ -1,6 +1,7 @@
 """Mistakes in calls of the API: one line each, that names what is wrong and what is known."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,6 +207,19 @@ def test_of_what_is_no_network_or_data(net, data, tmp_path):
     refused(f"teacher: {words}", st.train, net, data, {"kd": 1}, teacher=named, epochs=1)
     one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS))
     refused("batch normalisation needs two", st.train, net, one, epochs=1)
+
+
+def test_of_what_is_set_by_hand(net, data):
+    """Frozen parameters of a network, and data that were put together without st.dataset."""
+    frozen = copy.deepcopy(net)
+    frozen.network.requires_grad_(False)
+    refused("conv1.weight is frozen, but would be trained", st.train, frozen, data, epochs=1)
+    for change in (
+        {"train_images": data.train_images / 255.0},
+        {"train_labels": data.train_labels + 1},
+        {"test_labels": data.test_labels[:-1]},
+    ):
+        refused("do not fit together", st.train, net, replace(data, **change), epochs=1)
 
 
 def test_of_files(net, tmp_path):

@@ -144,16 +144,18 @@ def test_networks_are_plain_torch(kind, request):
 
 def test_nothing_that_is_given_is_changed(net, data):
     """Networks, modes, and torch's random numbers, type, gradient mode."""
-    before, random = state(net), torch.get_rng_state()
+    before, random, threads = state(net), torch.get_rng_state(), torch.get_num_threads()
     part = st.prune(net, st.search(net, {"macs": 0.7}), "random")
     own = state(part)
     with torch.inference_mode():
-        trained = st.train(part, data, {"ce": 0.5, "kd": 0.5}, teacher=net, **RECIPE)
+        objective, recipe = {"ce": 0.5, "kd": 0.5}, {**RECIPE, "threads": 2}
+        trained = st.train(part, data, objective, teacher=net, **recipe)
         st.search(net, {"macs": 0.7}, "taylor", options={"images": 8}, data=data)
         assert torch.is_inference_mode_enabled()
+    assert torch.get_num_threads() == threads
     torch.set_default_dtype(torch.float64)
     try:
-        again = st.train(part, data, {"ce": 0.5, "kd": 0.5}, teacher=net, **RECIPE)
+        again = st.train(part, data, objective, teacher=net, **recipe)
     finally:
         torch.set_default_dtype(torch.float32)
     assert equal(state(net), before) and equal(state(part), own)
