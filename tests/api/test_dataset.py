@@ -36,7 +36,18 @@ class Samples(list):
         [(picture, int(n)) for picture, n in zip(PICTURES, LABELS, strict=True)],
         [(image, n) for image, n in zip(PIXELS, LABELS, strict=True)],
     ],
-    ids=str,
+    ids=[
+        "arrays",
+        "channels last",
+        "tensors",
+        "integers",
+        "float64",
+        "lists",
+        "floats",
+        "dataset",
+        "pictures",
+        "samples",
+    ],
 )
 def test_the_same_of_all_kinds(part):
     data = st.dataset(part, part)
