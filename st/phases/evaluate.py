@@ -21,8 +21,6 @@ from st.pruning.latency import seconds
 from st.report.predictions import save_predictions
 from st.training import accuracy
 
-EXPORTED = "CPU (onnxruntime)"  # where exported networks are measured
-
 
 def _repeated(images: Images, count: int) -> torch.Tensor:
     """So many test images, again from the first on where there are fewer."""
@@ -86,11 +84,12 @@ def run(
         trained = checkpoint.facts.get("environment") or {}
         used = where.using(trained.get("precision") or "auto")  # as in its training
         if number < len(models):
-            path, device, precision = models[number], where.describe(), used.computes
+            size, device = models[number].stat().st_size, where.describe()
+            precision = used.computes
             predicted = accuracy.predictions(networks[number], images, used)
         else:
             file = files[number - len(models)]
-            path, device, precision = file.path, EXPORTED, file.precision
+            size, device, precision = file.bytes, file.device, file.precision
             predicted = file.predictions()
         facts = {
             "dataset": job["dataset"],
@@ -102,7 +101,7 @@ def run(
             "params_kept": params / sizes[0][0],
             "macs": macs,
             "macs_kept": macs / sizes[0][1],
-            "bytes": path.stat().st_size,
+            "bytes": size,
             "latency_ms": round(float(latency[job["latency_batch"]][number]), 4),
             "latency_by_batch": {n: round(float(ms[number]), 4) for n, ms in latency.items()},
             "epochs": checkpoint.facts["epochs"],

@@ -46,12 +46,14 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
 
 def _files(job: Job) -> str:
     """Which rows are files for other programs."""
-    names = dict.fromkeys(row["method"] for rows in job["exports"].values() for row in rows)
-    if not names:
+    files = {row["method"]: row for rows in job["exports"].values() for row in rows}
+    if not files:
         return ""
+    kinds = dict.fromkeys(row["to"] for row in files.values())
+    told = "; ".join(f"{kind}: {FILES.get(kind, kind)}" for kind in kinds)
     return (
-        f" {', '.join(names)}: these networks as ONNX files, in onnxruntime on the CPU; int8: in "
-        "8-bit integers, quantised after training. Their parameters and MACs are the networks' own."
+        f" {', '.join(files)}: these networks as files for other programs, on the CPU ({told}). "
+        "Their parameters and MACs are the networks' own."
     )
 
 
@@ -161,8 +163,10 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 FILES = {
-    "onnx": "as an ONNX file",
-    "int8": "as an ONNX file in 8-bit integers, quantised after training",
+    "onnx": "as an ONNX file, run by onnxruntime",
+    "int8": "as an ONNX file in 8-bit integers, quantised after training, run by onnxruntime",
+    "torch": "as torch.export's program, run by torch",
+    "module": "as source code in plain PyTorch, run by torch",
 }
 
 BOUNDED = {"params": "parameters", "macs": "MACs", "channels": "channels", "latency": "latency"}

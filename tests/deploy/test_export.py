@@ -27,6 +27,7 @@ from st import cli
 from st.core.registry import inits, targets
 from st.data.dataset import load_data, save_data
 from st.deploy.card import wilson
+from st.deploy.targets import parts
 from st.deploy.targets import torch as torch_target  # noqa: F401 - registered
 from st.networks.checkpoint import Checkpoint, save_model
 
@@ -135,7 +136,7 @@ def test_selected_channels_are_those_of_the_whole_network(tmp_path, onnx):
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch", "int8"])
+@pytest.mark.parametrize("to", ["onnx", "torch", "int8", "module"])
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_checked_file(project, to, raw, tmp_path, capsys):
     """What is printed and stored is what running the file gives."""
@@ -147,7 +148,10 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     report = json.loads((out.parent / f"{out.name}.json").read_text())
-    assert {f.name for f in out.parent.iterdir()} == {out.name, f"{out.name}.json", "MODEL_CARD.md"}
+    files = parts(kind, out)
+    assert {f.name for f in out.parent.iterdir()} == {
+        *(file.name for file in files), f"{out.name}.json", "MODEL_CARD.md",
+    }  # fmt: skip
     found, _ = load_data(data)
     loaded = st.load(model)
     images = torch.from_numpy(found.test_images.copy())
@@ -163,7 +167,10 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
     )
     assert check["largest_difference"] == pytest.approx(np.abs(logits - expected).max(), abs=1e-6)
     assert f"accuracy {check['accuracy']:.2f} %" in printed and "in torch" in printed
-    assert report["bytes"] == out.stat().st_size and f"{report['bytes']:,} bytes" in printed
+    assert (
+        report["bytes"] == sum(file.stat().st_size for file in files)
+        and f"{report['bytes']:,} bytes" in printed
+    )
     assert report["input"] == {
         "name": "pixels" if raw else "images", "shape": ["batch", 1, 8, 8],
         "type": "uint8" if raw else "float32",
@@ -266,7 +273,7 @@ def test_without_data_random_images_check_it(tmp_path):
     assert "Not measured" in text and "model-index" not in text
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
+@pytest.mark.parametrize("to", ["onnx", "torch", "module"])
 def test_a_file_that_computes_something_else_is_not_written(project, to, tmp_path, monkeypatch):
     kind = targets.get(to)
     needs(*kind.needs)
@@ -310,7 +317,7 @@ def test_the_card(project, tmp_path):
 def test_the_code_of_the_card_runs(project, tmp_path):
     """As it stands there, but for the package."""
     model = st.load(project[0])
-    kinds = {"torch": "net.pt2"}
+    kinds = {"torch": "net.pt2", "module": "own.py"}
     if all(__import__("importlib.util").util.find_spec(name) for name in targets.get("onnx").needs):
         kinds |= {"onnx": "net.onnx", "int8": "net.int8.onnx"}
     for to, name in kinds.items():
@@ -324,7 +331,9 @@ def test_the_code_of_the_card_runs(project, tmp_path):
         expected = [model.classes[n] for n in model(batch).argmax(1)]
     for block in blocks:
         wrapped = (
-            "torch.from_numpy(np.load('batch.npy'))" if "torch" in block else "np.load('batch.npy')"
+            "torch.from_numpy(np.load('batch.npy'))"
+            if "onnx" not in block
+            else "np.load('batch.npy')"
         )
         code = f"import numpy as np, torch\nbatch = {wrapped}\n{block}\nprint(classes)"
         done = isolated(code, tmp_path)

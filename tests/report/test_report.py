@@ -362,7 +362,7 @@ def test_files_for_other_programs_are_rows_of_the_table_alone(tmp_path):
     assert list(table.index) == [*ACCURACY, "st-int8"]
     assert table.loc["st-int8", "accuracy_mean"] == 99 and table.loc["st-int8", "bytes"] == 1234
     text = (tmp_path / "table.md").read_text()
-    assert "st-int8: these networks as ONNX files" in text and "1.23kB" in text
+    assert "st-int8: these networks as files for other programs" in text and "1.23kB" in text
     runs = tables.collect(job, tmp_path)
     after = claims(job, runs, tables.answers(job, tmp_path))
     assert [c.to_json(job["seeds"]) for c in after] == [c.to_json(job["seeds"]) for c in before]

@@ -77,5 +77,6 @@ class _Batches:
         return None if batch is None else {self._name: batch}
 
 
+int8.beside, int8.runtime = onnx.beside, onnx.runtime
 int8.suffix, int8.needs, int8.run, int8.call = ".onnx", onnx.needs, onnx.run, onnx.call
 int8.calibrated, int8.exact = True, False
