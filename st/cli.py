@@ -102,11 +102,11 @@ def parser() -> argparse.ArgumentParser:
     text = "write a trained model as a file for other programs, and check it"
     export = commands.add_parser("export", help=text, description=text)
     _add_model(export)
-    text = "the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it a report "
-    text += "of the check, OUT.json, and MODEL_CARD.md"
+    text = "the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it lie a "
+    text += "report of the check, OUT.json, and MODEL_CARD.md"
     export.add_argument("out", type=Path, help=text)
-    text = "onnx (the default); int8: ONNX in 8-bit integers; torch: torch.export's program; module: "
-    text += "source code in plain PyTorch, with its weights as .safetensors beside"
+    text = "onnx (the default); int8: ONNX in 8-bit integers; torch: torch.export's program; "
+    text += "module: source code in plain PyTorch, with its weights as .safetensors beside"
     export.add_argument("--to", default="onnx", metavar="TARGET", help=text)
     export.add_argument(
         "--raw", action="store_true", help="it takes pixels, uint8 of 0 to 255, and normalises them"
