@@ -115,13 +115,26 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--data", type=Path, help=text)
     text = "measure how long models and exported files take, side by side on the CPU"
     timed = commands.add_parser("latency", help=text, description=text)
-    timed.add_argument("files", type=Path, nargs="+", help="model.safetensors, .onnx or .pt2 files")
+    timed.add_argument(
+        "files", type=Path, nargs="+", help="model.safetensors, .onnx, .pt2 or .py files"
+    )
     text = "images a call (default: 1 and 64)"
     timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
     text = "calls per file (default: %(default)s)"
     timed.add_argument("--rounds", type=_positive, default=50, help=text)
     timed.add_argument("--json", action="store_true", help="print it as JSON")
     timed.add_argument("--plugin", action="append", default=[], help="a module to import")
+    text = (
+        "measure where the time and the MACs of a model are, layer by layer; of two, compare them"
+    )
+    profiled = commands.add_parser("profile", help=text, description=text)
+    profiled.add_argument("models", type=Path, nargs="+", help="one or two model.safetensors")
+    profiled.add_argument("--batch", type=_positive, default=1, help="images (default: 1)")
+    text = "calls per operator (default: %(default)s)"
+    profiled.add_argument("--rounds", type=_positive, default=50, help=text)
+    profiled.add_argument("--json", action="store_true", help="print it as JSON")
+    profiled.add_argument("--plugin", action="append", default=[], help="a module to import")
+    profiled.add_argument("--threads", type=_count, default=1, help="CPU threads; 0: all")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -212,7 +225,14 @@ def main(arguments: list[str] | None = None) -> int:
             from st.deploy.latency import latency
 
             load_plugins(options.plugin)
-            latency(options.files, options.batch, options.rounds, options.json)
+            latency(options.files, options.batch, options.rounds, options.json, options.plugin)
+        elif options.command == "profile":
+            from st.core.registry import load_plugins
+            from st.deploy.profile import show as show_profile
+
+            load_plugins(options.plugin)
+            counts = (options.batch, options.rounds, options.threads)
+            show_profile(options.models, *counts, options.json)
         elif options.command == "record":
             from st.core.records import record
 

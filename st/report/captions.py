@@ -9,6 +9,7 @@ import pandas as pd
 from st.core.job import Job
 from st.report import tables
 from st.report.columns import COLUMNS
+from st.report.speed import not_faster
 
 
 def split(job: Job, dataset: str) -> str:
@@ -207,13 +208,15 @@ def _plain(value: Any) -> str:
 
 
 def notes(job: Job, folder: str | Path) -> Iterator[str]:
-    """Sentences about losses that did next to nothing: their rows are not what they are called."""
+    """Sentences about losses that did next to nothing: their rows are not what they are called;
+    then about networks that fewer MACs did not make faster."""
     for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
         where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
         yield (
             f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
             f"its share of the gradient was at most {share:.2g} % in any epoch."
         )
+    yield from not_faster(job, folder)
 
 
 VERDICTS = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,16 @@ def module(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None
 def _weights(path: Path) -> Path:
     """The file beside it."""
     return path.with_suffix(".safetensors")
+
+
+def told(path: Path) -> dict[str, Any]:
+    """What the weights beside a file say of its input."""
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(_weights(path), framework="numpy") as file:
+        return json.loads(file.metadata()["input"])
 
 
 def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
