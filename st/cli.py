@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -178,6 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 after one line about what is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    if options.command in ("deploy", "export"):  # what is half written goes
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if options.command == "params":
             _print_params(options.params)

@@ -49,6 +49,8 @@ def export(
     require(targets.get(to).needs, f"export to {to}")
     model = model if isinstance(model, Model) else load(model)
     path = Path(out)
+    if not path.name.strip("."):
+        raise StError(f"'{out}': is no name of a file; an example: out/net{targets.get(to).suffix}")
     card = path.with_name(CARD)
     return write(model, path, to, raw, data or usual_data(model.path), report_file(path), card)
 

@@ -13,7 +13,7 @@ from st.core.progress import quiet
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.deploy.model import Model, load
-from st.deploy.targets import parts, require
+from st.deploy.targets import OUTPUT, parts, require
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,15 @@ def _onnx(path: Path, threads: int) -> Opened:
     require(targets.get("onnx").needs, f"{path}: an .onnx file")
     import onnxruntime
 
-    (taken,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
-    shape = tuple(int(n) for n in taken.shape[1:])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
+    sizes = inputs[0].shape[1:] if len(inputs) == 1 else []
+    if len(sizes) != 3 or not all(type(n) is int for n in sizes) or OUTPUT not in outputs:
+        raise StError(
+            f"{path}: is not as st export writes it: one input, images of a known size, and the "
+            f"output '{OUTPUT}'"
+        )
+    (taken,), shape = inputs, tuple(sizes)
     precision = "int8" if b"DequantizeLinear" in path.read_bytes() else "float32"
     run = targets.get("onnx").run(path, threads)
     return Opened(run, shape, "uint8" in taken.type, "onnxruntime", precision, path.stat().st_size)

@@ -3,6 +3,7 @@
 import collections
 import inspect
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -371,6 +372,9 @@ def test_what_cannot_be_exported(project, tmp_path, capsys):
     full = small_structure("vgg")
     save_model(raw, full, random_tensors(full, np.random.default_rng(0)))
     (tmp_path / "junk").write_bytes(b"junk")
+    pth, exported = tmp_path / "net.pth", tmp_path / "net.onnx"
+    pth.write_bytes(b"junk")
+    exported.write_bytes(b"junk")
     out = tmp_path / "out"
     for source, name, *more, words in [
         (model, "x.onnx", "--to", "onxx", "unknown target 'onxx'; did you mean 'onnx'?"),
@@ -384,12 +388,66 @@ def test_what_cannot_be_exported(project, tmp_path, capsys):
         (model, "x.pt2", "--to", "torch", "--data", tmp_path / "none", "none: is missing"),
         (model, "x.pt2", "--to", "torch", "--data", model, "is not a search-and-train data"),
         (model, "x.pt2", "--to", "torch", "--plugin", "nothing", "'nothing' cannot be imported"),
+        (model, "x.safetensors", "--to", "module", "must end in .py"),
+        (model.parent, "x.pt2", "--to", "torch", "is a folder; name the model.safetensors in it"),
+        (pth, "x.onnx", "--to", "torch", "is a file of torch's; `st convert` makes"),
+        (exported, "x.pt2", "--to", "torch", "is a file for other programs; name the model"),
     ]:
         arguments = ["export", str(source), str(out / name), *map(str, more)]
         assert cli.main(arguments) == 2, arguments
         told = capsys.readouterr().err
         assert told.startswith("st: error: ") and words in told and told.count("\n") == 1, told
         assert not out.exists() or not list(out.iterdir())
+
+
+def test_where_nothing_can_be_written(project, tmp_path, capsys):
+    model = tmp_path / "net.safetensors"
+    model.write_bytes(project[0].read_bytes())
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.py").mkdir()
+    for out, words in [
+        (tmp_path / "file/x.py", "x.py: cannot be written"),
+        (tmp_path / "folder.py", "there is a folder of this name"),
+        ("", "is no name of a file; an example: out/net.py"),
+        (f"{tmp_path}/..", "is no name of a file"),
+        (tmp_path / "net.py", "net.safetensors: is the model itself"),  # whose weights lie beside
+    ]:
+        assert cli.main(["export", str(model), str(out), "--to", "module"]) == 2
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "folder.py", "net.safetensors"}
+    assert model.read_bytes() == project[0].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_export_leaves_nothing(number, status, project, tmp_path):
+    """Whatever was there before is still there."""
+    code = (
+        "import os, sys\n"
+        "from st import cli\n"
+        "from st.core.registry import targets\n"
+        "kind = targets.get('module')\n"
+        "def run(path, threads=0):\n"
+        f"    assert path.is_file()\n    os.kill(os.getpid(), {number:d})\n"
+        "kind.run = run\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "net.py").write_text("before")
+    arguments = ["export", str(project[0]), str(tmp_path / "net.py"), "--to", "module"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=300, check=False)
+    assert done.returncode == status
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "before"
+
+
+def test_what_a_killed_export_left_goes_with_the_next(project, tmp_path):
+    left = tmp_path / ".net.pt2.999999999.tmp"
+    left.mkdir()
+    (left / "net.pt2").write_text("half")
+    st.export(project[0], tmp_path / "net.pt2", "torch")
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"net.pt2", "net.pt2.json", "MODEL_CARD.md"}
 
 
 def test_int8_needs_images(tmp_path, onnx):

@@ -42,7 +42,7 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
 
         values = model.normalise(torch.from_numpy(calibration)).numpy()
     quiet = logging.getLogger()
-    level = quiet.level
+    level, handlers = quiet.level, list(quiet.handlers)  # it adds one that prints all messages
     quiet.setLevel(logging.ERROR)  # it advises what is done here
     try:
         with (
@@ -59,6 +59,7 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
             found = library.load(done)
     finally:
         quiet.setLevel(level)
+        quiet.handlers = handlers
     path.write_bytes(finished(found, model, raw))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from st.core.errors import StError
 from st.core.registry import targets
 from st.deploy.targets import metadata
 
@@ -38,7 +39,12 @@ def told(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(_weights(path), framework="numpy") as file:
-        return json.loads(file.metadata()["input"])
+        found = file.metadata() or {}
+    if "input" not in found:
+        raise StError(
+            f"{path}: is nothing that st export wrote; its weights do not say what it takes"
+        )
+    return json.loads(found["input"])
 
 
 def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
