@@ -60,7 +60,7 @@ def run_loop(
     space = read(full, WIDTHS)
     options = criteria.check("tas", {"architecture_lr": 0.05, "epochs": epochs, **options})
     where = loop.choose("cpu", 1, precision=precision)
-    images = loop.Images(loop.load_data(data)[0], where)
+    images = loop.Images(loop.opened(data)[0], where)
     run = loop.Search(
         Supernet(full, space, 0), images, loop.Training(epochs=epochs, batch_size=8),
         macs * full.cost()[1], options, loop.Augment(crop=1), 0, where,
