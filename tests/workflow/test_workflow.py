@@ -196,4 +196,7 @@ def test_files_for_other_programs_of_every_kind(project):
         )
         assert metrics["device"] == "CPU (torch)"
     (project / target.replace("metrics.json", "network.safetensors")).unlink()
-    assert "deploy_module" in plan(project) and "deploy_torch" not in plan(project)
+    again = jobs(snakemake(project, "-n", "--configfile", "params/tiny.yaml", "--", target))
+    assert {job for job in again if job.startswith("deploy")} == {
+        "deploy digits/vgg/seed0/st-module"
+    }
