@@ -403,6 +403,15 @@ class Grid:
             found[suffix.removeprefix(".")] = _fill(outputs["exported"], suffix=suffix)
         return list(names), found
 
+    def beside(self, experiment: Experiment) -> list[str]:
+        """What lies beside the files for other programs that evaluate measures, and belongs to
+        them."""
+        return [
+            place("deploy", "exported", experiment, name, suffix)
+            for name, export in self.exports(experiment.architecture).items()
+            for suffix in registry.targets.get(export["to"]).beside
+        ]
+
     def made(self, phase: str, *options: str) -> list[str]:
         """The outputs of all jobs of a phase, or those of these options."""
         found: list[str] = []

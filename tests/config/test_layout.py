@@ -123,6 +123,9 @@ def test_files_for_other_programs(grid):
     assert str(files["exported"]) == f"{folder}/network.onnx"
     measured = grid.files("evaluate", Experiment("digits", "vgg", 3))
     assert str(files["exported"]) in measured.inputs["exports"]
+    assert grid.beside(Experiment("digits", "vgg", 3)) == [
+        f"{folder.replace('int8', 'module')}/network.safetensors"
+    ]
     names, outputs = grid.deployed("module")
     assert names == ["small-module"]
     place = "results/evaluate/{dataset}/{architecture}/seed{seed}/{exported}"

@@ -175,3 +175,28 @@ def test_conda_environment_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = yaml.safe_load((ROOT / "workflow/envs/st.yaml").read_text())
     assert environment["dependencies"][-1]["pip"] == project["dependencies"]
+
+
+def test_files_for_other_programs_of_every_kind(project):
+    """Those that need nothing but torch are made; each is a rule, with all of its files."""
+    params = project / "params/tiny.yaml"
+    params.write_text(f"{params.read_text()}\nexports:\n  st: {{to: [torch, module]}}\n")
+    target = "results/evaluate/digits/vgg/seed0/st-module/metrics.json"
+    snakemake(project, "--configfile", "params/tiny.yaml", "--", target)
+    folder = project / "results/evaluate/digits/vgg/seed0"
+    measured = {"metrics.json", "predictions.safetensors", "MODEL_CARD.md"}
+    for kind, names in (
+        ("torch", {"network.pt2", "network.pt2.json"}),
+        ("module", {"network.py", "network.py.json", "network.safetensors"}),
+    ):
+        assert {file.name for file in (folder / f"st-{kind}").iterdir()} == measured | names
+        metrics = json.loads((folder / f"st-{kind}/metrics.json").read_text())
+        assert (
+            metrics["accuracy"] == json.loads((folder / "st/metrics.json").read_text())["accuracy"]
+        )
+        assert metrics["device"] == "CPU (torch)"
+    (project / target.replace("metrics.json", "network.safetensors")).unlink()
+    again = jobs(snakemake(project, "-n", "--configfile", "params/tiny.yaml", "--", target))
+    assert {job for job in again if job.startswith("deploy")} == {
+        "deploy digits/vgg/seed0/st-module"
+    }

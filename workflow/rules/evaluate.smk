@@ -22,6 +22,7 @@ for architecture in PARAMS.architectures:
             f"evaluate_{architecture}"
         input:
             **{name: files or [] for name, files in measured_files(architecture).inputs.items()},
+            beside=GRID.beside(Experiment("{dataset}", architecture, "{seed}")),
             code=code("evaluate", architecture),
         output:
             **measured_files(architecture).outputs,

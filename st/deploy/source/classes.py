@@ -72,7 +72,9 @@ class Classes:
         if group[0][0] is root:
             name = own
         else:
-            name, base, number = name, name, 2
+            if name in taken and len(group) == 1:  # stage2.block1 is a Stage2Block1
+                name = camel(re.sub(r"\W", "_", group[0][0].path))
+            base, number = name, 2
             while name in taken:
                 name, number = f"{base}_{number}", number + 1
         made = Class(name, [module for module, _, _ in group], group[0][1])
