@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from st.core.device import choose
+from st.core.device import channels_last, choose
 from st.core.errors import StError, one_line
 from st.core.progress import quiet
 from st.core.registry import targets
@@ -100,8 +100,7 @@ def _opened(
 
 
 def _model(model: Model) -> tuple[Callable[[np.ndarray], Any], tuple[int, ...], bool, str]:
-    whole: Any = model  # of `to`, type checkers know not all
-    network = whole.to(memory_format=torch.channels_last)
+    network = channels_last(model)
 
     def run(batch: np.ndarray) -> torch.Tensor:
         return network(torch.from_numpy(batch).contiguous(memory_format=torch.channels_last))

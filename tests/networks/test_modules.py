@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from st.core.errors import StError
 from st.networks.imported.export import imported
@@ -81,6 +82,16 @@ class Auxiliary(Pooled):
 class Dictionary(Pooled):
     def forward(self, x):
         return {"logits": super().forward(x)}
+
+
+class FeaturesFirst(Pooled):
+    def forward(self, x):
+        return {"features": x.mean((2, 3)), "logits": super().forward(x)}
+
+
+class Words(Pooled):
+    def forward(self, x):
+        return "a cat"
 
 
 class TwoInputs(Pooled):
@@ -163,6 +174,7 @@ def make(name, **arguments):
         ("mine:Lazy", {}, None),
         ("mine:Pair", {}, None),
         ("mine:Auxiliary", {}, None),
+        ("mine:Dictionary", {}, None),
         ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
         ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
         ("mine:without_argument", {}, "'fc' was replaced"),
@@ -175,8 +187,7 @@ def test_made_for_the_classes(name, arguments, note):
     shape = (3, 32, 32) if "torchvision" in name else SHAPE
     module, notes = made(name, arguments, shape, CLASSES, seed=0)
     output = module.eval()(torch.zeros(2, *shape))
-    output = output[0] if isinstance(output, tuple) else output
-    assert output.shape == (2, CLASSES)
+    assert tree_leaves(output)[0].shape == (2, CLASSES)
     assert len(notes) == (note is not None) and all(note in told for told in notes)
     again, _ = made(name, arguments, shape, CLASSES, seed=0)
     for one, other in zip(module.parameters(), again.parameters(), strict=True):
@@ -208,7 +219,7 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
         ("mine:Named", {}, r"cannot be made with \(n_classes=5\) \(TypeError"),
         ("mine:Pooled", {"depth": 3}, "unexpected keyword argument 'depth'"),
         ("mine:Broken", {}, "RuntimeError: no such thing"),
-        ("mine:Dictionary", {}, "gives a dict, not a tensor of classes"),
+        ("mine:Words", {}, "gives a str, not a tensor of classes"),
         ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
         ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
         ("mine:Positions", {}, "fails on images of 3 x 8 x 8 .*the size"),
@@ -245,6 +256,15 @@ def test_what_cannot_be_drawn_is_one_line(name, words, capfd):
 def test_of_several_results_the_first_counts():
     program, _ = imported(make("mine:Auxiliary")[0], SHAPE)
     assert program.notes == ["of its 2 results in training the first is used"]
+
+
+def test_of_several_results_that_of_the_classes_counts():
+    module, notes = make("mine:FeaturesFirst")
+    program, _ = imported(module, SHAPE, classes=CLASSES)
+    assert notes == [] and program.classes == CLASSES
+    assert program.notes == [
+        f"of its 2 results in {when} number 2 is used" for when in ("training", "evaluation")
+    ]
 
 
 def save(path, module, **changes):

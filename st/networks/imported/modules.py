@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from st.core.errors import StError, one_line
 from st.core.registry import closest
@@ -32,10 +33,10 @@ def made(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = _called(name, found(name), dict(arguments), classes)
-        width = _width(name, module, shape)
+        width = _width(name, module, shape, classes)
         if width != classes:
             notes.append(_replace_last(name, module, width, classes))
-            if _width(name, module, shape) != classes:
+            if _width(name, module, shape, classes) != classes:
                 raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
     return module.float(), [*notes, *_made_for(module)]
 
@@ -109,7 +110,13 @@ def _timm(name: str) -> Callable[..., nn.Module]:
 def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) -> nn.Module:
     """What the class or function makes, told the number of classes if it takes one."""
     if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
+        try:
+            return copy.deepcopy(factory)
+        except Exception as error:  # as of tensors that were computed of parameters
+            raise StError(
+                f"module '{name}': cannot be copied ({type(error).__name__}: "
+                f"{one_line(error)[:200]}); name a function that makes it"
+            ) from error
     if not callable(factory):
         raise StError(f"module '{name}': is no class, function or module of torch")
     attempts = [arguments]
@@ -145,8 +152,8 @@ def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
     )
 
 
-def _width(name: str, module: nn.Module, shape: tuple[int, int, int]) -> int:
-    """How many numbers an image it gives."""
+def _width(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int) -> int:
+    """How many numbers an image it gives; of several results, one for each class if there is."""
     images = torch.zeros(2, *shape)
     try:
         with torch.no_grad():
@@ -158,14 +165,14 @@ def _width(name: str, module: nn.Module, shape: tuple[int, int, int]) -> int:
             f"{one_line(error)}); compare with what it is made for: the number of channels, the "
             "size, one input"
         ) from error
-    if isinstance(output, list | tuple) and output:
-        output = output[0]
-    if not isinstance(output, torch.Tensor):
+    results = [part for part in tree_leaves(output) if isinstance(part, torch.Tensor)]
+    if not results:
         raise StError(f"module '{name}': gives a {type(output).__name__}, not a tensor of classes")
-    if output.dim() != 2 or len(output) != 2:
-        sizes = " x ".join(map(str, output.shape))
+    widths = [part.shape[1] for part in results if part.dim() == 2 and len(part) == 2]
+    if not widths:
+        sizes = " x ".join(map(str, results[0].shape))
         raise StError(f"module '{name}': gives {sizes} numbers for 2 images, not 2 x classes")
-    return output.shape[1]
+    return classes if classes in widths else widths[0]
 
 
 def _replace_last(name: str, module: nn.Module, width: int, classes: int) -> str:

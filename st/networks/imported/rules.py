@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from st.networks.imported.labels import STAYS, Call, Coupling, Labels, Operands, compact
+from st.networks.imported.labels import (
+    ANY,
+    STAYS,
+    Call,
+    Coupling,
+    Labels,
+    Operands,
+    compact,
+    multiplied,
+)
 from st.networks.program import CONVOLUTIONS, OUTPUT, TRANSPOSED, Node
 from st.networks.running import function
 
@@ -37,11 +46,19 @@ def _letters(labels: Labels, *named: Any) -> list[Any]:
 def pointwise(coupling: Coupling, call: Call) -> Labels:
     """Sums, products, activations: axes are aligned from the last on."""
     tensors = call.labels
-    rank = len(call.shapes[0])
-    if len(tensors) == 1 and tensors[0].shape == call.shapes[0]:
-        return replace(tensors[0], tensor="")
+    rank, shape = len(call.shapes[0]), call.shapes[0]
+    if len(tensors) == 1 and tensors[0].shape == shape:
+        result = replace(tensors[0], tensor="")
+        return result if call.zero({id(tensors[0])}) else result.filled
     operands = [(t, range(rank - len(t.shape), rank)) for t in tensors]
-    return coupling.join(call, operands, range(rank))
+
+    def zero(told: tuple[bool | None, ...]) -> bool:
+        return call.zero({id(t) for t, is_zero in zip(tensors, told, strict=True) if is_zero})
+
+    result = coupling.join(call, operands, range(rank), zero=zero)
+    origins = {t.origin for t in tensors if t.origin and t.shape == shape}
+    result.origin = origins.pop() if len(origins) == 1 else ""
+    return result
 
 
 # pointwise operators that torch does not tag as such
@@ -56,7 +73,7 @@ ORDERED = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "sque
 ORDERED |= {"flatten", "unflatten", "expand", "contiguous", "clone", "detach", "alias", "movedim"}
 ORDERED |= {"swapaxes", "swapdims", "unbind", "lift_fresh_copy", "moveaxis", "mT"}
 ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
-ORDERED |= {"select", "lift_fresh"}
+ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T"}
 ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
 REORDERED = {"slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
 MOVES = ORDERED | REORDERED
@@ -101,7 +118,9 @@ def reshaped_as(coupling: Coupling, call: Call) -> Labels:
     _, other = call.labels
     (result,) = moved(coupling, call)
     letters = list(range(len(result.shape)))
-    return coupling.join(call, [(result, letters), (other, letters)], letters)
+    return coupling.join(
+        call, [(result, letters), (other, letters)], letters, zero=lambda told: bool(told[0])
+    )
 
 
 @rule(*CONVOLUTIONS)
@@ -119,6 +138,7 @@ def convolution(coupling: Coupling, call: Call) -> Labels:
             [(x, ["n", "in", *places]), (weight, ["out", "in", *kernel]), (bias, ["out"])],
             result,
             ["n", *places, *kernel],
+            multiplied(2),
         )
     x, weight = coupling.regular(x), coupling.regular(weight)
     read, made, inner = x.along(1), weight.along(0), weight.along(1)
@@ -136,6 +156,7 @@ def convolution(coupling: Coupling, call: Call) -> Labels:
     else:
         coupling.tie(read, inner)
         coupling.tie(made, made[:1])
+        coupling.inexact.append(read[(read & inner & ANY) == ANY])
     for labels, axes in ((x, [0, *range(2, len(x.shape))]), (weight, range(2, len(weight.shape)))):
         for axis in axes:
             coupling.pin(labels.along(axis), call.op)
@@ -159,7 +180,7 @@ def transposed(coupling: Coupling, call: Call) -> Any:
         (bias, ["out"]),
     ]
     result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
-    return coupling.join(call, operands, result, ["n", *places, *kernel])
+    return coupling.join(call, operands, result, ["n", *places, *kernel], multiplied(2))
 
 
 @rule("linear")
@@ -169,24 +190,30 @@ def linear(coupling: Coupling, call: Call) -> Labels:
     coupling.role("producers", weight)
     others: list[Any] = list(range(len(x.shape) - 1))
     operands: Operands = [(x, [*others, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
-    return coupling.join(call, operands, [*others, "out"])
+    return coupling.join(call, operands, [*others, "out"], (), multiplied(2))
 
 
-@rule("matmul", "mm", "bmm", "baddbmm", "addmm")
+@rule("matmul", "mm", "bmm", "baddbmm", "addmm", "mv", "addmv", "dot", "vdot", "inner")
 def product(coupling: Coupling, call: Call) -> Labels:
-    """Matrix products of any two tensors."""
+    """Products of matrices and vectors."""
     *added, one, other = call.labels
     rank = len(call.shapes[0])
-    if min(len(one.shape), len(other.shape)) < 2:
+    if call.op == "inner" and max(len(one.shape), len(other.shape)) > 1:
         return pinned(coupling, call)
+    row = ["row"] if len(one.shape) > 1 else []
+    column = ["column"] if len(other.shape) > 1 else []
+    batch = list(range(rank - len(row + column)))
 
-    def batch(labels):
-        return list(range(rank - len(labels.shape), rank - 2))
+    def letters(labels: Labels, own: list[str]) -> list[Any]:
+        return [*batch[len(batch) - len(labels.shape) + len(own) :], *own]
 
-    operands = [(one, [*batch(one), "row", "in"]), (other, [*batch(other), "in", "column"])]
-    letters = [*range(rank - 2), "row", "column"]
-    operands += [(a, letters[rank - len(a.shape) :]) for a in added]
-    return coupling.join(call, operands, letters)
+    result = [*batch, *row, *column]
+    operands: Operands = [
+        (one, letters(one, [*row, "in"])),
+        (other, letters(other, ["in", *column])),
+        *((a, result[rank - len(a.shape) :]) for a in added),
+    ]
+    return coupling.join(call, operands, result, (), multiplied(2))
 
 
 @rule("einsum")
@@ -199,7 +226,7 @@ def einsum(coupling: Coupling, call: Call) -> Any:
     operands: Operands = list(zip(tensors, given.split(","), strict=True))
     if any(len(set(letters)) < len(letters) for _, letters in operands):
         return pinned(coupling, call)
-    return coupling.join(call, operands, result)
+    return coupling.join(call, operands, result, (), multiplied(len(operands)))
 
 
 @rule("scaled_dot_product_attention")
@@ -213,7 +240,9 @@ def attention(coupling: Coupling, call: Call) -> Labels:
     ]  # fmt: skip
     if mask is not None:
         operands.append((mask, [*others, "l", "s"][rank - len(mask.shape) :]))
-    return coupling.join(call, operands, [*others, "l", "v"], ["s"])
+    return coupling.join(
+        call, operands, [*others, "l", "v"], ["s"], lambda told: bool(told[2])
+    )  # values are averaged
 
 
 @rule("batch_norm", "instance_norm")
@@ -223,11 +252,13 @@ def batch_norm(coupling: Coupling, call: Call) -> Labels:
     coupling.role("norms", call["weight"])
     names = ("weight", "bias", "running_mean", "running_var")
     letters = _letters(x, "n", "c")
+    # a channel that is zero has mean zero
+    scaled = lambda told: (told[0] or bool(told[1])) and told[2] is not False  # noqa: E731
     operands = [(x, letters), *((call[name], ["c"]) for name in names)]
     if call["running_mean"] is not None:
-        return coupling.join(call, operands, letters, letters[2:])
+        return coupling.join(call, operands, letters, letters[2:], scaled)
     # weights may be normalised, whose positions are other channels: as in layer_norm
-    result = coupling.join(call, operands, letters)
+    result = coupling.join(call, operands, letters, (), scaled)
     coupling.inexact += [v for axis in letters[2:] if (v := result.along(axis[1])) is not None]
     return result
 
@@ -238,9 +269,8 @@ def layer_norm(coupling: Coupling, call: Call) -> Labels:
     x = call["input"]
     letters = list(range(len(x.shape)))
     last = letters[-len(call["normalized_shape"]) :]
-    result = coupling.join(
-        call, [(x, letters), (call["weight"], last), (call["bias"], last)], letters
-    )
+    operands: Operands = [(x.filled, letters), (call["weight"], last), (call["bias"], last)]
+    result = coupling.join(call, operands, letters, (), multiplied(2))
     coupling.inexact += [v for v in (result.along(axis) for axis in last) if v is not None]
     return result
 
@@ -250,9 +280,12 @@ def group_norm(coupling: Coupling, call: Call) -> Labels:
     """Channels of a group together; groups keep as many each."""
     x, groups = call["input"], call["num_groups"]
     letters = _letters(x, "n", "c")
-    result = coupling.join(
-        call, [(x, letters), (call["weight"], ["c"]), (call["bias"], ["c"])], letters, letters[2:]
-    )
+    operands: Operands = [
+        (x if groups == x.shape[1] else x.filled, letters),
+        (call["weight"], ["c"]),
+        (call["bias"], ["c"]),
+    ]
+    result = coupling.join(call, operands, letters, letters[2:], multiplied(2))
     channels = result.along(1)
     if channels is not None and groups < len(channels):
         rows = channels.reshape(groups, -1)
@@ -293,6 +326,12 @@ def stack(coupling: Coupling, call: Call) -> Labels:
     return coupling.join(call, [(t, letters) for t in tensors], list(range(rank)))
 
 
+# Reductions to which zeros add nothing, and others that make sense of what remains, too: as those
+# within hand-written normalisations.
+SUMS = {"sum", "nansum", "norm", "linalg_vector_norm", "any"}
+STATISTICS = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min"}
+
+
 def reduction(coupling: Coupling, call: Call) -> Any:
     """Means, sums, maxima over axes."""
     x = call["self"] if call["self"] is not None else call["input"]
@@ -300,10 +339,26 @@ def reduction(coupling: Coupling, call: Call) -> Any:
     dims = list(range(rank)) if dims is None or dims == [] else dims
     dims = {d % rank for d in (dims if isinstance(dims, list) else [dims])}
     letters = list(range(rank))
-    if len(call.shapes) > 1 or len(call.labels) > 1:
+    several = len(call.shapes) > 1 and (call.op not in STATISTICS or places(call))
+    if len(call.labels) > 1 or several:
         return pinned(coupling, call)
     kept = letters if call["keepdim"] else [a for a in letters if a not in dims]
-    return coupling.join(call, [(x, letters)], kept, dims)
+    order = next((call[name] for name in ("ord", "p") if call[name] is not None), 1)
+    mixed, regular = dims, coupling.regular(x)
+    if call.op in STATISTICS or (call.op in SUMS and order > 0):
+        for vector in (v for axis in dims if (v := regular.along(axis)) is not None):
+            every = call.op in STATISTICS
+            coupling.inexact.append(vector if every else vector[vector & ANY == ANY])
+        mixed = set()
+        regular.parts = [p for p in regular.parts if p.shape.index(p.size) not in dims]
+    zero = call.zero({id(x)})
+    result = coupling.join(call, [(regular, letters)], kept, mixed, lambda _: zero)
+    return [replace(result, shape=shape) for shape in call.shapes]
+
+
+def places(call: Call) -> bool:
+    """Whether of maxima their places are used."""
+    return call.op in ("max", "min") and 1 in call.used
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp")
@@ -311,7 +366,18 @@ def along_an_axis(coupling: Coupling, call: Call) -> Labels:
     """What mixes positions along one axis and keeps the shape."""
     (x,) = call.labels
     letters = list(range(len(x.shape)))
+    x = x if call.zero({id(x)}) else x.filled
     return coupling.join(call, [(x, letters)], letters, [call["dim"] % len(letters)])
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(coupling: Coupling, call: Call) -> Any:
+    """Weights of a length of its own along one axis, to which zeros add nothing."""
+    v, g = call["v"], call["g"]
+    letters = list(range(len(v.shape)))
+    result = coupling.join(call, [(v, letters), (g, letters)], letters, zero=multiplied(2))
+    result.origin = v.origin
+    return [result, *(Labels(shape) for shape in call.shapes[1:])]
 
 
 @rule("glu")
@@ -336,7 +402,9 @@ def prelu(coupling: Coupling, call: Call) -> Labels:
     letters = _letters(x, "n", "c")[: len(x.shape)]
     if len(weight.shape) != 1:
         return pointwise(coupling, call)
-    return coupling.join(call, [(x, letters), (weight, ["c"])], letters)
+    return coupling.join(
+        call, [(x, letters), (weight, ["c"])], letters, zero=lambda told: bool(told[0])
+    )
 
 
 @rule("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d")
@@ -346,6 +414,7 @@ def pad(coupling: Coupling, call: Call) -> Labels:
     letters = list(range(len(x.shape)))
     padding = call["pad"] if call["pad"] is not None else call["padding"]
     padded = {letters[-1 - n // 2] for n, size in enumerate(padding) if size != 0}
+    x = x.filled if call["value"] else x
     return coupling.join(call, [(x, letters)], letters, padded)
 
 
@@ -355,7 +424,7 @@ def embedding(coupling: Coupling, call: Call) -> Labels:
     weight, indices = call["weight"], call["indices"]
     others = list(range(len(indices.shape)))
     operands: Operands = [(weight, ["row", "c"]), (indices, others)]
-    return coupling.join(call, operands, [*others, "c"], ["row", *others])
+    return coupling.join(call, operands, [*others, "c"], ["row", *others], multiplied(2))
 
 
 @rule("index")
@@ -373,6 +442,51 @@ def index(coupling: Coupling, call: Call) -> Labels:
     at = places[0] if together else 0
     result = [*rest[:at], *(("new", n) for n in range(inserted)), *rest[at:]]
     return coupling.join(call, [(x, letters)], result, places)
+
+
+@rule("unfold")
+def unfold(coupling: Coupling, call: Call) -> Labels:
+    """Windows along one axis as a further axis."""
+    x = call["self"]
+    letters = list(range(len(x.shape)))
+    axis = call["dimension"] % len(letters)
+    return coupling.join(call, [(x, letters)], [*letters, "window"], [axis])
+
+
+@rule("im2col")
+def im2col(coupling: Coupling, call: Call) -> Labels:
+    """Windows of maps: each channel as often as a kernel has places."""
+    x = coupling.regular(call["self"])
+    batch = len(x.shape) - 3
+    return _repeated(coupling, call, x, batch, int(np.prod(call["kernel_size"])))
+
+
+def _repeated(coupling: Coupling, call: Call, x: Labels, axis: int, times: int) -> Labels:
+    """The channels along an axis, each several times; whatever lies along others stays."""
+    for other in range(len(x.shape)):
+        coupling.pin(x.along(other) if other != axis else None, call.op)
+    channels, shape = x.along(axis), [1] * len(call.shapes[0])
+    if channels is None:
+        return Labels(call.shapes[0])
+    shape[axis] = -1
+    return Labels(call.shapes[0], [np.repeat(channels, times).reshape(shape)])
+
+
+@rule("col2im")
+def col2im(coupling: Coupling, call: Call) -> Labels:
+    """The sums of windows."""
+    x = coupling.regular(call["self"])
+    axis, times = len(x.shape) - 2, int(np.prod(call["kernel_size"]))
+    channels = x.along(axis)
+    if channels is None:
+        return _repeated(coupling, call, x, axis, 1)
+    rows = channels.reshape(-1, times)
+    coupling.tie(rows, rows[:, :1])
+    one = rows[:, 0] | (rows & ANY).max(1)
+    one = one.reshape([-1 if a == axis else 1 for a in range(len(x.shape))])
+    shape = tuple(size // times if a == axis else size for a, size in enumerate(x.shape))
+    others = [part for part in x.parts if part.shape[axis] == 1]
+    return _repeated(coupling, call, Labels(shape, [*others, one]), axis, 1)
 
 
 def windows(axes: int) -> Callable[[Coupling, Call], Any]:
@@ -409,7 +523,7 @@ def created(coupling: Coupling, call: Call) -> Labels:
     for axis, size in enumerate(call.written["size"]):
         if not isinstance(size, int):  # that of the batch
             labels.parts = [part for part in labels.parts if part.shape[axis] == 1]
-    return labels
+    return labels if "zeros" in call.op else labels.filled
 
 
 def pinned(coupling: Coupling, call: Call) -> Any:
