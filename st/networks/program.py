@@ -104,7 +104,8 @@ class Program(Drawing):
     `layouts`: lists of units, one for each position of an axis, FIXED where it stays; each has all
     units of a group, as often as one another, or none. `taps`: per form the number of a node.
     `pinned`: how many channels each operator keeps from being removed. `tied`: further names of
-    parameters. `notes`: what the import says.
+    parameters. `left_out`: what else the module's state dict names, which the output
+    needs not. `notes`: what the import says.
     """
 
     input_shape: tuple[int, int, int]
@@ -116,6 +117,7 @@ class Program(Drawing):
     taps: dict[str, dict[str, int]] = field(default_factory=dict)
     pinned: dict[str, int] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -124,6 +126,10 @@ class Program(Drawing):
 
     def extents(self) -> dict[Any, Extent]:
         """By the numbers of layouts; see Drawing."""
+        return self._extents
+
+    @cached_property
+    def _extents(self) -> dict[Any, Extent]:
         firsts = [group.first for group in self.groups.values()]
         names, found = list(self.groups), {}
         # a unit's group is the last that begins before it
@@ -171,6 +177,10 @@ class Program(Drawing):
 
     def terms(self) -> list[Term]:
         """Of all parameters, and of products in evaluation; see Drawing."""
+        return self._terms
+
+    @cached_property
+    def _terms(self) -> list[Term]:
         found = [
             _term(_layer_of(t.name), 1, 0, self._sizes({"tensor": t.name}))
             for t in self.tensors()

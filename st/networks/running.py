@@ -30,7 +30,7 @@ BY_STRIDES = ("aten.view_as_complex.default", "aten.as_strided.default")
 def function(op: str) -> Callable:
     """What runs an operator; raises StError if torch has none of this name."""
     if op == TAKE:
-        return lambda x, axis, positions: x.index_select(axis, positions)
+        return _take
     if op == OUTPUT:
         return lambda x: x
     if op in PYTHON:
@@ -42,6 +42,10 @@ def function(op: str) -> Callable:
         return getattr(getattr(torch.ops.aten, name), variant)
     except (AttributeError, ValueError) as error:
         raise StError(f"torch {torch.__version__} has no operator '{op}'") from error
+
+
+def _take(x: Tensor, axis: int, positions: Any) -> Tensor:
+    return x.index_select(axis, torch.as_tensor(positions, device=x.device))
 
 
 def filled(argument: Any, values: Mapping[int, Any], tensors: Mapping[str, Any], device) -> Any:

@@ -69,8 +69,9 @@ def fitted(
     are left out. What the file lacks of buffers is `source`'s, `initial` fills the
     rest."""
     given = read_weights(path)
-    tied = structure.program.tied if structure.program else {}
-    given = {name: value for name, value in given.items() if name not in tied}
+    program = structure.program
+    spare = {*program.tied, *program.left_out} if program else set()
+    given = {name: value for name, value in given.items() if name not in spare}
     own = {t.name for t in structure.graph.tensors() if not t.trained}
     left_out, said = refuse(
         path,

@@ -160,12 +160,23 @@ def _blocks(
     """All that can be added to the least widths, best first. `ranked`: scores, descending."""
     blocks = []
     for position, (name, group) in enumerate(graph.groups.items()):
-        key, available = np.inf, len(ranked[name])
-        for start in range(least[name], available, round_to):
-            stop = min(start + round_to, available)
-            worth = -stop / group.size if ranking == "local" else ranked[name][start:stop].mean()
-            key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
-            blocks.append((-key, position, start, stop - start, name))
+        available = len(ranked[name])
+        starts = range(least[name], available, round_to)
+        stops = [min(start + round_to, available) for start in starts]
+        if ranking == "local":
+            worths = -np.array(stops) / group.size
+        elif round_to == 1:
+            worths = ranked[name][least[name] :]
+        else:
+            worths = np.array(
+                [ranked[name][a:b].mean() for a, b in zip(starts, stops, strict=True)]
+            )
+        # equal scores' means may differ by rounding: keep the order
+        keys = np.minimum.accumulate(worths).tolist() if len(worths) else []
+        blocks += [
+            (-key, position, start, stop - start, name)
+            for key, start, stop in zip(keys, starts, stops, strict=True)
+        ]
     return sorted(blocks)
 
 

@@ -88,6 +88,32 @@ def attention(heads, fused):
     return Small(function, nn.Linear(8, 24), nn.Linear(8, 8))
 
 
+class Shuffled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([5, 0, 1, 7, 6, 2, 3, 4]))
+        self.inner = block(8, 8)
+
+    def forward(self, x):
+        return x + self.inner(x.index_select(1, self.order))[:, self.order]
+
+
+def inner_products(x):
+    """Of halves that are written to: what is removed is not zero any more."""
+    x[:, :].add_(1)
+    one, other = x.chunk(2, 1)
+    return (one * other).sum(1, keepdim=True)
+
+
+def grouped_queries(x, qkv, out):
+    n, c, h, w = x.shape
+    q, k, v = qkv(x.flatten(2).transpose(1, 2)).split([8, 4, 4], -1)
+    q = q.reshape(n, h * w, 4, 2).transpose(1, 2)
+    k, v = (p.reshape(n, h * w, 2, 2).transpose(1, 2).repeat_interleave(2, 1) for p in (k, v))
+    y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+    return x + out(y).transpose(1, 2).reshape(x.shape)
+
+
 def linear_attention(x, qkv, out):
     n, c, h, w = x.shape
     q, k, v = qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
@@ -335,7 +361,23 @@ CASES = {
     "softmax of channels": (lambda: between(lambda x: x.softmax(1)), [8, 8]),
     "sums of channels": (lambda: between(lambda x: x.cumsum(1)), [8, 8]),
     "normalised channels": (lambda: between(lambda x: F.normalize(x, dim=1)), [8, 6, 8]),
-    "indexed": (lambda: between(lambda x: x[:, [3, 1, 0]], 6, 3), [8, 8]),
+    "indexed": (lambda: between(lambda x: x[:, [3, 1, 0]], 6, 3), [8, 3, 3, 8]),
+    "shuffled by a buffer": (lambda: Small(lambda x, a: a(x), Shuffled()), [8]),
+    "windows": (
+        lambda: Small(
+            lambda x, a, b: b(F.fold(a(F.unfold(x, 2, stride=2).mT).mT, 8, 2, stride=2)),
+            nn.Linear(32, 24), block(6, 8),
+        ),
+        [8, 6, 8],
+    ),
+    "groups of queries": (
+        lambda: Small(grouped_queries, nn.Linear(8, 16), nn.Linear(8, 8)),
+        [8, 2],
+    ),
+    "written to": (
+        lambda: Small(lambda x, a: x + inner_products(a(x)), nn.Conv2d(8, 12, 1)),
+        [8, 6],
+    ),
     "one channel for all": (lambda: between(lambda x: x * x[:, 2:3]), [8, 5, 8]),
     "no gradients": (lambda: between(lambda x: x * _without_gradients(x)), [8, 6, 8]),
     "no autocast": (lambda: between(lambda x: x * _in_float32(x)), [8, 6, 8]),
@@ -500,6 +542,7 @@ INEXACT = {
     "spatial attention": [8],
     "standardised weights": [8, 6],
     "group norm": [4],
+    "written to": [6],
 }
 
 

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from st.core.errors import StError
 from st.networks.imported.export import imported
 from st.networks.imported.modules import fill, made
+from st.networks.structure import Structure
+from st.networks.weights import fitted
 
 SHAPE, CLASSES = (3, 8, 8), 5
 
@@ -279,6 +281,18 @@ def test_weights_fill_a_module(tmp_path):
     assert fill(target, save(tmp_path / "w.safetensors", source)) == []
     for one, other in zip(source.parameters(), target.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_state_dict_may_hold_what_the_output_does_not_need(tmp_path):
+    module = Pooled(CLASSES)
+    module.auxiliary = nn.Linear(3, 2)
+    module.register_buffer("unused", torch.zeros(3))
+    program, values = imported(module, SHAPE)
+    whole = Structure("import", {}, SHAPE, CLASSES, program=program)
+    path = save(tmp_path / "w.safetensors", module)
+    found, said = fitted(whole, path, {name: 0 * v for name, v in values.items()}, None)
+    assert said == [] and found.keys() == values.keys()
+    assert all(np.array_equal(found[name], values[name]) for name in values)
 
 
 def test_weights_for_other_classes_leave_the_last_layer(tmp_path):

@@ -13,12 +13,14 @@ from st.core.errors import StError, one_line
 from st.core.progress import quiet
 from st.networks.imported.channels import coupled
 from st.networks.imported.gradients import computed_again, own_gradients
+from st.networks.imported.moves import writes
 from st.networks.imported.stages import tapped
 from st.networks.program import (
     BATCH,
     CONVOLUTIONS,
     INPUT,
     OUTPUT,
+    TAKE,
     TRANSPOSED,
     Node,
     Program,
@@ -95,9 +97,11 @@ def imported(
     unused = sorted(every.keys() - stored.keys() - tied.keys())
     if unused:
         notes.append(f"not used for the output, left out: {', '.join(unused)}")
+    left_out = sorted(module.state_dict().keys() - stored.keys() - tied.keys())
     program = Program(
-        input_shape, int(shape[1]), forms, stored, tied=tied, notes=list(dict.fromkeys(notes))
-    )
+        input_shape, int(shape[1]), forms, stored,
+        tied=tied, left_out=left_out, notes=list(dict.fromkeys(notes)),
+    )  # fmt: skip
     return tapped(coupled(program, streams), stages), values
 
 
@@ -176,8 +180,43 @@ def read(
             nodes.append(_node(node, known))
             known[node.name] = {"node": len(nodes) - 1}
     nodes.append(Node(OUTPUT, [known[result.name]]))
+    nodes = _taking(nodes, tensors)
     used = {name for node in nodes for name in named(node)}
     return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
+
+
+# what tensors that are made in a module's code go through
+COPIES = ("lift_fresh", "lift_fresh_copy", "detach", "alias")
+
+
+def _taking(nodes: list[Node], tensors: dict[str, Any]) -> list[Node]:
+    """The nodes, with positions in place of buffers of indices along one axis."""
+    changed = {
+        node.args[0]["tensor"]
+        for node in nodes
+        if node.args and isinstance(node.args[0], dict) and "tensor" in node.args[0]
+        if writes(node)
+    }
+    result = []
+    for node in nodes:
+        axis, index = None, None
+        if node.op == "aten.index_select.default":
+            axis, index = node.args[1:3]
+        elif node.op == "aten.index.Tensor" and sum(i is not None for i in node.args[1]) == 1:
+            axis, index = next((n, i) for n, i in enumerate(node.args[1]) if i is not None)
+        while index and "node" in index and nodes[index["node"]].name in COPIES:
+            index = nodes[index["node"]].args[0]
+        name = index.get("tensor") if index and "node" in node.args[0] else None
+        if name and name not in changed and not tensors[name][1]:
+            values = tensors[name][0]
+            if (
+                values.dtype in (torch.int32, torch.int64)
+                and values.ndim == 1
+                and values.min() >= 0
+            ):
+                node = Node(TAKE, [node.args[0], axis, values.tolist()], module=node.module)
+        result.append(node)
+    return result
 
 
 # Regions of their own within a graph, by operator: the place of the region among its arguments.

@@ -22,7 +22,7 @@ from st.networks.imported.labels import (
     compact,
     multiplied,
 )
-from st.networks.program import CONVOLUTIONS, OUTPUT, TRANSPOSED, Node
+from st.networks.program import CONVOLUTIONS, OUTPUT, TAKE, TRANSPOSED, Node
 from st.networks.running import function
 
 RULES: dict[str, Callable[[Coupling, Call], Any]] = {}
@@ -75,7 +75,7 @@ ORDERED |= {"swapaxes", "swapdims", "unbind", "lift_fresh_copy", "moveaxis", "mT
 ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
 ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T"}
 ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
-REORDERED = {"slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
+REORDERED = {TAKE, "slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
 MOVES = ORDERED | REORDERED
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
 
@@ -240,8 +240,9 @@ def attention(coupling: Coupling, call: Call) -> Labels:
     ]  # fmt: skip
     if mask is not None:
         operands.append((mask, [*others, "l", "s"][rank - len(mask.shape) :]))
+    mixed = ["s", *(others[-1:] if call["enable_gqa"] else ())]  # fewer heads of keys
     return coupling.join(
-        call, operands, [*others, "l", "v"], ["s"], lambda told: bool(told[2])
+        call, operands, [*others, "l", "v"], mixed, lambda told: bool(told[2])
     )  # values are averaged
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from st.core.errors import StError, one_line
-from st.networks.imported.labels import Call, Coupling, Labels, Result
+from st.networks.imported.labels import ANY, Call, Coupling, Labels, Result
+from st.networks.imported.moves import memory, writes
 from st.networks.imported.rules import rule_of
 from st.networks.program import BATCH, Node, Program, named, uses
 from st.networks.running import filled, function
@@ -54,6 +55,12 @@ def traced(
             result = result if isinstance(result, list) else [result]
             labels[number] = result if isinstance(values[number], list | tuple) else result[0]
         result = labels[number]
+        if (
+            writes(node)
+            and isinstance(result, Labels)
+            and any((p & ANY).any() for p in result.parts)
+        ):
+            _fill(nodes, number, labels)
         trace.append(Result(result if isinstance(result, list) else [result], call))
     (output,) = trace[-1].results
     coupling.pin(output, "the output")
@@ -78,14 +85,24 @@ def _call(node, run, args, kwargs, labels, tensors, shapes, zero, used) -> Call:
     return Call(node.name, given, written, shapes, move, zero, used)
 
 
+def _fill(nodes: list[Node], number: int, labels: dict[int, Any]) -> None:
+    """After a call that writes what is not zero: whatever shares its memory is not, either."""
+    held = memory(nodes, number)
+    for other in range(1, number):
+        if isinstance(labels[other], Labels) and memory(nodes, other) == held:
+            labels[other] = labels[other].filled
+
+
 def _zero(
     node: Node, run: Callable, values: dict, empty: dict, labels: dict, tensors: dict
 ) -> Callable[[Collection[int]], bool]:
     """What a call says of zeros (see Call): it is tried with two entries along each axis."""
 
     def zero(where: Collection[int]) -> bool:
-        numbers = torch.Generator().manual_seed(0)
+        # often enough that no result is zero by chance
+        return all(tried(where, torch.Generator().manual_seed(seed)) for seed in range(8))
 
+    def tried(where: Collection[int], numbers: torch.Generator) -> bool:
         def sample(value: Any, told: Any) -> Any:
             if not isinstance(value, torch.Tensor):
                 return value
@@ -100,6 +117,7 @@ def _zero(
         device = torch.device("cpu")
         try:
             with torch.random.fork_rng(devices=[]):
+                torch.default_generator.set_state(numbers.get_state())
                 result = run(
                     *filled(node.args, results, stored, device),
                     **{k: filled(v, results, stored, device) for k, v in node.kwargs.items()},
