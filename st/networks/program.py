@@ -105,7 +105,8 @@ class Program(Drawing):
     units of a group, as often as one another, or none. `taps`: per form the number of a node.
     `pinned`: how many channels each operator keeps from being removed. `tied`: further names of
     parameters. `left_out`: what else the module's state dict names, which the output
-    needs not. `notes`: what the import says.
+    needs not, with the values of what the operators have as positions. `notes`: what the import
+    says.
     """
 
     input_shape: tuple[int, int, int]
@@ -117,7 +118,7 @@ class Program(Drawing):
     taps: dict[str, dict[str, int]] = field(default_factory=dict)
     pinned: dict[str, int] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    left_out: dict[str, list[int] | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -201,6 +202,8 @@ class Program(Drawing):
         if name in CONVOLUTIONS or name == "linear":
             weight = self._sizes(args[1])
             return [(_layer(node), [*self._results(node), *weight[1:]])]
+        if name == "bilinear":
+            return [(_layer(node), [*self._results(node), *self._sizes(args[2])[1:]])]
         if name in TRANSPOSED:
             x, weight = self._sizes(args[0]), self._sizes(args[1])
             return [(_layer(node), [*x[:1], *x[2:], *weight])]

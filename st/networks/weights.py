@@ -70,6 +70,12 @@ def fitted(
     rest."""
     given = read_weights(path)
     program = structure.program
+    for name, positions in program.left_out.items() if program else ():
+        if positions is not None and name in given and given[name].tolist() != positions:
+            raise StError(
+                f"{path}: '{name}' is another order of channels than the network was drawn with; "
+                "give this file to the architecture, as its option 'weights'"
+            )
     spare = {*program.tied, *program.left_out} if program else set()
     given = {name: value for name, value in given.items() if name not in spare}
     own = {t.name for t in structure.graph.tensors() if not t.trained}

@@ -353,6 +353,13 @@ CASES = {
     "pixel unshuffle": (lambda: between(lambda x: F.pixel_unshuffle(x, 2), 6, 24), [8, 6, 8]),
     "repeated": (lambda: between(lambda x: x.repeat(1, 2, 1, 1), 6, 12), [8, 6, 8]),
     "flipped": (lambda: between(lambda x: x.flip(1)), [8, 6, 8]),
+    "turned": (lambda: between(lambda x: x.rot90(1, (2, 3))), [8, 6, 8]),
+    "bilinear": (
+        lambda: Plain(lambda x, a, b, c: c(b(a(x).mean((2, 3)), a(x).amax((2, 3)))),
+            block(3, 8), nn.Bilinear(8, 8, 6), nn.Linear(6, 5),
+        ),
+        [8, 6],
+    ),
     "rolled": (lambda: between(lambda x: x.roll(2, 1).roll(3, 2)), [8, 6, 8]),
     "sliced": (lambda: between(lambda x: x[:, 1:7:2], 8, 3), [8, 5, 3, 8]),
     "interpolated": (lambda: between(lambda x: F.interpolate(x, scale_factor=2)), [8, 6, 8]),

@@ -91,6 +91,16 @@ class FeaturesFirst(Pooled):
         return {"features": x.mean((2, 3)), "logits": super().forward(x)}
 
 
+class Scripted(Pooled):
+    def __init__(self, num_classes=7):
+        super().__init__(num_classes)
+        self.fc = torch.jit.trace(self.fc, torch.zeros(1, 3))
+
+
+def in_parallel(num_classes):
+    return torch.compile(nn.DataParallel(Pooled(num_classes)))
+
+
 class Words(Pooled):
     def forward(self, x):
         return "a cat"
@@ -177,6 +187,7 @@ def make(name, **arguments):
         ("mine:Pair", {}, None),
         ("mine:Auxiliary", {}, None),
         ("mine:Dictionary", {}, None),
+        ("mine:in_parallel", {}, None),
         ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
         ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
         ("mine:without_argument", {}, "'fc' was replaced"),
@@ -221,6 +232,7 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
         ("mine:Named", {}, r"cannot be made with \(n_classes=5\) \(TypeError"),
         ("mine:Pooled", {"depth": 3}, "unexpected keyword argument 'depth'"),
         ("mine:Broken", {}, "RuntimeError: no such thing"),
+        ("mine:Scripted", {}, "its part 'fc' is compiled by torch.jit"),
         ("mine:Words", {}, "gives a str, not a tensor of classes"),
         ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
         ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
@@ -287,12 +299,17 @@ def test_a_state_dict_may_hold_what_the_output_does_not_need(tmp_path):
     module = Pooled(CLASSES)
     module.auxiliary = nn.Linear(3, 2)
     module.register_buffer("unused", torch.zeros(3))
+    module.register_buffer("order", torch.tensor([2, 0, 1]))
+    module.register_forward_pre_hook(lambda part, x: x[0][:, part.order])
     program, values = imported(module, SHAPE)
     whole = Structure("import", {}, SHAPE, CLASSES, program=program)
     path = save(tmp_path / "w.safetensors", module)
     found, said = fitted(whole, path, {name: 0 * v for name, v in values.items()}, None)
     assert said == [] and found.keys() == values.keys()
     assert all(np.array_equal(found[name], values[name]) for name in values)
+    module.order.copy_(torch.tensor([0, 1, 2]))
+    with pytest.raises(StError, match="'order' is another order of channels"):
+        fitted(whole, save(path, module), values, None)
 
 
 def test_weights_for_other_classes_leave_the_last_layer(tmp_path):

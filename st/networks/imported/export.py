@@ -67,13 +67,15 @@ def imported(
     stored: dict[str, Stored] = {}
     values: dict[str, np.ndarray] = {}
     notes: list[str] = []
+    positions: set[str] = set()
     training = {part: part.training for part in module.modules()}
     try:
         for form in ("train", "eval"):
             module.train(form == "train")
             program, said = exported(module, input_shape)
             notes += said
-            nodes, found = read(program, form, classes, notes)
+            nodes, found, taken = read(program, form, classes, notes)
+            positions |= taken
             forms[form] = nodes
             for name, (tensor, trained) in found.items():
                 dtype = str(tensor.dtype).removeprefix("torch.")
@@ -97,7 +99,11 @@ def imported(
     unused = sorted(every.keys() - stored.keys() - tied.keys())
     if unused:
         notes.append(f"not used for the output, left out: {', '.join(unused)}")
-    left_out = sorted(module.state_dict().keys() - stored.keys() - tied.keys())
+    left_out = {
+        name: value.tolist() if name in positions else None
+        for name, value in module.state_dict().items()
+        if name not in stored and name not in tied
+    }
     program = Program(
         input_shape, int(shape[1]), forms, stored,
         tied=tied, left_out=left_out, notes=list(dict.fromkeys(notes)),
@@ -147,8 +153,9 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
 
 def read(
     program, form: str, classes: int | None, notes: list[str]
-) -> tuple[list[Node], dict[str, Any]]:
-    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained)."""
+) -> tuple[list[Node], dict[str, Any], set[str]]:
+    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained); and
+    the buffers whose values they have as positions."""
     tensors: dict[str, Any] = {}
     known: dict[str, dict[str, Any]] = {}
     parts = {str(s.target).partition(".")[0] for s in program.graph_signature.input_specs}
@@ -180,24 +187,24 @@ def read(
             nodes.append(_node(node, known))
             known[node.name] = {"node": len(nodes) - 1}
     nodes.append(Node(OUTPUT, [known[result.name]]))
-    nodes = _taking(nodes, tensors)
+    nodes, taken = _taking(nodes, tensors)
     used = {name for node in nodes for name in named(node)}
-    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
+    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}, taken
 
 
 # what tensors that are made in a module's code go through
 COPIES = ("lift_fresh", "lift_fresh_copy", "detach", "alias")
 
 
-def _taking(nodes: list[Node], tensors: dict[str, Any]) -> list[Node]:
-    """The nodes, with positions in place of buffers of indices along one axis."""
+def _taking(nodes: list[Node], tensors: dict[str, Any]) -> tuple[list[Node], set[str]]:
+    """The nodes, with positions in place of buffers of indices along one axis, and these."""
     changed = {
         node.args[0]["tensor"]
         for node in nodes
         if node.args and isinstance(node.args[0], dict) and "tensor" in node.args[0]
         if writes(node)
     }
-    result = []
+    result, taken = [], set()
     for node in nodes:
         axis, index = None, None
         if node.op == "aten.index_select.default":
@@ -215,8 +222,9 @@ def _taking(nodes: list[Node], tensors: dict[str, Any]) -> list[Node]:
                 and values.min() >= 0
             ):
                 node = Node(TAKE, [node.args[0], axis, values.tolist()], module=node.module)
+                taken.add(name)
         result.append(node)
-    return result
+    return result, taken
 
 
 # Regions of their own within a graph, by operator: the place of the region among its arguments.

@@ -111,7 +111,9 @@ def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) ->
     """What the class or function makes, told the number of classes if it takes one."""
     if isinstance(factory, nn.Module):
         try:
-            return copy.deepcopy(factory)
+            return _plain(name, copy.deepcopy(factory))
+        except StError:
+            raise
         except Exception as error:  # as of tensors that were computed of parameters
             raise StError(
                 f"module '{name}': cannot be copied ({type(error).__name__}: "
@@ -140,8 +142,23 @@ def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) ->
                 raise _failed(name, attempt, error) from error
         except Exception as error:
             raise _failed(name, attempt, error) from error
+    return _plain(name, module)
+
+
+def _plain(name: str, module: Any) -> nn.Module:
+    """The module within what only runs it in another way; raises StError if it is none that can be
+    drawn."""
+    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
     if not isinstance(module, nn.Module):
         raise StError(f"module '{name}': made a {type(module).__name__}, not a module of torch")
+    for part, found in module.named_modules():
+        if isinstance(found, torch.jit.ScriptModule):
+            which = f"its part '{part}'" if part else "it"
+            raise StError(
+                f"module '{name}': {which} is compiled by torch.jit; name the module as it is "
+                "before that"
+            )
     return module
 
 

@@ -76,6 +76,7 @@ ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"
 ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T"}
 ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
 REORDERED = {TAKE, "slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
+REORDERED |= {"rot90", "fliplr", "flipud"}
 MOVES = ORDERED | REORDERED
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
 
@@ -191,6 +192,19 @@ def linear(coupling: Coupling, call: Call) -> Labels:
     others: list[Any] = list(range(len(x.shape) - 1))
     operands: Operands = [(x, [*others, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
     return coupling.join(call, operands, [*others, "out"], (), multiplied(2))
+
+
+@rule("bilinear")
+def bilinear(coupling: Coupling, call: Call) -> Labels:
+    """The last axes of two tensors are read, others stay as they are."""
+    one, other, weight, bias = call["input1"], call["input2"], call["weight"], call["bias"]
+    coupling.role("producers", weight)
+    others: list[Any] = list(range(len(one.shape) - 1))
+    operands: Operands = [
+        (one, [*others, "in"]), (other, [*others, "in too"]),
+        (weight, ["out", "in", "in too"]), (bias, ["out"]),
+    ]  # fmt: skip
+    return coupling.join(call, operands, [*others, "out"], (), multiplied(3))
 
 
 @rule("matmul", "mm", "bmm", "baddbmm", "addmm", "mv", "addmv", "dot", "vdot", "inner")
