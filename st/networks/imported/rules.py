@@ -22,8 +22,7 @@ from st.networks.imported.labels import (
     compact,
     multiplied,
 )
-from st.networks.program import CONVOLUTIONS, OUTPUT, TAKE, TRANSPOSED, Node
-from st.networks.running import function
+from st.networks.program import TAKE
 
 RULES: dict[str, Callable[[Coupling, Call], Any]] = {}
 
@@ -38,7 +37,7 @@ def rule(*names: str):
     return register
 
 
-def _letters(labels: Labels, *named: Any) -> list[Any]:
+def letters_of(labels: Labels, *named: Any) -> list[Any]:
     """The named letters, and one of its own for each further axis."""
     return [*named, *(("own", axis) for axis in range(len(named), len(labels.shape)))]
 
@@ -124,191 +123,6 @@ def reshaped_as(coupling: Coupling, call: Call) -> Labels:
     )
 
 
-@rule(*CONVOLUTIONS)
-def convolution(coupling: Coupling, call: Call) -> Labels:
-    """Channels in and out; grouped ones keep as many in each group, or whole groups."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    groups = call["groups"] or 1
-    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
-    places = [("place", axis) for axis in range(len(x.shape) - 2)]
-    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
-    if groups == 1:
-        return coupling.join(
-            call,
-            [(x, ["n", "in", *places]), (weight, ["out", "in", *kernel]), (bias, ["out"])],
-            result,
-            ["n", *places, *kernel],
-            multiplied(2),
-        )
-    x, weight = coupling.regular(x), coupling.regular(weight)
-    read, made, inner = x.along(1), weight.along(0), weight.along(1)
-    if inner is None:
-        inner = np.full(weight.shape[1], STAYS)
-    if read is None or made is None or (weight.along(1) is None and weight.shape[1] > 1):
-        for labels in (x, weight, bias):
-            coupling.pin(labels, call.op)
-        return Labels(call.shapes[0])
-    read, made = read.reshape(groups, -1), made.reshape(groups, -1)
-    if min(read.shape[1], made.shape[1]) == 1:  # whole groups
-        coupling.tie(read, read[:, :1])
-        coupling.tie(made, read[:, :1])
-        coupling.pin(weight.along(1), call.op)
-    else:
-        coupling.tie(read, inner)
-        coupling.tie(made, made[:1])
-        coupling.inexact.append(read[(read & inner & ANY) == ANY])
-    for labels, axes in ((x, [0, *range(2, len(x.shape))]), (weight, range(2, len(weight.shape)))):
-        for axis in axes:
-            coupling.pin(labels.along(axis), call.op)
-    return coupling.join(
-        call, [(Labels(weight.shape[:1], [made.reshape(-1)]), ["out"]), (bias, ["out"])], result
-    )
-
-
-@rule(*TRANSPOSED)
-def transposed(coupling: Coupling, call: Call) -> Any:
-    """Transposed convolutions, without groups."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    if call["groups"] != 1:
-        return pinned(coupling, call)
-    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
-    places = [("place", axis) for axis in range(len(x.shape) - 2)]
-    operands: Operands = [
-        (x, ["n", "in", *places]),
-        (weight, ["in", "out", *kernel]),
-        (bias, ["out"]),
-    ]
-    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
-    return coupling.join(call, operands, result, ["n", *places, *kernel], multiplied(2))
-
-
-@rule("linear")
-def linear(coupling: Coupling, call: Call) -> Labels:
-    """The last axis is read, other axes stay as they are."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    others: list[Any] = list(range(len(x.shape) - 1))
-    operands: Operands = [(x, [*others, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
-    return coupling.join(call, operands, [*others, "out"], (), multiplied(2))
-
-
-@rule("bilinear")
-def bilinear(coupling: Coupling, call: Call) -> Labels:
-    """The last axes of two tensors are read, others stay as they are."""
-    one, other, weight, bias = call["input1"], call["input2"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    others: list[Any] = list(range(len(one.shape) - 1))
-    operands: Operands = [
-        (one, [*others, "in"]), (other, [*others, "in too"]),
-        (weight, ["out", "in", "in too"]), (bias, ["out"]),
-    ]  # fmt: skip
-    return coupling.join(call, operands, [*others, "out"], (), multiplied(3))
-
-
-@rule("matmul", "mm", "bmm", "baddbmm", "addmm", "mv", "addmv", "dot", "vdot", "inner")
-def product(coupling: Coupling, call: Call) -> Labels:
-    """Products of matrices and vectors."""
-    *added, one, other = call.labels
-    rank = len(call.shapes[0])
-    if call.op == "inner" and max(len(one.shape), len(other.shape)) > 1:
-        return pinned(coupling, call)
-    row = ["row"] if len(one.shape) > 1 else []
-    column = ["column"] if len(other.shape) > 1 else []
-    batch = list(range(rank - len(row + column)))
-
-    def letters(labels: Labels, own: list[str]) -> list[Any]:
-        return [*batch[len(batch) - len(labels.shape) + len(own) :], *own]
-
-    result = [*batch, *row, *column]
-    operands: Operands = [
-        (one, letters(one, [*row, "in"])),
-        (other, letters(other, ["in", *column])),
-        *((a, result[rank - len(a.shape) :]) for a in added),
-    ]
-    return coupling.join(call, operands, result, (), multiplied(2))
-
-
-@rule("einsum")
-def einsum(coupling: Coupling, call: Call) -> Any:
-    """Products of any axes by their letters."""
-    equation, tensors = call["equation"], call["tensors"]
-    if "." in equation or "->" not in equation:
-        return pinned(coupling, call)
-    given, result = equation.replace(" ", "").split("->")
-    operands: Operands = list(zip(tensors, given.split(","), strict=True))
-    if any(len(set(letters)) < len(letters) for _, letters in operands):
-        return pinned(coupling, call)
-    return coupling.join(call, operands, result, (), multiplied(len(operands)))
-
-
-@rule("scaled_dot_product_attention")
-def attention(coupling: Coupling, call: Call) -> Labels:
-    """softmax(q k^T) v, over the last two axes."""
-    query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
-    rank = len(query.shape)
-    others = list(range(rank - 2))
-    operands = [
-        (query, [*others, "l", "k"]), (key, [*others, "s", "k"]), (value, [*others, "s", "v"]),
-    ]  # fmt: skip
-    if mask is not None:
-        operands.append((mask, [*others, "l", "s"][rank - len(mask.shape) :]))
-    mixed = ["s", *(others[-1:] if call["enable_gqa"] else ())]  # fewer heads of keys
-    return coupling.join(
-        call, operands, [*others, "l", "v"], mixed, lambda told: bool(told[2])
-    )  # values are averaged
-
-
-@rule("batch_norm", "instance_norm")
-def batch_norm(coupling: Coupling, call: Call) -> Labels:
-    """Each channel for itself."""
-    x = call["input"]
-    coupling.role("norms", call["weight"])
-    names = ("weight", "bias", "running_mean", "running_var")
-    letters = _letters(x, "n", "c")
-    # a channel that is zero has mean zero
-    scaled = lambda told: (told[0] or bool(told[1])) and told[2] is not False  # noqa: E731
-    operands = [(x, letters), *((call[name], ["c"]) for name in names)]
-    if call["running_mean"] is not None:
-        return coupling.join(call, operands, letters, letters[2:], scaled)
-    # weights may be normalised, whose positions are other channels: as in layer_norm
-    result = coupling.join(call, operands, letters, (), scaled)
-    coupling.inexact += [v for axis in letters[2:] if (v := result.along(axis[1])) is not None]
-    return result
-
-
-@rule("layer_norm", "rms_norm")
-def layer_norm(coupling: Coupling, call: Call) -> Labels:
-    """The last axes together: of what remains, it normalises with other numbers."""
-    x = call["input"]
-    letters = list(range(len(x.shape)))
-    last = letters[-len(call["normalized_shape"]) :]
-    operands: Operands = [(x.filled, letters), (call["weight"], last), (call["bias"], last)]
-    result = coupling.join(call, operands, letters, (), multiplied(2))
-    coupling.inexact += [v for v in (result.along(axis) for axis in last) if v is not None]
-    return result
-
-
-@rule("group_norm")
-def group_norm(coupling: Coupling, call: Call) -> Labels:
-    """Channels of a group together; groups keep as many each."""
-    x, groups = call["input"], call["num_groups"]
-    letters = _letters(x, "n", "c")
-    operands: Operands = [
-        (x if groups == x.shape[1] else x.filled, letters),
-        (call["weight"], ["c"]),
-        (call["bias"], ["c"]),
-    ]
-    result = coupling.join(call, operands, letters, letters[2:], multiplied(2))
-    channels = result.along(1)
-    if channels is not None and groups < len(channels):
-        rows = channels.reshape(groups, -1)
-        coupling.tie(rows, rows[:1])
-        coupling.inexact.append(channels)
-    return result
-
-
 @rule("cat", "concat", "concatenate")
 def concatenation(coupling: Coupling, call: Call) -> Labels:
     """Side by side along one axis, along the others together."""
@@ -339,87 +153,6 @@ def stack(coupling: Coupling, call: Call) -> Labels:
     axis = (call["dim"] or 0) % rank
     letters = [a for a in range(rank) if a != axis]
     return coupling.join(call, [(t, letters) for t in tensors], list(range(rank)))
-
-
-# Reductions to which zeros add nothing, and others that make sense of what remains, too: as those
-# within hand-written normalisations.
-SUMS = {"sum", "nansum", "norm", "linalg_vector_norm", "any"}
-STATISTICS = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min"}
-
-
-def reduction(coupling: Coupling, call: Call) -> Any:
-    """Means, sums, maxima over axes."""
-    x = call["self"] if call["self"] is not None else call["input"]
-    rank, dims = len(x.shape), call["dim"]
-    dims = list(range(rank)) if dims is None or dims == [] else dims
-    dims = {d % rank for d in (dims if isinstance(dims, list) else [dims])}
-    letters = list(range(rank))
-    several = len(call.shapes) > 1 and (call.op not in STATISTICS or places(call))
-    if len(call.labels) > 1 or several:
-        return pinned(coupling, call)
-    kept = letters if call["keepdim"] else [a for a in letters if a not in dims]
-    order = next((call[name] for name in ("ord", "p") if call[name] is not None), 1)
-    mixed, regular = dims, coupling.regular(x)
-    if call.op in STATISTICS or (call.op in SUMS and order > 0):
-        for vector in (v for axis in dims if (v := regular.along(axis)) is not None):
-            every = call.op in STATISTICS
-            coupling.inexact.append(vector if every else vector[vector & ANY == ANY])
-        mixed = set()
-        regular.parts = [p for p in regular.parts if p.shape.index(p.size) not in dims]
-    zero = call.zero({id(x)})
-    result = coupling.join(call, [(regular, letters)], kept, mixed, lambda _: zero)
-    return [replace(result, shape=shape) for shape in call.shapes]
-
-
-def places(call: Call) -> bool:
-    """Whether of maxima their places are used."""
-    return call.op in ("max", "min") and 1 in call.used
-
-
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp")
-def along_an_axis(coupling: Coupling, call: Call) -> Labels:
-    """What mixes positions along one axis and keeps the shape."""
-    (x,) = call.labels
-    letters = list(range(len(x.shape)))
-    x = x if call.zero({id(x)}) else x.filled
-    return coupling.join(call, [(x, letters)], letters, [call["dim"] % len(letters)])
-
-
-@rule("_weight_norm", "_weight_norm_interface")
-def weight_norm(coupling: Coupling, call: Call) -> Any:
-    """Weights of a length of its own along one axis, to which zeros add nothing."""
-    v, g = call["v"], call["g"]
-    letters = list(range(len(v.shape)))
-    result = coupling.join(call, [(v, letters), (g, letters)], letters, zero=multiplied(2))
-    result.origin = v.origin
-    return [result, *(Labels(shape) for shape in call.shapes[1:])]
-
-
-@rule("glu")
-def glu(coupling: Coupling, call: Call) -> Labels:
-    """The first half along an axis times the sigmoid of the second."""
-    x = coupling.regular(call["self"])
-    axis = call["dim"] % len(x.shape)
-    half = call.shapes[0][axis]
-    vector = x.along(axis)
-    letters = list(range(len(x.shape)))
-    if vector is None:
-        return coupling.join(call, [(x, letters)], letters)
-    coupling.tie(vector[:half], vector[half:])
-    parts = [np.take(part, range(half), axis) if part.shape[axis] > 1 else part for part in x.parts]
-    return Labels(call.shapes[0], parts)
-
-
-@rule("prelu", "_prelu_kernel")
-def prelu(coupling: Coupling, call: Call) -> Labels:
-    """A slope for all channels, or for each."""
-    x, weight = call["self"], call["weight"]
-    letters = _letters(x, "n", "c")[: len(x.shape)]
-    if len(weight.shape) != 1:
-        return pointwise(coupling, call)
-    return coupling.join(
-        call, [(x, letters), (weight, ["c"])], letters, zero=lambda told: bool(told[0])
-    )
 
 
 @rule("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d")
@@ -546,13 +279,3 @@ def pinned(coupling: Coupling, call: Call) -> Any:
     for labels in call.labels:
         coupling.pin(labels, call.op)
     return [Labels(shape) for shape in call.shapes]
-
-
-def rule_of(node: Node) -> Callable[[Coupling, Call], Any]:
-    """Its rule; without one of its own that of what torch says of the operator."""
-    if node.name in RULES:
-        return RULES[node.name]
-    tags = getattr(function(node.op), "tags", ())
-    if node.name in POINTWISE or torch.Tag.pointwise in tags or node.op == OUTPUT:
-        return pointwise
-    return reduction if torch.Tag.reduction in tags else pinned

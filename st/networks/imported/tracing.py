@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from st.core.errors import StError, one_line
+from st.networks.imported import products  # noqa: F401  its rules
 from st.networks.imported.labels import ANY, Call, Coupling, Labels, Result
 from st.networks.imported.moves import memory, writes
-from st.networks.imported.rules import rule_of
-from st.networks.program import BATCH, Node, Program, named, uses
+from st.networks.imported.rules import POINTWISE, RULES, pinned, pointwise
+from st.networks.imported.statistics import reduction
+from st.networks.program import BATCH, OUTPUT, Node, Program, named, uses
 from st.networks.running import filled, function
 
 
@@ -128,3 +130,13 @@ def _zero(
         return all(isinstance(part, torch.Tensor) and not part.any() for part in found)
 
     return zero
+
+
+def rule_of(node: Node) -> Callable[[Coupling, Call], Any]:
+    """Its rule; without one of its own that of what torch says of the operator."""
+    if node.name in RULES:
+        return RULES[node.name]
+    tags = getattr(function(node.op), "tags", ())
+    if node.name in POINTWISE or torch.Tag.pointwise in tags or node.op == OUTPUT:
+        return pointwise
+    return reduction if torch.Tag.reduction in tags else pinned
