@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from st.core.device import channels_last
 from st.core.errors import StError
 from st.networks import network
 from st.networks.checkpoint import Checkpoint
@@ -626,6 +627,36 @@ def test_names_are_the_modules():
     assert net.b.weight is net.c.weight
     assert network.tensors(net).keys() == values.keys()
     assert whole.graph.groups["a"].members == [("a.weight", 0), ("c.weight", 0)]
+
+
+class Spectra(nn.Module):
+    """A filter of frequencies, with complex weights as pairs of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8, 8, 5, 2))
+
+    def forward(self, x):
+        y = torch.fft.rfft2(x) * torch.view_as_complex(self.weight)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:3], 4, 2))
+        return torch.fft.irfft2(y, s=x.shape[-2:]) + torch.view_as_real(pairs).reshape(x.shape)
+
+
+IN_MEMORY = {
+    "volumes": lambda: Plain(
+        lambda x, a, b: b(F.relu(a(x.unsqueeze(2))).mean((2, 3, 4))),
+        nn.Conv3d(3, 8, (1, 3, 3)), nn.Linear(8, 5),
+    ),
+    "spectra": lambda: Small(lambda x, a: a(x), Spectra()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_networks_run_in_the_order_of_memory_that_is_fast(name):
+    module = IN_MEMORY[name]().eval()
+    net = channels_last(network.build(*structure_of(module))).eval()
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), module(x))
 
 
 def test_attributes_of_networks_cannot_be_parts_of_modules():
