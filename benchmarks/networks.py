@@ -15,12 +15,13 @@ Writes benchmarks/results/networks.csv.
 """
 
 import argparse
+import sys
 import time
 import warnings
 
 import numpy as np
 import torch
-from common import Table, add_out
+from common import ROOT, Table, add_out
 from torchvision import models
 
 from st.core.errors import StError
@@ -34,21 +35,9 @@ from st.pruning.criteria import Subject
 from st.pruning.criteria.l1_norm import l1_norm
 from st.pruning.selection import Budget, select_channels
 
+sys.path.insert(0, str(ROOT / "tests"))
 SIDES = {"inception_v3": 299, "efficientnet_v2_s": 224, "vit_h_14": 224}
 CLASSES = 1000
-
-
-def zeroed(part: Structure, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The whole network's tensors with zeros in place of what the part does not have."""
-    kept, result = part.graph.positions(part.keep), {}
-    for tensor in part.graph.tensors():
-        value = tensors[tensor.name].copy()
-        for number, axis in enumerate(tensor.axes):
-            if axis is not None:
-                removed = np.setdiff1d(np.arange(tensor.shape[number]), kept[axis])
-                np.moveaxis(value, number, 0)[removed] = 0
-        result[tensor.name] = value
-    return result
 
 
 def spread(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -70,6 +59,8 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def measure(name: str) -> dict:
+    from helpers.networks import zeroed
+
     side = SIDES.get(name, 224)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     place = name if ":" in name else f"torchvision.models:{name}"

@@ -245,6 +245,7 @@ def _contradictions(
         for name in method.architectures or []:
             found = _reference(name, params.architectures, "architecture")
             yield from (f"{where}.architectures: {p}" for p in found)
+    yield from _not_rewound(params)
     rows = [params.row(name) for name in params.supernets] + list(params.methods)
     for key, against in params.claims.items():
         found = _reference(key, params.methods, "method")
@@ -286,11 +287,46 @@ def _untrained(params: Params, method: Method) -> Iterator[str]:
     """The architectures for which a method's networks would be evaluated with fresh weights."""
     if method.init not in registry.inits.names():
         return
-    if registry.inits.get(method.init).source is None:
+    source, supernet = registry.inits.get(method.init).source, _supernet(params, method.search)
+    fresh = supernet and source == "rewind" and not (supernet.rewind_epoch or supernet.weights)
+    if source is None or fresh:
         for name, architecture in params.architectures.items():
             concerned = name in (method.architectures or params.architectures)
             if concerned and not recipe(params, architecture, method).epochs:
                 yield name
+
+
+def _supernet(params: Params, search: str) -> Supernet | None:
+    """The supernet of a search, if both exist."""
+    found = params.searches.get(search)
+    return params.supernets.get(found.supernet) if found else None
+
+
+def _not_rewound(params: Params) -> Iterator[str]:
+    """Methods and searches that rewind a supernet which is not trained: its early weights are those
+    that it has in the end."""
+    rewinding = {
+        f"methods.{key}.init: rewind": (method.search, method.architectures)
+        for key, method in params.methods.items()
+        if method.init in registry.inits.names()
+        and registry.inits.get(method.init).source == "rewind"
+    }
+    rewinding |= {
+        f"searches.{key}.rounds: {search.rounds}": (key, None)
+        for key, search in params.searches.items()
+        if search.rounds > 1
+    }
+    for where, (search, architectures) in rewinding.items():
+        supernet = _supernet(params, search)
+        for name in architectures or params.architectures if supernet else ():
+            architecture = params.architectures.get(name)
+            if architecture and supernet and not recipe(params, architecture, supernet).epochs:
+                yield (
+                    f"{where}: there is nothing to rewind to, as supernet "
+                    f"'{params.searches[search].supernet}' has 0 epochs of training; use init: "
+                    "inherit and 1 round, or train it"
+                )
+                break
 
 
 def _exports(params: Params) -> Iterator[str]:

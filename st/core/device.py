@@ -16,6 +16,16 @@ from st.core.progress import say
 
 Module = TypeVar("Module", bound=nn.Module)
 
+
+def channels_last(network: Module) -> Module:
+    """The network with the weights of its convolutions in the layout of memory that is fast. Other
+    tensors stay: operators such as view_as_complex ask for theirs."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
 # Whether GPUs capture training steps as CUDA graphs (see Captured).
 CAPTURE = True
 WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate
@@ -63,8 +73,7 @@ class Device:
 
     def place(self, network: Module) -> Module:
         """The network on the device, in channels_last, the layout that is fast on both kinds."""
-        # torch's stub lacks this combination
-        return network.to(self.name, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return channels_last(network.to(self.name))
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array's values on the device."""

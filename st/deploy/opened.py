@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from st.core.device import channels_last
 from st.core.errors import StError, one_line
 from st.core.progress import quiet
 from st.core.registry import targets
@@ -95,8 +96,7 @@ def _source(path: Path, threads: int) -> Opened:
 
 
 def _model(model: Model) -> Opened:
-    whole: Any = model  # of `to`, type checkers know not all
-    network = whole.to(memory_format=torch.channels_last)
+    network = channels_last(model)
 
     def run(batch: np.ndarray) -> torch.Tensor:
         return network(torch.from_numpy(batch).contiguous(memory_format=torch.channels_last))

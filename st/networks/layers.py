@@ -14,48 +14,52 @@ class Executable(nn.Module):
     (`stage1.block2.conv1`); what lies between them is not.
 
     Called with a batch and names of taps: the logits, (n, classes), or with taps a dict of these
-    intermediate values.
+    intermediate values. Its own attributes begin with `st_`: parts of imported networks keep their
+    names, which may be any others.
     """
 
     def __init__(self, structure: Structure):
         super().__init__()
-        self.structure = structure
-        self.random = False  # whether torch's random numbers are drawn in training, as by dropout
+        self.st_structure = structure
+        self.st_random = (
+            False  # whether torch's random numbers are drawn in training, as by dropout
+        )
         # batch normalisations that are no layers, which several processes can't compute together
-        self.loose_norms = False
-        self.layers_by_name: dict[str, nn.Module] = {}
+        self.st_loose_norms = False
+        self.st_layers: dict[str, nn.Module] = {}
         # layers, each with the batch normalisation that alone reads it
-        self.foldable: list[tuple[str, str]] = []
+        self.st_foldable: list[tuple[str, str]] = []
 
-    def parent(self, name: str) -> tuple[nn.Module, str]:
+    def st_parent(self, name: str) -> tuple[nn.Module, str]:
         """The module that holds what has this name, and the last part of the name."""
         *path, last = name.split(".")
         parent: nn.Module = self
         for part in path:
             if part not in parent._modules:
-                self._check(parent, part, name)
+                self.st_check(parent, part, name)
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
         return parent, last
 
-    def _check(self, parent: nn.Module, part: str, name: str) -> None:
+    def st_check(self, parent: nn.Module, part: str, name: str) -> None:
+        """Raise StError if `parent` cannot hold a part of this name."""
         if part not in parent._modules and hasattr(parent, part):
             raise StError(
-                f"architecture '{self.structure.family}': layer '{name}': torch's modules have an "
-                f"attribute '{part}'; give the layer another name"
+                f"architecture '{self.st_structure.family}': layer '{name}': torch's modules have "
+                f"an attribute '{part}'; give the layer another name"
             )
 
-    def attach(self, name: str, layer: nn.Module) -> None:
+    def st_attach(self, name: str, layer: nn.Module) -> None:
         """Make `layer` the one of this name."""
-        parent, last = self.parent(name)
-        self._check(parent, last, name)
+        parent, last = self.st_parent(name)
+        self.st_check(parent, last, name)
         parent.add_module(last, layer)
-        self.layers_by_name[name] = layer
+        self.st_layers[name] = layer
 
-    def exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
+    def st_exchange(self, change: Callable[[nn.Module], nn.Module]) -> None:
         """Put `change(layer)` in the place of every layer."""
-        for name, layer in list(self.layers_by_name.items()):
-            self.attach(name, change(layer))
+        for name, layer in list(self.st_layers.items()):
+            self.st_attach(name, change(layer))
 
 
 class Uncounted(nn.modules.batchnorm._BatchNorm):

@@ -35,19 +35,19 @@ class Network(Executable):
         super().__init__(structure)
         graph = structure.graph
         assert isinstance(graph, Graph)
-        self._nodes = graph.nodes
-        self._widths: dict[Any, int] = structure.widths
-        self._taps = graph.taps
+        self.st_nodes = graph.nodes
+        self.st_widths: dict[Any, int] = structure.widths
+        self.st_taps = graph.taps
         last_use = {i: n for n, node in enumerate(graph.nodes) for i in node.inputs}
-        self._plan = []
+        self.st_plan = []
         for number, node in enumerate(graph.nodes[1:], start=1):
-            layer = self._layer(node)
+            layer = self.st_layer(node)
             if layer is not None:
-                self.attach(node.name, layer)
+                self.st_attach(node.name, layer)
             frees = [i for i in set(node.inputs) if last_use[i] == number]
-            self._plan.append((number, node, layer is not None, frees))
+            self.st_plan.append((number, node, layer is not None, frees))
         readers = Counter(i for node in graph.nodes for i in node.inputs)
-        self.foldable = [
+        self.st_foldable = [
             (graph.nodes[before].name, node.name)
             for node in graph.nodes
             for before in node.inputs
@@ -55,9 +55,10 @@ class Network(Executable):
             if readers[before] == 1 and before not in graph.taps.values()
         ]
 
-    def _layer(self, node: Node) -> nn.Module | None:
-        channels_in = self._widths.get(node.group_in, node.channels_in)
-        channels = self._widths.get(node.group_out, node.channels)
+    def st_layer(self, node: Node) -> nn.Module | None:
+        """The layer of a node, if it has one."""
+        channels_in = self.st_widths.get(node.group_in, node.channels_in)
+        channels = self.st_widths.get(node.group_out, node.channels)
         if node.op == "conv":
             shape = (node.kernel, node.stride, node.padding)
             return nn.Conv2d(channels_in, channels, *shape, bias=False)
@@ -66,27 +67,27 @@ class Network(Executable):
         if node.op == "bn":
             return BatchNorm2d(channels) if node.spatial else BatchNorm1d(channels)
         if node.op == "select" and channels < node.channels:
-            return Selection(self.structure.keep[node.name], node.channels)
+            return Selection(self.st_structure.keep[node.name], node.channels)
         return None
 
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """Logits of shape (n, classes); or, with `taps`, a dict of these intermediate values."""
-        wanted = {self._taps[name] for name in taps} | {self._taps["logits"]}
-        values, nodes = {0: x}, self._nodes
-        for number, node, is_layer, frees in self._plan:
+        wanted = {self.st_taps[name] for name in taps} | {self.st_taps["logits"]}
+        values, nodes = {0: x}, self.st_nodes
+        for number, node, is_layer, frees in self.st_plan:
             arguments = [values[i] for i in node.inputs]
             spent = [i for i in frees if i not in wanted]
             for i in spent:
                 del values[i]
             if is_layer:
-                values[number] = self.layers_by_name[node.name](arguments[0])
+                values[number] = self.st_layers[node.name](arguments[0])
             elif node.op == "relu" and spent and nodes[spent[0]].op in FRESH:
                 values[number] = F.relu_(arguments[0])
             else:
                 values[number] = apply(node, arguments)
         if taps:
-            return {name: values[self._taps[name]] for name in taps}
-        return values[self._taps["logits"]]
+            return {name: values[self.st_taps[name]] for name in taps}
+        return values[self.st_taps["logits"]]
 
 
 class Selection(nn.Module):
@@ -208,11 +209,11 @@ def folded(network: Executable) -> Executable:
     Where something else reads the convolution's output, or a ReLU comes before it, they stay.
     """
     result = copy.deepcopy(network.eval())
-    for before, norm in result.foldable:
-        layer = result.layers_by_name[before]
+    for before, norm in result.st_foldable:
+        layer = result.st_layers[before]
         fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        result.attach(before, fuse(layer, result.layers_by_name[norm]))
-        result.attach(norm, nn.Identity())
+        result.st_attach(before, fuse(layer, result.st_layers[norm]))
+        result.st_attach(norm, nn.Identity())
     return result
 
 
@@ -223,7 +224,7 @@ def load(checkpoint: Checkpoint) -> Executable:
 
 def tensors(network: nn.Module) -> dict[str, np.ndarray]:
     """Copies of all parameters and buffers, as `build` takes them."""
-    program = getattr(getattr(network, "structure", None), "program", None)
+    program = getattr(getattr(network, "st_structure", None), "program", None)
     tied = program.tied if program else {}
     return {
         # numpy has no bfloat16

@@ -104,7 +104,9 @@ class Program(Drawing):
     `layouts`: lists of units, one for each position of an axis, FIXED where it stays; each has all
     units of a group, as often as one another, or none. `taps`: per form the number of a node.
     `pinned`: how many channels each operator keeps from being removed. `tied`: further names of
-    parameters. `notes`: what the import says.
+    parameters. `left_out`: what else the module's state dict names, which the output
+    needs not, with the values of what the operators have as positions. `notes`: what the import
+    says.
     """
 
     input_shape: tuple[int, int, int]
@@ -116,6 +118,7 @@ class Program(Drawing):
     taps: dict[str, dict[str, int]] = field(default_factory=dict)
     pinned: dict[str, int] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, list[int] | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -124,6 +127,10 @@ class Program(Drawing):
 
     def extents(self) -> dict[Any, Extent]:
         """By the numbers of layouts; see Drawing."""
+        return self._extents
+
+    @cached_property
+    def _extents(self) -> dict[Any, Extent]:
         firsts = [group.first for group in self.groups.values()]
         names, found = list(self.groups), {}
         # a unit's group is the last that begins before it
@@ -171,6 +178,10 @@ class Program(Drawing):
 
     def terms(self) -> list[Term]:
         """Of all parameters, and of products in evaluation; see Drawing."""
+        return self._terms
+
+    @cached_property
+    def _terms(self) -> list[Term]:
         found = [
             _term(_layer_of(t.name), 1, 0, self._sizes({"tensor": t.name}))
             for t in self.tensors()
@@ -191,6 +202,8 @@ class Program(Drawing):
         if name in CONVOLUTIONS or name == "linear":
             weight = self._sizes(args[1])
             return [(_layer(node), [*self._results(node), *weight[1:]])]
+        if name == "bilinear":
+            return [(_layer(node), [*self._results(node), *self._sizes(args[2])[1:]])]
         if name in TRANSPOSED:
             x, weight = self._sizes(args[0]), self._sizes(args[1])
             return [(_layer(node), [*x[:1], *x[2:], *weight])]

@@ -23,12 +23,14 @@ RELU = "aten.relu.default"
 # whose result is a tensor of their own that their gradients don't need: a ReLU may overwrite it
 FRESH = (*CONVOLUTIONS, "linear", "batch_norm", "add")
 FILES = ("from_file",)  # operators that do more than to compute
+# operators that ask how their input lies in memory: as drawn, whatever order networks are run in
+BY_STRIDES = ("aten.view_as_complex.default", "aten.as_strided.default")
 
 
 def function(op: str) -> Callable:
     """What runs an operator; raises StError if torch has none of this name."""
     if op == TAKE:
-        return lambda x, axis, positions: x.index_select(axis, positions)
+        return _take
     if op == OUTPUT:
         return lambda x: x
     if op in PYTHON:
@@ -40,6 +42,10 @@ def function(op: str) -> Callable:
         return getattr(getattr(torch.ops.aten, name), variant)
     except (AttributeError, ValueError) as error:
         raise StError(f"torch {torch.__version__} has no operator '{op}'") from error
+
+
+def _take(x: Tensor, axis: int, positions: Any) -> Tensor:
+    return x.index_select(axis, torch.as_tensor(positions, device=x.device))
 
 
 def filled(argument: Any, values: Mapping[int, Any], tensors: Mapping[str, Any], device) -> Any:
@@ -70,49 +76,50 @@ class Imported(Executable):
         super().__init__(structure)
         program = structure.graph
         assert isinstance(program, Program)
-        self._taps = program.taps
+        self.st_taps = program.taps
         forms = program.pruned(structure.keep)
         shapes = structure.shapes()
         layers = _layers(forms, program, shapes)
         held = {tensor for name, layer in layers.items() for tensor in _tensors(layer, name)}
         for name, layer in layers.items():
-            self.attach(name, layer)
-        self._places: dict[str, tuple[nn.Module, str]] = {}
+            self.st_attach(name, layer)
+        self.st_places: dict[str, tuple[nn.Module, str]] = {}
         for tensor in program.tensors():
             if tensor.name not in held:
                 value = torch.zeros(shapes[tensor.name], dtype=getattr(torch, tensor.dtype))
-                self._hold(tensor.name, nn.Parameter(value) if tensor.trained else value)
+                self.st_hold(tensor.name, nn.Parameter(value) if tensor.trained else value)
         for name, other in program.tied.items():
-            parent, last = self._places[other]
-            self._hold(name, getattr(parent, last))
-        self._calls: dict[str, Callable] = {}
-        self._plans = {
-            training: self._plan(forms[form], set(layers))
+            parent, last = self.st_places[other]
+            self.st_hold(name, getattr(parent, last))
+        self.st_calls: dict[str, Callable] = {}
+        self.st_plans = {
+            training: self.st_plan(forms[form], set(layers))
             for training, form in ((True, "train"), (False, "eval"))
         }
-        self.random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
-        self.loose_norms = any(
+        self.st_random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
+        self.st_loose_norms = any(
             node.name == "batch_norm" and node.args[5] and _layer_name(node) not in layers
             for node in forms["train"]
         )
-        self.foldable = _pairs(forms["eval"], self._plans[False], self._taps)
+        self.st_foldable = _pairs(forms["eval"], self.st_plans[False], self.st_taps)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_calls": list(self._calls)}  # torch's operators don't pickle
+        return {**self.__dict__, "st_calls": list(self.st_calls)}  # torch's operators don't pickle
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_calls": {op: function(op) for op in state["_calls"]}})
+        super().__setstate__({**state, "st_calls": {op: _call(op) for op in state["st_calls"]}})
 
-    def _hold(self, name: str, value: Tensor) -> None:
+    def st_hold(self, name: str, value: Tensor) -> None:
         """Make a tensor a parameter or buffer of this name."""
-        parent, last = self.parent(name)
+        parent, last = self.st_parent(name)
         if isinstance(value, nn.Parameter):
             parent.register_parameter(last, value)
         else:
             parent.register_buffer(last, value)
-        self._places[name] = (parent, last)
+        self.st_places[name] = (parent, last)
 
-    def _plan(self, nodes: list[Node], layers: set[str]) -> list[tuple]:
+    def st_plan(self, nodes: list[Node], layers: set[str]) -> list[tuple]:
+        """What a pass does, call by call, and which results are not needed after each."""
         last_use: dict[int, int] = {}
         for number, node in enumerate(nodes):
             for used in uses(node):
@@ -121,7 +128,7 @@ class Imported(Executable):
         for used, number in last_use.items():
             frees.setdefault(number, []).append(used)
         readers = Counter(used for node in nodes for used in uses(node))
-        kept = {places[form] for places in self._taps.values() for form in places}
+        kept = {places[form] for places in self.st_taps.values() for form in places}
         plan: list[tuple] = []
         for number, node in enumerate(nodes[1:], 1):
             if any(name.removesuffix(".num_batches_tracked") in layers for name in named(node)):
@@ -130,9 +137,9 @@ class Imported(Executable):
             layer = called if called in layers else None
             args: list[Any] = node.args[:1] if layer else node.args
             if node.op == TAKE:
-                name = f"_take{len(self._buffers)}"
+                name = f"st_take{len(self._buffers)}"
                 self.register_buffer(name, torch.tensor(args[2]), persistent=False)
-                self._places[name] = (self, name)
+                self.st_places[name] = (self, name)
                 args = [*args[:2], {"tensor": name}]
             op = _flexible(node.op)
             source = node.args[0].get("node") if op == RELU else None  # None: of a parameter
@@ -140,23 +147,23 @@ class Imported(Executable):
                 fresh = nodes[source].name in FRESH and source not in kept
                 op = "aten.relu_.default" if fresh else op
             if not layer:
-                self._calls[op] = function(op)
+                self.st_calls[op] = _call(op)
             plan.append((number, layer, op, args, node.kwargs, frees.get(number, ())))
         return plan
 
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
         """As Network's."""
         form = "train" if self.training else "eval"
-        asked = {name: self._taps[name][form] for name in taps}
+        asked = {name: self.st_taps[name][form] for name in taps}
         wanted = set(asked.values())
-        tensors = {name: getattr(module, last) for name, (module, last) in self._places.items()}
+        tensors = {name: getattr(module, last) for name, (module, last) in self.st_places.items()}
         values: dict[int, Any] = {0: x}
         result: Any = x
-        for number, layer, op, args, kwargs, frees in self._plans[self.training]:
+        for number, layer, op, args, kwargs, frees in self.st_plans[self.training]:
             if layer:
-                result = self.layers_by_name[layer](values[args[0]["node"]])
+                result = self.st_layers[layer](values[args[0]["node"]])
             else:
-                result = self._calls[op](
+                result = self.st_calls[op](
                     *filled(args, values, tensors, x.device),
                     **{name: filled(a, values, tensors, x.device) for name, a in kwargs.items()},
                 )
@@ -169,6 +176,11 @@ class Imported(Executable):
 
 def _tags(node: Node) -> list[torch.Tag]:
     return getattr(function(node.op), "tags", []) if "." in node.op else []
+
+
+def _call(op: str) -> Callable:
+    call = function(op)
+    return (lambda x, *others: call(x.contiguous(), *others)) if op in BY_STRIDES else call
 
 
 def _flexible(op: str) -> str:
@@ -197,6 +209,11 @@ def _layers(
     found: dict[str, nn.Module] = {}
     refused: set[str] = set()
     tied = set(program.tied.values())
+    inner: dict[str, set[str]] = {}  # by name, the parts that lie within
+    for tensor in (*program.stored, *program.tied):
+        parts = tensor.split(".")
+        for depth in range(1, len(parts) - 1):
+            inner.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
     for nodes in forms.values():
         for node in nodes:
             name = _layer_name(node) or ""
@@ -213,6 +230,7 @@ def _layers(
                 and all(program.stored[f"{name}.{p}"].role != "buffer" for p, _ in parameters)
                 and all(counts[t] <= 1 for t in named(node) for counts in uses_of)
                 and (name not in found or repr(found[name]) == repr(layer))
+                and not any(hasattr(layer, part) for part in inner.get(name, ()))
             )
             if plain and layer is not None:
                 found[name] = layer

@@ -70,8 +70,15 @@ def fitted(
     are left out. What the file lacks of buffers is `source`'s, `initial` fills the
     rest."""
     given = read_weights(path)
-    tied = structure.program.tied if structure.program else {}
-    given = {name: value for name, value in given.items() if name not in tied}
+    program = structure.program
+    for name, positions in program.left_out.items() if program else ():
+        if positions is not None and name in given and given[name].tolist() != positions:
+            raise StError(
+                f"{path}: '{name}' is another order of channels than the network was drawn with; "
+                "give this file to the architecture, as its option 'weights'"
+            )
+    spare = {*program.tied, *program.left_out} if program else set()
+    given = {name: value for name, value in given.items() if name not in spare}
     own = {t.name for t in structure.graph.tensors() if not t.trained}
     left_out, said = refuse(
         path,

@@ -26,7 +26,9 @@ def run(job: Job, data: Path, drawing: Path, weights: Path | None = None) -> Non
         options["module"], options["arguments"] or {}, shape, classes, derive(0, "draw")
     )
     notes += fill(module, weights) if weights else []
-    program, tensors = imported(module, shape, options["stages"], options["streams"] == "prune")
+    program, tensors = imported(
+        module, shape, options["stages"], options["streams"] == "prune", classes
+    )
     structure = Structure("import", options, shape, classes, program=program)
     for note in (*notes, *program.notes):
         say(f"{options['module']}: {note}")

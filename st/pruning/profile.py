@@ -79,7 +79,7 @@ def profile(network: Executable, batch: Tensor, rounds: int, device: Device) -> 
         calls = _recorded(network, batch)
     runs = [partial(func, *args, **kwargs) for _, func, (args, kwargs) in calls]
     seconds = np.median(times(runs, rounds, device), axis=0)
-    costs = layer_costs(network.structure.graph.terms(), _sizes(network))
+    costs = layer_costs(network.st_structure.graph.terms(), _sizes(network))
     left = {layer: macs for layer, (_, macs) in costs.items()}
     found = []
     for (layer, func, _), taken in zip(calls, seconds.tolist(), strict=True):
@@ -91,8 +91,8 @@ def profile(network: Executable, batch: Tensor, rounds: int, device: Device) -> 
 
 
 def _sizes(network: Executable) -> dict[Any, int]:
-    graph = network.structure.graph
-    return graph.sizes(network.structure.widths)
+    graph = network.st_structure.graph
+    return graph.sizes(network.st_structure.widths)
 
 
 def _recorded(network: Executable, batch: Tensor) -> list[tuple[str, Any, Any]]:
@@ -109,7 +109,7 @@ def _recorded(network: Executable, batch: Tensor) -> list[tuple[str, Any, Any]]:
         recorder.layer = ""
 
     try:
-        for name, layer in network.layers_by_name.items():
+        for name, layer in network.st_layers.items():
             hooks.append(layer.register_forward_pre_hook(enter(name)))
             hooks.append(layer.register_forward_hook(leave))
         with recorder:

@@ -160,12 +160,23 @@ def _blocks(
     """All that can be added to the least widths, best first. `ranked`: scores, descending."""
     blocks = []
     for position, (name, group) in enumerate(graph.groups.items()):
-        key, available = np.inf, len(ranked[name])
-        for start in range(least[name], available, round_to):
-            stop = min(start + round_to, available)
-            worth = -stop / group.size if ranking == "local" else ranked[name][start:stop].mean()
-            key = min(key, worth)  # equal scores' means may differ by rounding: keep the order
-            blocks.append((-key, position, start, stop - start, name))
+        available = len(ranked[name])
+        starts = range(least[name], available, round_to)
+        stops = [min(start + round_to, available) for start in starts]
+        if ranking == "local":
+            worths = -np.array(stops) / group.size
+        elif round_to == 1:
+            worths = ranked[name][least[name] :]
+        else:
+            worths = np.array(
+                [ranked[name][a:b].mean() for a, b in zip(starts, stops, strict=True)]
+            )
+        # equal scores' means may differ by rounding: keep the order
+        keys = np.minimum.accumulate(worths).tolist() if len(worths) else []
+        blocks += [
+            (-key, position, start, stop - start, name)
+            for key, start, stop in zip(keys, starts, stops, strict=True)
+        ]
     return sorted(blocks)
 
 
@@ -174,19 +185,27 @@ def _affordable(
 ) -> list[tuple[str, int]]:
     """In order, the (group, channels) that parameters and MACs admit, each after those before."""
     terms, extents, limits = _terms_by_group(graph), graph.extents(), budget.limits(graph)
+    # Most are admitted without a gap. How many is found by bisection, since costs only grow.
+    first, beyond = 0, len(blocks) + 1
+    while beyond - first > 1:
+        middle = (first + beyond) // 2
+        cost = usage(graph, _lengthened(least, blocks[:middle]))
+        fits = np.all(np.array(cost) <= limits)
+        first, beyond = (middle, beyond) if fits else (first, middle)
     lengthened = {
         name: [(axis, e.groups[name]) for axis, e in extents.items() if name in e.groups]
         for name in graph.groups
     }
-    widths, sizes = dict(least), graph.sizes(least)
-    used, admitted = np.array(usage(graph, widths)), []
+    widths = _lengthened(least, blocks[:first])
+    sizes, used = graph.sizes(widths), np.array(usage(graph, widths))
+    admitted = [(name, amount) for _, _, _, amount, name in blocks[:first]]
 
     def lengthen(name: str, amount: int) -> np.ndarray:
         for axis, times in lengthened[name]:
             sizes[axis] += times * amount
         return sum((np.array(term.cost(sizes)) for term in terms[name]), np.zeros(2, np.int64))
 
-    for _, _, start, amount, name in blocks:
+    for _, _, start, amount, name in blocks[first:]:
         if widths[name] != start:
             continue  # an earlier block of this group did not fit, so neither does this one
         before = lengthen(name, 0)
@@ -197,6 +216,14 @@ def _affordable(
         else:
             lengthen(name, -amount)
     return admitted
+
+
+def _lengthened(widths: Mapping[str, int], blocks: list[Block]) -> dict[str, int]:
+    """The widths with these blocks added."""
+    result = dict(widths)
+    for _, _, _, amount, name in blocks:
+        result[name] += amount
+    return result
 
 
 def most_within(number: int, latency: Callable[[int], float], bound: float) -> int:

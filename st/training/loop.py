@@ -280,7 +280,7 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         started = time.perf_counter()
         rate = step.begin(epoch)
         for number in range(step.steps):
-            if run.network.random:
+            if run.network.st_random:
                 torch.manual_seed(derive(run.seed, "noise", epoch, number, run.rank))
             step.fetch()
             repeat()

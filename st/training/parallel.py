@@ -161,7 +161,7 @@ class _Gather(torch.autograd.Function):
 def normalise_together(network: Executable, device: Device) -> None:
     """Let all batch normalisations of `network` use the statistics of all processes. Raises
     StError if an imported network has some that are no layers."""
-    if network.loose_norms:
+    if network.st_loose_norms:
         raise StError(
             "the network normalises batches outside of torch's BatchNorm layers, which several "
             "processes cannot do together; train it with --processes 1"
@@ -175,7 +175,7 @@ def normalise_together(network: Executable, device: Device) -> None:
         layer.__class__ = Normalisation  # with its weights and settings
         return layer
 
-    network.exchange(together)
+    network.st_exchange(together)
 
 
 class _Sum(torch.autograd.Function):

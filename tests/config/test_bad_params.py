@@ -195,6 +195,36 @@ def test_weights_for_a_structure_of_other_channels(tiny, init):
         parse(tiny)
 
 
+@pytest.mark.parametrize(
+    "supernet, method, rounds, words",
+    [
+        ({"weights": "w", "training": {"epochs": 0}}, {}, 1, "methods.lottery.init: rewind: there"),
+        (
+            {"weights": "w", "training": {"epochs": 0}},
+            {"init": "inherit"},
+            2,
+            "slimming.rounds: 2:",
+        ),
+        ({"rewind_epoch": 0}, {"training": {"epochs": 0}}, 1, "leaves the network untrained"),
+        ({"rewind_epoch": 0}, {}, 2, None),
+        ({"rewind_epoch": 1}, {"training": {"epochs": 0}}, 1, None),
+        ({"weights": "w"}, {"training": {"epochs": 0}}, 1, None),
+    ],
+)
+def test_what_can_be_rewound_to(tiny, supernet, method, rounds, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").touch()
+    tiny["supernets"]["sparse"] = {"sparse": True, **supernet}
+    tiny["methods"]["lottery"] |= method
+    tiny["searches"]["slimming"]["rounds"] = rounds
+    if words is None:
+        parse(tiny)
+        return
+    with pytest.raises(StError, match=words) as caught:
+        parse(tiny)
+    assert len(str(caught.value).split("\n")) == 1
+
+
 def test_budgets_concern_the_architectures_that_are_searched(tiny):
     tiny["architectures"]["narrow"] = {"family": "vgg", "options": {"layers": [2, 2]}}
     for method in tiny["methods"].values():

@@ -30,9 +30,9 @@ def test_all_operators_and_macs_are_found(name):
     found = profile(net, torch.randn(2, 1, 12, 12), 2, choose("cpu", 0))
     assert sum(operator.macs for operator in found) == structure.cost()[1]
     layers = {operator.layer for operator in found if not operator.layer.startswith("(")}
-    assert layers == net.layers_by_name.keys()
+    assert layers == net.st_layers.keys()
     kinds = by_kind(found)
-    selections = [n for n, m in net.layers_by_name.items() if type(m).__name__ == "Selection"]
+    selections = [n for n, m in net.st_layers.items() if type(m).__name__ == "Selection"]
     assert kinds.get("selection of channels", {"operators": 0})["operators"] == len(selections)
     assert kinds.get(OTHER, {"operators": 0})["operators"] == 3 * len(selections) + 2 * (
         name == "resnet"

@@ -72,6 +72,21 @@ def masked(structure: Structure, tensors: dict) -> dict:
     return result
 
 
+def zeroed(
+    part: Structure, tensors: dict[str, np.ndarray], zero: float = 0.0
+) -> dict[str, np.ndarray]:
+    """The whole network's tensors with `zero` in place of what the part does not have."""
+    kept, result = part.graph.positions(part.keep), {}
+    for tensor in part.graph.tensors():
+        value = tensors[tensor.name].copy()
+        for number, axis in enumerate(tensor.axes):
+            if axis is not None:
+                removed = np.setdiff1d(np.arange(tensor.shape[number]), kept[axis])
+                np.moveaxis(value, number, 0)[removed] = zero
+        result[tensor.name] = value
+    return result
+
+
 def logits(structure: Structure, tensors: dict, batch: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network.build(structure, tensors).double().eval()(batch)

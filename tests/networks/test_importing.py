@@ -6,13 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.networks import zeroed
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from st.core.device import channels_last
 from st.core.errors import StError
 from st.networks import network
 from st.networks.checkpoint import Checkpoint
@@ -85,6 +87,40 @@ def attention(heads, fused):
         return x + y.transpose(1, 2).reshape(n, c, h, w)
 
     return Small(function, nn.Linear(8, 24), nn.Linear(8, 8))
+
+
+class Shuffled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([5, 0, 1, 7, 6, 2, 3, 4]))
+        self.inner = block(8, 8)
+
+    def forward(self, x):
+        return x + self.inner(x.index_select(1, self.order))[:, self.order]
+
+
+def inner_products(x):
+    """Of halves that are written to: what is removed is not zero any more."""
+    x[:, :].add_(1)
+    one, other = x.chunk(2, 1)
+    return (one * other).sum(1, keepdim=True)
+
+
+def grouped_queries(x, qkv, out):
+    n, c, h, w = x.shape
+    q, k, v = qkv(x.flatten(2).transpose(1, 2)).split([8, 4, 4], -1)
+    q = q.reshape(n, h * w, 4, 2).transpose(1, 2)
+    k, v = (p.reshape(n, h * w, 2, 2).transpose(1, 2).repeat_interleave(2, 1) for p in (k, v))
+    y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+    return x + out(y).transpose(1, 2).reshape(x.shape)
+
+
+def linear_attention(x, qkv, out):
+    n, c, h, w = x.shape
+    q, k, v = qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    y = q @ (k.transpose(1, 2) @ v) / (q @ k.sum(1).unsqueeze(-1))
+    return x + out(y).transpose(1, 2).reshape(n, c, h, w)
 
 
 def selective(x, one, two, weights):
@@ -174,6 +210,23 @@ class Tied(nn.Module):
         return self.head(self.c(F.relu(self.b(F.relu(self.a(x))))).mean((2, 3)))
 
 
+class Names(nn.Module):
+    """Parts that are called as attributes of networks and layers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.structure, self.foldable, self.graph = block(3, 8), nn.Linear(8, 6), nn.Linear(6, 5)
+        self.random = nn.Parameter(torch.rand(8, 1, 1))
+        self.register_buffer("constants", torch.rand(8, 1, 1))
+        self.weight = nn.Parameter(torch.rand(6, 6))  # a linear layer with parts within
+        self.foldable.out_features = nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.structure(x) * self.random + self.constants * torch.tensor([1.0, 2]).sum()
+        x = F.linear(F.relu(self.foldable(x.mean((2, 3)))), self.weight)
+        return self.graph(F.relu(self.foldable.out_features(x)))
+
+
 def non_local(x, one, two, three):
     q, k, v = (part(x).flatten(2).transpose(1, 2) for part in (one, two, three))
     return x + torch.bmm((q @ k.transpose(1, 2)).softmax(-1), v).transpose(1, 2).reshape(x.shape)
@@ -236,7 +289,7 @@ CASES = {
         lambda: Small(along_channels, nn.Conv1d(1, 1, 3, padding=1, bias=False)),
         [],
     ),
-    "spatial attention": (lambda: Small(spatial_attention, nn.Conv2d(2, 1, 1)), []),
+    "spatial attention": (lambda: Small(spatial_attention, nn.Conv2d(2, 1, 1)), [8]),
     "written in place": (lambda: Small(written, block(8, 8)), []),
     "used twice": (lambda: Small(lambda x, a: a(a(x)), block(8, 8)), [8]),
     "flattened maps": (
@@ -254,10 +307,11 @@ CASES = {
         [6],
     ),
     "tied": (Tied, [8]),
+    "names": (Names, [8, 6, 6, 6]),
     "scales": (lambda: Small(lambda x, a: a(x), Scales()), [8]),
     "standardised weights": (
         lambda: Small(lambda x, a, b: b(a(x)), Standardised(8, 6, 1), Standardised(6, 8, 1)),
-        [8],
+        [8, 6, 8],
     ),
     "normalised weights": (
         lambda: Small(lambda x, a, b: b(F.relu(a(x))), Normalised(8, 6, 3), Normalised(6, 8, 1)),
@@ -300,6 +354,13 @@ CASES = {
     "pixel unshuffle": (lambda: between(lambda x: F.pixel_unshuffle(x, 2), 6, 24), [8, 6, 8]),
     "repeated": (lambda: between(lambda x: x.repeat(1, 2, 1, 1), 6, 12), [8, 6, 8]),
     "flipped": (lambda: between(lambda x: x.flip(1)), [8, 6, 8]),
+    "turned": (lambda: between(lambda x: x.rot90(1, (2, 3))), [8, 6, 8]),
+    "bilinear": (
+        lambda: Plain(lambda x, a, b, c: c(b(a(x).mean((2, 3)), a(x).amax((2, 3)))),
+            block(3, 8), nn.Bilinear(8, 8, 6), nn.Linear(6, 5),
+        ),
+        [8, 6],
+    ),
     "rolled": (lambda: between(lambda x: x.roll(2, 1).roll(3, 2)), [8, 6, 8]),
     "sliced": (lambda: between(lambda x: x[:, 1:7:2], 8, 3), [8, 5, 3, 8]),
     "interpolated": (lambda: between(lambda x: F.interpolate(x, scale_factor=2)), [8, 6, 8]),
@@ -307,8 +368,24 @@ CASES = {
     "expanded": (lambda: between(lambda x: x * x.amax((2, 3), True).expand_as(x)), [8, 6, 8]),
     "softmax of channels": (lambda: between(lambda x: x.softmax(1)), [8, 8]),
     "sums of channels": (lambda: between(lambda x: x.cumsum(1)), [8, 8]),
-    "normalised channels": (lambda: between(lambda x: F.normalize(x, dim=1)), [8, 8]),
-    "indexed": (lambda: between(lambda x: x[:, [3, 1, 0]], 6, 3), [8, 8]),
+    "normalised channels": (lambda: between(lambda x: F.normalize(x, dim=1)), [8, 6, 8]),
+    "indexed": (lambda: between(lambda x: x[:, [3, 1, 0]], 6, 3), [8, 3, 3, 8]),
+    "shuffled by a buffer": (lambda: Small(lambda x, a: a(x), Shuffled()), [8]),
+    "windows": (
+        lambda: Small(
+            lambda x, a, b: b(F.fold(a(F.unfold(x, 2, stride=2).mT).mT, 8, 2, stride=2)),
+            nn.Linear(32, 24), block(6, 8),
+        ),
+        [8, 6, 8],
+    ),
+    "groups of queries": (
+        lambda: Small(grouped_queries, nn.Linear(8, 16), nn.Linear(8, 8)),
+        [8, 2],
+    ),
+    "written to": (
+        lambda: Small(lambda x, a: x + inner_products(a(x)), nn.Conv2d(8, 12, 1)),
+        [8, 6],
+    ),
     "one channel for all": (lambda: between(lambda x: x * x[:, 2:3]), [8, 5, 8]),
     "no gradients": (lambda: between(lambda x: x * _without_gradients(x)), [8, 6, 8]),
     "no autocast": (lambda: between(lambda x: x * _in_float32(x)), [8, 6, 8]),
@@ -317,9 +394,39 @@ CASES = {
         lambda: Small(by_image, nn.Linear(8, 2), nn.Conv2d(8, 16, 3, bias=False)),
         [],
     ),
-    "spectral norm": (
-        lambda: Small(lambda x, a: a(x), spectral_norm(nn.Conv2d(8, 8, 1))),
-        [],
+    **{
+        name: (
+            lambda norm=norm: Small(
+                lambda x, a, b: b(F.relu(a(x))), norm(nn.Conv2d(8, 6, 3)), norm(nn.Conv2d(6, 8, 1))
+            ),
+            [8, 6, 8],
+        )
+        for name, norm in {
+            "spectral norm": spectral_norm, "weight norm": weight_norm,
+            "spectral norm by hooks": nn.utils.spectral_norm,
+            "weight norm by hooks": nn.utils.weight_norm,
+        }.items()
+    },
+    "linear attention": (
+        lambda: Small(linear_attention, nn.Linear(8, 24), nn.Linear(8, 8)),
+        [8, 8, 8],
+    ),
+    "products over channels": (
+        lambda: Small(lambda x, a, b: x + (a(x) * b(x)).sum(1, keepdim=True), *(block(8, 6),) * 2),
+        [8, 6],
+    ),
+    "exponentials over channels": (
+        lambda: Small(lambda x, a: x + a(x).exp().sum(1, keepdim=True), nn.Conv2d(8, 6, 1)),
+        [8, 6],
+    ),
+    "cosines of classes": (
+        lambda: Plain(
+            lambda x, a, b: F.linear(
+                F.normalize(a(x).mean((2, 3))), F.normalize(b.weight), b.bias
+            ),
+            block(3, 8), nn.Linear(8, 5),
+        ),
+        [8],
     ),
     "constants": (
         lambda: between(lambda x: x / torch.tensor([2.0, 3.0]).repeat(3).view(-1, 1, 1)),
@@ -371,19 +478,6 @@ def pruned(part: Structure, values) -> nn.Module:
     return small
 
 
-def masked(part: Structure, values) -> dict:
-    """The full network's tensors with zeros in the place of what is removed."""
-    kept, result = part.graph.positions(part.keep), {}
-    for tensor in part.graph.tensors():
-        value = values[tensor.name].copy()
-        for number, axis in enumerate(tensor.axes):
-            if axis is not None:
-                removed = np.setdiff1d(np.arange(tensor.shape[number]), kept[axis])
-                np.moveaxis(value, number, 0)[removed] = 0
-        result[tensor.name] = value
-    return result
-
-
 def outputs(module: nn.Module, x: torch.Tensor, training: bool) -> torch.Tensor:
     torch.manual_seed(0)
     y = copy.deepcopy(module).train(training)(x)
@@ -393,18 +487,19 @@ def outputs(module: nn.Module, x: torch.Tensor, training: bool) -> torch.Tensor:
 def check(module: nn.Module, part: Structure, values, x: torch.Tensor) -> nn.Module:
     """The pruned network computes what the module does with zeros, and so do its gradients."""
     small = pruned(part, values)
-    zeroed = copy.deepcopy(module)
-    state = zeroed.state_dict()
-    for name, value in masked(part, values).items():
-        if not name.startswith("constants."):
+    zeros = copy.deepcopy(module)
+    state = zeros.state_dict()
+    # weight norms are not defined for zeros
+    for name, value in zeroed(part, values, 1e-30).items():
+        if name in state:  # not constants of the module's code
             state[name].copy_(torch.from_numpy(value))
     for training in (False, True):
-        expected = outputs(zeroed, x, training)
+        expected = outputs(zeros, x, training)
         found = outputs(small, x, training)
         # normalising a batch's few values amplifies rounding
         close = (1e-8 if training else 1e-9) * expected.abs().max().item()
         torch.testing.assert_close(found, expected, rtol=0, atol=close)
-    slopes, expected_slopes = gradients(small, values, x), gradients(zeroed, values, x)
+    slopes, expected_slopes = gradients(small, values, x), gradients(zeros, values, x)
     same = inherit(part, Checkpoint("it", expected_slopes, part.full, {}), 0)
     for tensor in part.graph.tensors():
         if tensor.trained:
@@ -439,12 +534,40 @@ def test_pruned_equals_zeroed(name):
     whole, values = structure_of(module)
     assert [group.size for group in whole.graph.groups.values()] == sizes
     x = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        module.eval()(x)  # weights that hooks compute are then tensors that can be copied
     check(module, whole, values, x)
     for seed in range(4):
         part = some_channels(whole, np.random.default_rng(seed))
         small = check(module, part, values, x)
         assert part.cost()[0] == sum(p.numel() for p in small.parameters())
         small.eval()(x[:1])  # any number of images
+
+
+INEXACT = {
+    "linear attention": [8],
+    "exponentials over channels": [6],
+    "spatial attention": [8],
+    "standardised weights": [8, 6],
+    "group norm": [4],
+    "written to": [6],
+}
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_what_is_not_exact_is_said(name):
+    module = prepared(CASES[name][0]())
+    whole, values = structure_of(module)
+    groups = whole.graph.groups.values()
+    assert [group.size for group in groups if not group.exact] == INEXACT[name]
+    x = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    for group in groups:
+        part = whole.with_keep({group.name: np.arange(group.size - 1)})
+        full = network.bare(whole).double()
+        full.load_state_dict(network.given(whole, zeroed(part, values)))
+        found, expected = pruned(part, values).eval()(x), full.eval()(x)
+        difference = float((found - expected).detach().abs().max() / expected.abs().max())
+        assert (difference < 1e-9) == group.exact, group.name
 
 
 def small_vgg() -> nn.Module:
@@ -506,6 +629,42 @@ def test_names_are_the_modules():
     assert whole.graph.groups["a"].members == [("a.weight", 0), ("c.weight", 0)]
 
 
+class Spectra(nn.Module):
+    """A filter of frequencies, with complex weights as pairs of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8, 8, 5, 2))
+
+    def forward(self, x):
+        y = torch.fft.rfft2(x) * torch.view_as_complex(self.weight)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:3], 4, 2))
+        return torch.fft.irfft2(y, s=x.shape[-2:]) + torch.view_as_real(pairs).reshape(x.shape)
+
+
+IN_MEMORY = {
+    "volumes": lambda: Plain(
+        lambda x, a, b: b(F.relu(a(x.unsqueeze(2))).mean((2, 3, 4))),
+        nn.Conv3d(3, 8, (1, 3, 3)), nn.Linear(8, 5),
+    ),
+    "spectra": lambda: Small(lambda x, a: a(x), Spectra()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_networks_run_in_the_order_of_memory_that_is_fast(name):
+    module = IN_MEMORY[name]().eval()
+    net = channels_last(network.build(*structure_of(module))).eval()
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), module(x))
+
+
+def test_attributes_of_networks_cannot_be_parts_of_modules():
+    net = network.build(*structure_of(Tied().double()))
+    own = (vars(net).keys() | set(dir(type(net)))) - set(dir(nn.Module()))
+    assert {name for name in own if not name.startswith("st_")} == set()
+
+
 def test_what_is_pinned_is_said():
     program, _ = imported(CASES["along channels"][0](), (3, 8, 8))
     assert program.pinned == {"conv1d": 8, "the output": 5}
@@ -523,9 +682,29 @@ class Sign(torch.autograd.Function):
         return slope
 
 
-def test_own_gradients_are_said_to_be_left_out():
-    program, _ = imported(between(lambda x: Sign.apply(x)), (3, 8, 8))
+sign = Sign.apply  # as is usual
+
+
+def reversed_gradient(x):
+    x.register_hook(lambda slope: -slope)
+    return x
+
+
+@pytest.mark.parametrize("function", [Sign.apply, sign, lambda x: Sign.apply(x)])
+def test_own_gradients_are_said_to_be_left_out(function):
+    program, _ = imported(between(function), (3, 8, 8))
     assert program.notes == ["the gradient of Sign is that of its forward, not its backward"]
+
+
+def test_hooks_on_gradients_are_said_to_be_left_out():
+    module = between(reversed_gradient)
+    module.head.weight.register_hook(lambda slope: slope * 0)
+    module.stem.register_full_backward_hook(lambda *_: None)
+    program, _ = imported(module, (3, 8, 8))
+    assert program.notes == [
+        "hooks on gradients are left out: head.weight, module stem, "
+        "reversed_gradient.<locals>.<lambda> in its forward"
+    ]
 
 
 def test_what_is_computed_again_has_gradients():

@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from st.core.errors import StError
 from st.networks.imported.export import imported
 from st.networks.imported.modules import fill, made
+from st.networks.structure import Structure
+from st.networks.weights import fitted
 
 SHAPE, CLASSES = (3, 8, 8), 5
 
@@ -81,6 +84,26 @@ class Auxiliary(Pooled):
 class Dictionary(Pooled):
     def forward(self, x):
         return {"logits": super().forward(x)}
+
+
+class FeaturesFirst(Pooled):
+    def forward(self, x):
+        return {"features": x.mean((2, 3)), "logits": super().forward(x)}
+
+
+class Scripted(Pooled):
+    def __init__(self, num_classes=7):
+        super().__init__(num_classes)
+        self.fc = torch.jit.trace(self.fc, torch.zeros(1, 3))
+
+
+def in_parallel(num_classes):
+    return torch.compile(nn.DataParallel(Pooled(num_classes)))
+
+
+class Words(Pooled):
+    def forward(self, x):
+        return "a cat"
 
 
 class TwoInputs(Pooled):
@@ -163,6 +186,8 @@ def make(name, **arguments):
         ("mine:Lazy", {}, None),
         ("mine:Pair", {}, None),
         ("mine:Auxiliary", {}, None),
+        ("mine:Dictionary", {}, None),
+        ("mine:in_parallel", {}, None),
         ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
         ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
         ("mine:without_argument", {}, "'fc' was replaced"),
@@ -175,8 +200,7 @@ def test_made_for_the_classes(name, arguments, note):
     shape = (3, 32, 32) if "torchvision" in name else SHAPE
     module, notes = made(name, arguments, shape, CLASSES, seed=0)
     output = module.eval()(torch.zeros(2, *shape))
-    output = output[0] if isinstance(output, tuple) else output
-    assert output.shape == (2, CLASSES)
+    assert tree_leaves(output)[0].shape == (2, CLASSES)
     assert len(notes) == (note is not None) and all(note in told for told in notes)
     again, _ = made(name, arguments, shape, CLASSES, seed=0)
     for one, other in zip(module.parameters(), again.parameters(), strict=True):
@@ -208,7 +232,8 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
         ("mine:Named", {}, r"cannot be made with \(n_classes=5\) \(TypeError"),
         ("mine:Pooled", {"depth": 3}, "unexpected keyword argument 'depth'"),
         ("mine:Broken", {}, "RuntimeError: no such thing"),
-        ("mine:Dictionary", {}, "gives a dict, not a tensor of classes"),
+        ("mine:Scripted", {}, "its part 'fc' is compiled by torch.jit"),
+        ("mine:Words", {}, "gives a str, not a tensor of classes"),
         ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
         ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
         ("mine:Positions", {}, "fails on images of 3 x 8 x 8 .*the size"),
@@ -247,6 +272,15 @@ def test_of_several_results_the_first_counts():
     assert program.notes == ["of its 2 results in training the first is used"]
 
 
+def test_of_several_results_that_of_the_classes_counts():
+    module, notes = make("mine:FeaturesFirst")
+    program, _ = imported(module, SHAPE, classes=CLASSES)
+    assert notes == [] and program.classes == CLASSES
+    assert program.notes == [
+        f"of its 2 results in {when} number 2 is used" for when in ("training", "evaluation")
+    ]
+
+
 def save(path, module, **changes):
     tensors = {name: value.numpy() for name, value in module.state_dict().items()}
     tensors |= changes
@@ -259,6 +293,23 @@ def test_weights_fill_a_module(tmp_path):
     assert fill(target, save(tmp_path / "w.safetensors", source)) == []
     for one, other in zip(source.parameters(), target.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_state_dict_may_hold_what_the_output_does_not_need(tmp_path):
+    module = Pooled(CLASSES)
+    module.auxiliary = nn.Linear(3, 2)
+    module.register_buffer("unused", torch.zeros(3))
+    module.register_buffer("order", torch.tensor([2, 0, 1]))
+    module.register_forward_pre_hook(lambda part, x: x[0][:, part.order])
+    program, values = imported(module, SHAPE)
+    whole = Structure("import", {}, SHAPE, CLASSES, program=program)
+    path = save(tmp_path / "w.safetensors", module)
+    found, said = fitted(whole, path, {name: 0 * v for name, v in values.items()}, None)
+    assert said == [] and found.keys() == values.keys()
+    assert all(np.array_equal(found[name], values[name]) for name in values)
+    module.order.copy_(torch.tensor([0, 1, 2]))
+    with pytest.raises(StError, match="'order' is another order of channels"):
+        fitted(whole, save(path, module), values, None)
 
 
 def test_weights_for_other_classes_leave_the_last_layer(tmp_path):

@@ -42,7 +42,7 @@ def twins(drawn: Structure, **options):
     """A drawn structure, the same imported, and weights that fit both."""
     tensors = random_tensors(drawn, np.random.default_rng(0))
     module = network.build(drawn, tensors)
-    module.exchange(plain)
+    module.st_exchange(plain)
     program, values = imported(module, SHAPE, **options)
     assert values.keys() == tensors.keys()
     return Structure("import", {}, SHAPE, CLASSES, program=program), tensors
@@ -93,7 +93,7 @@ def test_groups_scores_and_pruned_networks(name):
 def test_folded_for_evaluation():
     other, tensors = twins(small_structure("resnet"))
     net = network.build(other, tensors).eval()
-    assert net.foldable
+    assert net.st_foldable
     x = torch.rand(2, *SHAPE)
     torch.testing.assert_close(network.folded(net)(x), net(x), rtol=1e-4, atol=1e-4)
     layers = [type(m).__name__ for m in network.folded(net).modules()]

@@ -109,7 +109,7 @@ def test_networks_stay_as_they_are():
     """They are measured with weights in bfloat16 where that is computed in, and used afterwards."""
     net = Network(small_structure("vgg")).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    images = torch.rand(2, *net.structure.input_shape)
+    images = torch.rand(2, *net.st_structure.input_shape)
     latency.seconds([net], images, 1, Device("cpu", "bfloat16"))
     for name, value in net.state_dict().items():
         assert value.dtype == before[name].dtype and torch.equal(value, before[name])

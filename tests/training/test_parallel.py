@@ -147,7 +147,7 @@ def test_on_gpus_it_is_torchs_normalisation():
     norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     assert {type(norm) for norm in norms} == {torch.nn.SyncBatchNorm} and len(norms) == 3
     assert set(norms) == {
-        net.layers_by_name[node.name] for _, node, *_ in net._plan if node.op == "bn"
+        net.st_layers[node.name] for _, node, *_ in net.st_plan if node.op == "bn"
     }
     for name, weight in net.named_parameters():
         assert weight is before[name]

@@ -38,11 +38,11 @@ def imported(structure: Structure) -> tuple[Source, dict[str, np.ndarray]]:
         network = bare(structure)
     assert isinstance(network, Imported)
     nodes = _with_rests(program.pruned(structure.keep)["eval"])
-    layers = {name: _layer(layer) for name, layer in network.layers_by_name.items()}
+    layers = {name: _layer(layer) for name, layer in network.st_layers.items()}
     norms = _norms(nodes, program)
     shapes = structure.shapes()
     in_layers = {
-        f"{name}.{key}" for name, layer in network.layers_by_name.items()
+        f"{name}.{key}" for name, layer in network.st_layers.items()
         for key in layer.state_dict()
     } | {f"{name}.{key}" for name, keys in norms.items() for key in keys}  # fmt: skip
     source = Source([], 0)

@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from st.core.errors import StError, one_line
-from st.networks.imported.labels import STAYS, Call, Coupling, Labels, Result
+from st.networks.imported.labels import STAYS, Coupling, Labels, Result
 from st.networks.imported.moves import live, rooted, taken
-from st.networks.imported.rules import SPLITS, rule_of
-from st.networks.program import BATCH, FIXED, Node, Program, Units
-from st.networks.running import filled, function
+from st.networks.imported.rules import SPLITS
+from st.networks.imported.tracing import traced
+from st.networks.program import FIXED, Node, Program, Units
 
 
 def coupled(program: Program, streams: bool = True) -> Program:
@@ -36,64 +34,6 @@ def coupled(program: Program, streams: bool = True) -> Program:
         if settled:
             break
     return _finished(program, forms, traces, tensors, coupling, streams)
-
-
-def traced(
-    coupling: Coupling, program: Program, nodes: list[Node], tensors: dict[str, Labels]
-) -> list[Result]:
-    """Run the nodes on labels, and beside them on tensors without data for their shapes."""
-    kinds = {name: getattr(torch, t.dtype) for name, t in program.stored.items()}
-    empty = {
-        name: torch.empty(t.shape, dtype=kinds[name], device="meta")
-        for name, t in program.stored.items()
-    }
-    kind = next((k for k in kinds.values() if k.is_floating_point), torch.float32)
-    images = torch.empty(BATCH, *program.input_shape, dtype=kind, device="meta")
-    values: dict[int, Any] = {0: images}
-    labels: dict[int, Any] = {0: Labels(tuple(images.shape))}
-    trace = [Result([labels[0]])]
-    for number, node in enumerate(nodes[1:], 1):
-        run = function(node.op)
-        args = filled(node.args, values, empty, images.device)
-        kwargs = {k: filled(v, values, empty, images.device) for k, v in node.kwargs.items()}
-        try:
-            values[number] = run(*args, **kwargs)
-        except Exception as error:
-            raise StError(f"operator {node.op} cannot be run ({one_line(error)})") from error
-        if node.op == "getitem" and isinstance(labels[node.args[0]["node"]], list):
-            labels[number] = labels[node.args[0]["node"]][node.args[1]]
-        found = values[number] if isinstance(values[number], list | tuple) else [values[number]]
-        if not all(isinstance(value, torch.Tensor) for value in found):
-            labels[number] = values[number]
-            trace.append(Result([]))
-            continue
-        call = _call(node, run, args, kwargs, labels, tensors, [tuple(v.shape) for v in found])
-        if number not in labels:
-            result = rule_of(node)(coupling, call)
-            result = result if isinstance(result, list) else [result]
-            labels[number] = result if isinstance(values[number], list | tuple) else result[0]
-        result = labels[number]
-        trace.append(Result(result if isinstance(result, list) else [result], call))
-    (output,) = trace[-1].results
-    coupling.pin(output, "the output")
-    return trace
-
-
-def _call(node, run, args, kwargs, labels, tensors, shapes) -> Call:
-    device = torch.device("meta")
-    plain = filled(node.args, labels, tensors, device)
-    named = {name: filled(value, labels, tensors, device) for name, value in node.kwargs.items()}
-    written = dict(node.kwargs)
-    if node.op.startswith("aten."):
-        schema = run._schema.arguments
-        for argument, value, text in zip(schema, plain, node.args, strict=False):
-            named[argument.name], written[argument.name] = value, text
-        for argument in schema[len(plain) :]:
-            if argument.name not in named:
-                named[argument.name] = argument.default_value
-    else:
-        named["self"] = plain[0]
-    return Call(node.name, named, written, shapes, lambda x: run(x, *args[1:], **kwargs))
 
 
 def _finished(
@@ -269,7 +209,7 @@ def _owners(axes: Axes, producers: list[str], program: Program) -> dict[str, np.
         (f"{name}.{axis}", np.where(np.isin(v, list(made)), STAYS, v))
         for name, found in axes.items()
         for axis, v in enumerate(found)
-        if v is not None
+        if v is not None and program.stored[name].role != "buffer"
     ]
     owner: dict[int, str] = {}
     members: dict[str, set[int]] = {}

@@ -1,28 +1,26 @@
 """Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from operator import getitem
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.autograd import Function
 from torch.export import Dim, export
-from torch.utils.checkpoint import CheckpointFunction
 
 from st.core.errors import StError, one_line
 from st.core.progress import quiet
 from st.networks.imported.channels import coupled
+from st.networks.imported.gradients import computed_again, own_gradients
+from st.networks.imported.moves import writes
 from st.networks.imported.stages import tapped
 from st.networks.program import (
     BATCH,
     CONVOLUTIONS,
     INPUT,
     OUTPUT,
+    TAKE,
     TRANSPOSED,
     Node,
     Program,
@@ -54,33 +52,37 @@ def imported(
     input_shape: tuple[int, int, int],
     stages: list[str] | None = None,
     streams: bool = True,
+    classes: int | None = None,
 ) -> tuple[Program, dict[str, np.ndarray]]:
     """The program of `module` for images of `input_shape` (channels, height, width), and the values
     of its parameters and buffers.
 
     The module is drawn twice, in training and in evaluation, because what it does may differ. It is
     left as it was. `stages`: the parts of it whose results are the stages that losses compare;
-    default: the last map of each size that all images pass. `streams`: see `coupled`. Raises
-    StError that names what cannot be imported.
+    default: the last map of each size that all images pass. `streams`: see `coupled`. `classes`:
+    of several results the first with so many numbers an image is used; default: the first of one
+    number or more. Raises StError that names what cannot be imported.
     """
     forms: dict[str, list[Node]] = {}
     stored: dict[str, Stored] = {}
     values: dict[str, np.ndarray] = {}
     notes: list[str] = []
+    positions: set[str] = set()
     training = {part: part.training for part in module.modules()}
     try:
         for form in ("train", "eval"):
             module.train(form == "train")
             program, said = exported(module, input_shape)
             notes += said
-            nodes, found = read(program, form, notes)
+            nodes, found, taken = read(program, form, classes, notes)
+            positions |= taken
             forms[form] = nodes
             for name, (tensor, trained) in found.items():
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 role = "parameter" if trained and tensor.requires_grad else "buffer"
                 stored[name] = Stored(list(tensor.shape), dtype, role)
                 values[name] = tensor.detach().cpu().numpy().copy()
-            shape = _result(program).meta["val"].shape
+            shape = _results(program, classes)[0].meta["val"].shape
     finally:
         for part, mode in training.items():
             part.training = mode
@@ -97,9 +99,15 @@ def imported(
     unused = sorted(every.keys() - stored.keys() - tied.keys())
     if unused:
         notes.append(f"not used for the output, left out: {', '.join(unused)}")
+    left_out = {
+        name: value.tolist() if name in positions else None
+        for name, value in module.state_dict().items()
+        if name not in stored and name not in tied
+    }
     program = Program(
-        input_shape, int(shape[1]), forms, stored, tied=tied, notes=list(dict.fromkeys(notes))
-    )
+        input_shape, int(shape[1]), forms, stored,
+        tied=tied, left_out=left_out, notes=list(dict.fromkeys(notes)),
+    )  # fmt: skip
     return tapped(coupled(program, streams), stages), values
 
 
@@ -132,40 +140,26 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
     images = torch.zeros(BATCH, *input_shape, dtype=parameter.dtype, device=parameter.device)
     batch = {0: Dim("n", min=BATCH, max=MOST_IMAGES)}
     try:
-        with quiet(), own_gradients() as found:
+        with quiet(), computed_again():
             program = export(module, (images,), dynamic_shapes=(batch,), strict=False)
+            said = own_gradients(module, images) if module.training else []
     except Exception as error:  # the module's code may do anything
-        said = one_line(error)
-        meaning = next((text for words, text in MEANINGS.items() if words in said), "")
-        about = f"{meaning} ({said[:200]})" if meaning else f"{type(error).__name__}: {said[:400]}"
+        told = one_line(error)
+        meaning = next((text for words, text in MEANINGS.items() if words in told), "")
+        about = f"{meaning} ({told[:200]})" if meaning else f"{type(error).__name__}: {told[:400]}"
         raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
-    return program, [
-        f"the gradient of {name} is that of its forward, not its backward" for name in found
-    ]
+    return program, said
 
 
-@contextmanager
-def own_gradients() -> Iterator[list[str]]:
-    """Gathers the names of functions whose gradients the module says itself: torch.export draws
-    what they compute and leaves their gradients out. What is computed again in the backward pass
-    is called as it is. An `apply` that was kept before, as in `sign = Sign.apply`, is not seen."""
-    names: list[str] = []
-
-    def apply(cls, *args):
-        if cls is CheckpointFunction:
-            called, _, *inputs = args
-            return called(*inputs)
-        names.append(cls.__name__)
-        return super(Function, cls).apply(*args)
-
-    with patch.object(Function, "apply", classmethod(apply)):
-        yield names
-
-
-def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, Any]]:
-    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained)."""
+def read(
+    program, form: str, classes: int | None, notes: list[str]
+) -> tuple[list[Node], dict[str, Any], set[str]]:
+    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained); and
+    the buffers whose values they have as positions."""
     tensors: dict[str, Any] = {}
     known: dict[str, dict[str, Any]] = {}
+    parts = {str(s.target).partition(".")[0] for s in program.graph_signature.input_specs}
+    constants = next(n for n in ("constants", "st_constants") if n not in parts)
     for spec in program.graph_signature.input_specs:
         if spec.kind.name == "USER_INPUT":
             known[spec.arg.name] = {"node": 0}
@@ -174,18 +168,18 @@ def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, An
             tensors[spec.target] = (held[spec.target], spec.kind.name == "PARAMETER")
             known[spec.arg.name] = {"tensor": spec.target}
         elif spec.kind.name == "CONSTANT_TENSOR":
-            name = f"constants.{form}_{spec.target.replace('.', '_')}"
+            name = f"{constants}.{form}_{spec.target.replace('.', '_')}"
             tensors[name] = (program.constants[spec.target], False)
             known[spec.arg.name] = {"tensor": name}
         else:
             raise StError(f"input '{spec.arg.name}' of kind {spec.kind.name} cannot be imported")
     inline(program.graph_module)
     graph = program.graph_module.graph
-    outputs = program.graph_signature.user_outputs
-    if len(outputs) > 1:
+    result, number, several = _results(program, classes)
+    if several > 1:
         when = {"train": "training", "eval": "evaluation"}[form]
-        notes.append(f"of its {len(outputs)} results in {when} the first is used")
-    result = _result(program)
+        which = f"number {number + 1}" if number else "the first"
+        notes.append(f"of its {several} results in {when} {which} is used")
     needed = _needed(graph, result)
     nodes = [Node(INPUT, [])]
     for node in graph.nodes:
@@ -193,8 +187,44 @@ def read(program, form: str, notes: list[str]) -> tuple[list[Node], dict[str, An
             nodes.append(_node(node, known))
             known[node.name] = {"node": len(nodes) - 1}
     nodes.append(Node(OUTPUT, [known[result.name]]))
+    nodes, taken = _taking(nodes, tensors)
     used = {name for node in nodes for name in named(node)}
-    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}
+    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}, taken
+
+
+# what tensors that are made in a module's code go through
+COPIES = ("lift_fresh", "lift_fresh_copy", "detach", "alias")
+
+
+def _taking(nodes: list[Node], tensors: dict[str, Any]) -> tuple[list[Node], set[str]]:
+    """The nodes, with positions in place of buffers of indices along one axis, and these."""
+    changed = {
+        node.args[0]["tensor"]
+        for node in nodes
+        if node.args and isinstance(node.args[0], dict) and "tensor" in node.args[0]
+        if writes(node)
+    }
+    result, taken = [], set()
+    for node in nodes:
+        axis, index = None, None
+        if node.op == "aten.index_select.default":
+            axis, index = node.args[1:3]
+        elif node.op == "aten.index.Tensor" and sum(i is not None for i in node.args[1]) == 1:
+            axis, index = next((n, i) for n, i in enumerate(node.args[1]) if i is not None)
+        while index and "node" in index and nodes[index["node"]].name in COPIES:
+            index = nodes[index["node"]].args[0]
+        name = index.get("tensor") if index and "node" in node.args[0] else None
+        if name and name not in changed and not tensors[name][1]:
+            values = tensors[name][0]
+            if (
+                values.dtype in (torch.int32, torch.int64)
+                and values.ndim == 1
+                and values.min() >= 0
+            ):
+                node = Node(TAKE, [node.args[0], axis, values.tolist()], module=node.module)
+                taken.add(name)
+        result.append(node)
+    return result, taken
 
 
 # Regions of their own within a graph, by operator: the place of the region among its arguments.
@@ -238,11 +268,16 @@ def _detached(graph: fx.Graph, value: Any) -> Any:
     return result
 
 
-def _result(program) -> fx.Node:
-    """What makes the module's first result."""
+def _results(program, classes: int | None) -> tuple[fx.Node, int, int]:
+    """What makes the result of n x classes, its number among the module's, and how many these
+    are."""
     (end,) = (node for node in program.graph_module.graph.nodes if node.op == "output")
     kinds = [spec.kind.name for spec in program.graph_signature.output_specs]
-    return end.args[0][kinds.index("USER_OUTPUT")]
+    found = [n for n, kind in zip(end.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
+    shapes = [tuple(getattr(getattr(n, "meta", {}).get("val"), "shape", ())) for n in found]
+    flat = [n for n, shape in enumerate(shapes) if len(shape) == 2]
+    number = next((n for n in flat if shapes[n][1] == classes), flat[0] if flat else 0)
+    return found[number], number, len(found)
 
 
 def _needed(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:

@@ -4,10 +4,15 @@ A program is run on labels: instead of numbers a tensor has, per axis, the ident
 that each position belongs to. Operators tie labels that can only be removed together, and pin those
 that stay (rules.py). In the end the labels that are tied are a unit, and the units that a layer
 makes are a group (channels.py).
+
+A channel has two labels, 2k and 2k + 1, which are always tied. 2k says that where the channel's
+parameters are zero, the entry is zero, as behind a convolution; 2k + 1 that it may be any number,
+as behind an exponential. A sum over channels that are zero is the same without them; over others
+it is not, and the channels are `inexact`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,9 @@ from scipy.sparse.csgraph import connected_components
 
 ONE = "channels that are all tied"
 STAYS = 0  # the label of what is never removed
+ANY = 1  # the bit of labels of entries that are not zero where the channel's parameters are
+
+Zero = Callable[[tuple[bool | None, ...]], bool]
 
 
 @dataclass
@@ -28,6 +36,7 @@ class Labels:
     shape: tuple[int, ...]
     parts: list[np.ndarray] = field(default_factory=list)
     tensor: str = ""  # the parameter that this is
+    origin: str = ""  # the parameter that this is or was computed from, entry by entry
 
     def along(self, axis: int) -> np.ndarray | None:
         """The labels of the positions along an axis, None where there are none."""
@@ -35,6 +44,11 @@ class Labels:
             if part.shape[axis] > 1:
                 return part.reshape(-1)
         return None
+
+    @property
+    def filled(self) -> "Labels":
+        """The same, of entries that may be any numbers where channels are zero."""
+        return replace(self, parts=[part | ANY for part in self.parts], tensor="")
 
 
 @dataclass
@@ -46,6 +60,9 @@ class Call:
     written: dict[str, Any]  # the arguments as the node has them
     shapes: list[tuple[int, ...]]
     run: Callable  # the operator, given another first argument
+    # whether the operator gives zeros where these of its tensors are zero, others any numbers
+    zero: Callable[[Collection[int]], bool]  # the tensors by their id
+    used: set[int] = field(default_factory=set)  # of several results those that are used
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -67,7 +84,7 @@ class Coupling:
     """What is known of labels so far: who is tied to whom, what is pinned by which operator."""
 
     def __init__(self):
-        self.count = 1  # STAYS
+        self.count = 2  # STAYS
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: list[tuple[np.ndarray, str]] = []
         self.inexact: list[np.ndarray] = []
@@ -75,11 +92,11 @@ class Coupling:
 
     def fresh(self, shape: Sequence[int], tensor: str = "") -> Labels:
         """A tensor with labels of its own along each axis."""
-        labels = Labels(tuple(shape), tensor=tensor)
+        labels = Labels(tuple(shape), tensor=tensor, origin=tensor)
         for axis, size in enumerate(shape):
             if size > 1:
-                part = np.arange(self.count, self.count + size)
-                self.count += size
+                part = np.arange(self.count, self.count + 2 * size, 2)
+                self.count += 2 * size
                 labels.parts.append(
                     part.reshape([-1 if a == axis else 1 for a in range(len(shape))])
                 )
@@ -98,13 +115,13 @@ class Coupling:
 
     def role(self, role: str, labels: Labels | None) -> None:
         """A parameter's role among the channels."""
-        if labels is not None and labels.tensor:
-            self.roles[role].append(labels.tensor)
+        if labels is not None and labels.origin:
+            self.roles[role].append(labels.origin)
 
     def units(self, pinned: bool = True) -> np.ndarray:
         """For each label the lowest one that it is tied to: STAYS for what is pinned, unless that
         shall not count."""
-        edges = list(self.edges)
+        edges = [*self.edges, (np.arange(0, self.count, 2), np.arange(1, self.count, 2))]
         if pinned:
             edges += [(labels, np.full(len(labels), STAYS)) for labels, _ in self.pins]
         pairs = [np.concatenate(side) for side in zip(*edges, strict=True)]
@@ -133,19 +150,21 @@ class Coupling:
                 self.pin(part, ONE)
                 continue
             axis = self.flatten(part)
-            along = np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1)[:, 0]
+            rows = np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1)
+            along = rows[:, 0] | (rows & ANY).max(1)
             if axis in parts:
                 self.pin(along, "two kinds of channels along one axis")
             else:
                 parts[axis] = along.reshape([-1 if a == axis else 1 for a in range(part.ndim)])
-        return Labels(labels.shape, list(parts.values()), labels.tensor)
+        return replace(labels, parts=list(parts.values()))
 
     def flatten(self, part: np.ndarray) -> int:
         """Tie the labels of a part such that it depends on one axis; returns the axis."""
         axes = [axis for axis, size in enumerate(part.shape) if size > 1]
         if len(axes) == 1:
             return axes[0]
-        best = max(axes, key=lambda axis: distinct(np.moveaxis(part, axis, 0)))
+        # of equal ones the last: within heads, not heads, of which there may be fewer keys' heads
+        best = max(reversed(axes), key=lambda axis: distinct(np.moveaxis(part, axis, 0)))
         rows = np.moveaxis(part, best, 0).reshape(part.shape[best], -1)
         self.tie(rows, rows[:, :1])
         return best
@@ -156,31 +175,47 @@ class Coupling:
         operands: Iterable[tuple[Labels | None, Sequence[Any]]],
         result: Sequence[Any],
         mixed: Iterable[Any] = (),
+        zero: Zero | None = None,
     ) -> Labels:
         """The rule of Einstein sums: axes with the same letter are walked together, so that their
-        labels are tied. `mixed`: letters along which positions are mixed, so that labels stay."""
+        labels are tied. `mixed`: letters along which positions are mixed, so that labels stay.
+        `zero`: whether the result is zero, given for each operand whether it is, None where there
+        is no such operand; default: where all are."""
         mixed = set(mixed)
-        found: dict[Any, list[np.ndarray | None]] = {}
+        found: dict[Any, dict[int, np.ndarray | None]] = {}
         sizes: dict[Any, int] = {}
-        given = [(labels, letters) for labels, letters in operands if labels is not None]
-        for labels, letters in given:
+        every = list(operands)
+        given = {n: (labels, letters) for n, (labels, letters) in enumerate(every) if labels}
+        for labels, letters in given.values():
             for size, letter in zip(labels.shape, letters, strict=True):
                 sizes[letter] = max(sizes.get(letter, 1), size)
-        for labels, letters in given:
+        for number, (labels, letters) in given.items():
             labels = self.regular(labels)
             for axis, letter in enumerate(letters):
                 if labels.shape[axis] == sizes[letter] > 1:
-                    found.setdefault(letter, []).append(labels.along(axis))
+                    found.setdefault(letter, {})[number] = labels.along(axis)
         known: dict[Any, np.ndarray] = {}
         for letter, vectors in found.items():
-            labelled = [vector for vector in vectors if vector is not None]
+            labelled = {n: vector for n, vector in vectors.items() if vector is not None}
             if letter in mixed or len(labelled) < len(vectors):
-                for vector in labelled:
+                for vector in labelled.values():
                     self.pin(vector, call.op)
-            elif labelled:
-                known[letter] = labelled[0]
-                for vector in labelled[1:]:
-                    self.tie(labelled[0], vector)
+                continue
+            first, *others = labelled.values()
+            for vector in others:
+                self.tie(first, vector)
+            filled = np.stack([vector & ANY for vector in labelled.values()])
+            if letter not in result:  # summed over: exactly if one of the factors is zero
+                self.inexact.append(first[filled.min(0) == ANY])
+                continue
+            cases, which = np.unique(filled, axis=1, return_inverse=True)
+            marks = []
+            for case in cases.T:
+                zeros = {n: not bit for n, bit in zip(labelled, case, strict=True)}
+                told = tuple(zeros.get(n, False) if n in given else None for n in range(len(every)))
+                is_zero = zero(told) if zero else all(z is not False for z in told)
+                marks.append(0 if is_zero else ANY)
+            known[letter] = first & ~ANY | np.array(marks)[which.reshape(-1)]
         shape = call.shapes[0]
         parts = [
             known[letter].reshape([-1 if a == axis else 1 for a in range(len(shape))])
@@ -190,9 +225,18 @@ class Coupling:
         return Labels(shape, parts)
 
 
+def multiplied(factors: int) -> Zero:
+    """Zeros of a product of the first operands, to which the others are added."""
+
+    def zero(told: tuple[bool | None, ...]) -> bool:
+        return any(told[:factors]) and all(z is not False for z in told[factors:])
+
+    return zero
+
+
 def distinct(rows: np.ndarray) -> int:
     """How many units remain if all labels of a row are one."""
-    rows = rows.reshape(len(rows), -1)
+    rows = rows.reshape(len(rows), -1) & ~ANY
     if (rows == STAYS).all(1).any() and len(rows) == 1:
         return 0
     _, numbers = np.unique(rows, return_inverse=True)

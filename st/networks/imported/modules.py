@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from st.core.errors import StError, one_line
 from st.core.registry import closest
@@ -43,9 +44,7 @@ def adapted(
 
     `seed`: a new last layer's weights follow from it.
     """
-    module = getattr(module, "_orig_mod", module)  # of torch.compile
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        module = module.module
+    module = _plain(type(module).__name__, module)
     name, notes = type(module).__name__, []
     fixed = [key for key, part in module.named_modules() if not part.training]
     if module.training and fixed:
@@ -54,12 +53,7 @@ def adapted(
     kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()} - {"float32"}
     if kinds:
         notes.append(f"weights of {', '.join(sorted(kinds))} are taken as float32")
-    try:
-        own = copy.deepcopy(module).cpu()
-    except Exception as error:  # the code of others
-        raise StError(
-            f"module '{name}': cannot be copied ({type(error).__name__}: {one_line(error)})"
-        ) from error
+    own = _copy(name, module).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         notes += _fit(name, own, shape, classes)
@@ -73,11 +67,11 @@ def adapted(
 
 def _fit(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None) -> list:
     """Give a module a last layer for so many classes, if it has another; what is to be said."""
-    width = _width(name, module, shape)
+    width = _width(name, module, shape, classes)
     if classes is None or width == classes:
         return []
     note = _replace_last(name, module, width, classes)
-    if _width(name, module, shape) != classes:
+    if _width(name, module, shape, classes) != classes:
         raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
     return [note]
 
@@ -151,7 +145,7 @@ def _timm(name: str) -> Callable[..., nn.Module]:
 def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) -> nn.Module:
     """What the class or function makes, told the number of classes if it takes one."""
     if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
+        return _copy(name, _plain(name, factory))
     if not callable(factory):
         raise StError(f"module '{name}': is no class, function or module of torch")
     attempts = [arguments]
@@ -175,9 +169,35 @@ def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) ->
                 raise _failed(name, attempt, error) from error
         except Exception as error:
             raise _failed(name, attempt, error) from error
+    return _plain(name, module)
+
+
+def _plain(name: str, module: Any) -> nn.Module:
+    """The module within what only runs it in another way; raises StError if it is none that can be
+    drawn."""
+    around = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, around) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, around) else module._orig_mod
     if not isinstance(module, nn.Module):
         raise StError(f"module '{name}': made a {type(module).__name__}, not a module of torch")
+    for part, found in module.named_modules():
+        if isinstance(found, torch.jit.ScriptModule):
+            which = f"its part '{part}'" if part else "it"
+            raise StError(
+                f"module '{name}': {which} is compiled by torch.jit; name the module as it is "
+                "before that"
+            )
     return module
+
+
+def _copy(name: str, module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # as of tensors that were computed of parameters
+        raise StError(
+            f"module '{name}': cannot be copied ({type(error).__name__}: "
+            f"{one_line(error)[:200]}); name a function that makes it"
+        ) from error
 
 
 def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
@@ -187,8 +207,8 @@ def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
     )
 
 
-def _width(name: str, module: nn.Module, shape: tuple[int, int, int]) -> int:
-    """How many numbers an image it gives."""
+def _width(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None) -> int:
+    """How many numbers an image it gives; of several results, one for each class if there is."""
     images = torch.zeros(2, *shape)
     try:
         with torch.no_grad():
@@ -200,14 +220,14 @@ def _width(name: str, module: nn.Module, shape: tuple[int, int, int]) -> int:
             f"{one_line(error)}); compare with what it is made for: the number of channels, the "
             "size, one input"
         ) from error
-    if isinstance(output, list | tuple) and output:
-        output = output[0]
-    if not isinstance(output, torch.Tensor):
+    results = [part for part in tree_leaves(output) if isinstance(part, torch.Tensor)]
+    if not results:
         raise StError(f"module '{name}': gives a {type(output).__name__}, not a tensor of classes")
-    if output.dim() != 2 or len(output) != 2:
-        sizes = " x ".join(map(str, output.shape))
+    widths = [part.shape[1] for part in results if part.dim() == 2 and len(part) == 2]
+    if not widths:
+        sizes = " x ".join(map(str, results[0].shape))
         raise StError(f"module '{name}': gives {sizes} numbers for 2 images, not 2 x classes")
-    return output.shape[1]
+    return classes if classes in widths else widths[0]
 
 
 def _replace_last(name: str, module: nn.Module, width: int, classes: int) -> str:

@@ -34,7 +34,7 @@ def taken(
         if len(path) == 1 and (node.name not in REORDERED or _same(before, after)):
             continue
         taking = None
-        if written.get(_memory(nodes, number), -1) < path[0]:  # what is taken is a copy
+        if written.get(memory(nodes, number), -1) < path[0]:  # what is taken is a copy
             calls = [call for call in (trace[n].call for n in path) if call is not None]
             taking = _take(calls, before.parts, after.parts)
         if taking is not None:
@@ -49,16 +49,17 @@ def taken(
     return result, ragged
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Whether a call changes its first argument."""
     schema = getattr(function(node.op), "_schema", None)
     return schema is not None and schema.is_mutable
 
 
-def _memory(nodes: list[Node], number: int) -> int:
+def memory(nodes: list[Node], number: int) -> int:
     """The node that made the tensor which a node's result may be a view of."""
     while nodes[number].args and isinstance(nodes[number].args[0], dict):
         if (
-            not (_moves(nodes[number]) or _writes(nodes[number]))
+            not (_moves(nodes[number]) or writes(nodes[number]))
             or "node" not in nodes[number].args[0]
         ):
             break
@@ -69,9 +70,9 @@ def _memory(nodes: list[Node], number: int) -> int:
 def _written(nodes: list[Node]) -> dict[int, int]:
     """By the node that made it, the last node that writes into a tensor."""
     return {
-        _memory(nodes, number): number
+        memory(nodes, number): number
         for number, node in enumerate(nodes)
-        if number and _writes(node)
+        if number and writes(node)
     }
 
 

@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from st.networks.imported.labels import STAYS, Call, Coupling, Labels, Operands, compact
-from st.networks.program import CONVOLUTIONS, OUTPUT, TRANSPOSED, Node
-from st.networks.running import function
+from st.networks.imported.labels import (
+    ANY,
+    STAYS,
+    Call,
+    Coupling,
+    Labels,
+    Operands,
+    compact,
+    multiplied,
+)
+from st.networks.program import TAKE
 
 RULES: dict[str, Callable[[Coupling, Call], Any]] = {}
 
@@ -29,7 +37,7 @@ def rule(*names: str):
     return register
 
 
-def _letters(labels: Labels, *named: Any) -> list[Any]:
+def letters_of(labels: Labels, *named: Any) -> list[Any]:
     """The named letters, and one of its own for each further axis."""
     return [*named, *(("own", axis) for axis in range(len(named), len(labels.shape)))]
 
@@ -37,11 +45,19 @@ def _letters(labels: Labels, *named: Any) -> list[Any]:
 def pointwise(coupling: Coupling, call: Call) -> Labels:
     """Sums, products, activations: axes are aligned from the last on."""
     tensors = call.labels
-    rank = len(call.shapes[0])
-    if len(tensors) == 1 and tensors[0].shape == call.shapes[0]:
-        return replace(tensors[0], tensor="")
+    rank, shape = len(call.shapes[0]), call.shapes[0]
+    if len(tensors) == 1 and tensors[0].shape == shape:
+        result = replace(tensors[0], tensor="")
+        return result if call.zero({id(tensors[0])}) else result.filled
     operands = [(t, range(rank - len(t.shape), rank)) for t in tensors]
-    return coupling.join(call, operands, range(rank))
+
+    def zero(told: tuple[bool | None, ...]) -> bool:
+        return call.zero({id(t) for t, is_zero in zip(tensors, told, strict=True) if is_zero})
+
+    result = coupling.join(call, operands, range(rank), zero=zero)
+    origins = {t.origin for t in tensors if t.origin and t.shape == shape}
+    result.origin = origins.pop() if len(origins) == 1 else ""
+    return result
 
 
 # pointwise operators that torch does not tag as such
@@ -56,9 +72,10 @@ ORDERED = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "sque
 ORDERED |= {"flatten", "unflatten", "expand", "contiguous", "clone", "detach", "alias", "movedim"}
 ORDERED |= {"swapaxes", "swapdims", "unbind", "lift_fresh_copy", "moveaxis", "mT"}
 ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
-ORDERED |= {"select", "lift_fresh"}
+ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T"}
 ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
-REORDERED = {"slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
+REORDERED = {TAKE, "slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
+REORDERED |= {"rot90", "fliplr", "flipud"}
 MOVES = ORDERED | REORDERED
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
 
@@ -101,164 +118,9 @@ def reshaped_as(coupling: Coupling, call: Call) -> Labels:
     _, other = call.labels
     (result,) = moved(coupling, call)
     letters = list(range(len(result.shape)))
-    return coupling.join(call, [(result, letters), (other, letters)], letters)
-
-
-@rule(*CONVOLUTIONS)
-def convolution(coupling: Coupling, call: Call) -> Labels:
-    """Channels in and out; grouped ones keep as many in each group, or whole groups."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    groups = call["groups"] or 1
-    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
-    places = [("place", axis) for axis in range(len(x.shape) - 2)]
-    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
-    if groups == 1:
-        return coupling.join(
-            call,
-            [(x, ["n", "in", *places]), (weight, ["out", "in", *kernel]), (bias, ["out"])],
-            result,
-            ["n", *places, *kernel],
-        )
-    x, weight = coupling.regular(x), coupling.regular(weight)
-    read, made, inner = x.along(1), weight.along(0), weight.along(1)
-    if inner is None:
-        inner = np.full(weight.shape[1], STAYS)
-    if read is None or made is None or (weight.along(1) is None and weight.shape[1] > 1):
-        for labels in (x, weight, bias):
-            coupling.pin(labels, call.op)
-        return Labels(call.shapes[0])
-    read, made = read.reshape(groups, -1), made.reshape(groups, -1)
-    if min(read.shape[1], made.shape[1]) == 1:  # whole groups
-        coupling.tie(read, read[:, :1])
-        coupling.tie(made, read[:, :1])
-        coupling.pin(weight.along(1), call.op)
-    else:
-        coupling.tie(read, inner)
-        coupling.tie(made, made[:1])
-    for labels, axes in ((x, [0, *range(2, len(x.shape))]), (weight, range(2, len(weight.shape)))):
-        for axis in axes:
-            coupling.pin(labels.along(axis), call.op)
     return coupling.join(
-        call, [(Labels(weight.shape[:1], [made.reshape(-1)]), ["out"]), (bias, ["out"])], result
+        call, [(result, letters), (other, letters)], letters, zero=lambda told: bool(told[0])
     )
-
-
-@rule(*TRANSPOSED)
-def transposed(coupling: Coupling, call: Call) -> Any:
-    """Transposed convolutions, without groups."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    if call["groups"] != 1:
-        return pinned(coupling, call)
-    kernel = [("kernel", axis) for axis in range(len(weight.shape) - 2)]
-    places = [("place", axis) for axis in range(len(x.shape) - 2)]
-    operands: Operands = [
-        (x, ["n", "in", *places]),
-        (weight, ["in", "out", *kernel]),
-        (bias, ["out"]),
-    ]
-    result = ["n", "out", *[("new", axis) for axis in range(len(kernel))]]
-    return coupling.join(call, operands, result, ["n", *places, *kernel])
-
-
-@rule("linear")
-def linear(coupling: Coupling, call: Call) -> Labels:
-    """The last axis is read, other axes stay as they are."""
-    x, weight, bias = call["input"], call["weight"], call["bias"]
-    coupling.role("producers", weight)
-    others: list[Any] = list(range(len(x.shape) - 1))
-    operands: Operands = [(x, [*others, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
-    return coupling.join(call, operands, [*others, "out"])
-
-
-@rule("matmul", "mm", "bmm", "baddbmm", "addmm")
-def product(coupling: Coupling, call: Call) -> Labels:
-    """Matrix products of any two tensors."""
-    *added, one, other = call.labels
-    rank = len(call.shapes[0])
-    if min(len(one.shape), len(other.shape)) < 2:
-        return pinned(coupling, call)
-
-    def batch(labels):
-        return list(range(rank - len(labels.shape), rank - 2))
-
-    operands = [(one, [*batch(one), "row", "in"]), (other, [*batch(other), "in", "column"])]
-    letters = [*range(rank - 2), "row", "column"]
-    operands += [(a, letters[rank - len(a.shape) :]) for a in added]
-    return coupling.join(call, operands, letters)
-
-
-@rule("einsum")
-def einsum(coupling: Coupling, call: Call) -> Any:
-    """Products of any axes by their letters."""
-    equation, tensors = call["equation"], call["tensors"]
-    if "." in equation or "->" not in equation:
-        return pinned(coupling, call)
-    given, result = equation.replace(" ", "").split("->")
-    operands: Operands = list(zip(tensors, given.split(","), strict=True))
-    if any(len(set(letters)) < len(letters) for _, letters in operands):
-        return pinned(coupling, call)
-    return coupling.join(call, operands, result)
-
-
-@rule("scaled_dot_product_attention")
-def attention(coupling: Coupling, call: Call) -> Labels:
-    """softmax(q k^T) v, over the last two axes."""
-    query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
-    rank = len(query.shape)
-    others = list(range(rank - 2))
-    operands = [
-        (query, [*others, "l", "k"]), (key, [*others, "s", "k"]), (value, [*others, "s", "v"]),
-    ]  # fmt: skip
-    if mask is not None:
-        operands.append((mask, [*others, "l", "s"][rank - len(mask.shape) :]))
-    return coupling.join(call, operands, [*others, "l", "v"], ["s"])
-
-
-@rule("batch_norm", "instance_norm")
-def batch_norm(coupling: Coupling, call: Call) -> Labels:
-    """Each channel for itself."""
-    x = call["input"]
-    coupling.role("norms", call["weight"])
-    names = ("weight", "bias", "running_mean", "running_var")
-    letters = _letters(x, "n", "c")
-    operands = [(x, letters), *((call[name], ["c"]) for name in names)]
-    if call["running_mean"] is not None:
-        return coupling.join(call, operands, letters, letters[2:])
-    # weights may be normalised, whose positions are other channels: as in layer_norm
-    result = coupling.join(call, operands, letters)
-    coupling.inexact += [v for axis in letters[2:] if (v := result.along(axis[1])) is not None]
-    return result
-
-
-@rule("layer_norm", "rms_norm")
-def layer_norm(coupling: Coupling, call: Call) -> Labels:
-    """The last axes together: of what remains, it normalises with other numbers."""
-    x = call["input"]
-    letters = list(range(len(x.shape)))
-    last = letters[-len(call["normalized_shape"]) :]
-    result = coupling.join(
-        call, [(x, letters), (call["weight"], last), (call["bias"], last)], letters
-    )
-    coupling.inexact += [v for v in (result.along(axis) for axis in last) if v is not None]
-    return result
-
-
-@rule("group_norm")
-def group_norm(coupling: Coupling, call: Call) -> Labels:
-    """Channels of a group together; groups keep as many each."""
-    x, groups = call["input"], call["num_groups"]
-    letters = _letters(x, "n", "c")
-    result = coupling.join(
-        call, [(x, letters), (call["weight"], ["c"]), (call["bias"], ["c"])], letters, letters[2:]
-    )
-    channels = result.along(1)
-    if channels is not None and groups < len(channels):
-        rows = channels.reshape(groups, -1)
-        coupling.tie(rows, rows[:1])
-        coupling.inexact.append(channels)
-    return result
 
 
 @rule("cat", "concat", "concatenate")
@@ -293,52 +155,6 @@ def stack(coupling: Coupling, call: Call) -> Labels:
     return coupling.join(call, [(t, letters) for t in tensors], list(range(rank)))
 
 
-def reduction(coupling: Coupling, call: Call) -> Any:
-    """Means, sums, maxima over axes."""
-    x = call["self"] if call["self"] is not None else call["input"]
-    rank, dims = len(x.shape), call["dim"]
-    dims = list(range(rank)) if dims is None or dims == [] else dims
-    dims = {d % rank for d in (dims if isinstance(dims, list) else [dims])}
-    letters = list(range(rank))
-    if len(call.shapes) > 1 or len(call.labels) > 1:
-        return pinned(coupling, call)
-    kept = letters if call["keepdim"] else [a for a in letters if a not in dims]
-    return coupling.join(call, [(x, letters)], kept, dims)
-
-
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp")
-def along_an_axis(coupling: Coupling, call: Call) -> Labels:
-    """What mixes positions along one axis and keeps the shape."""
-    (x,) = call.labels
-    letters = list(range(len(x.shape)))
-    return coupling.join(call, [(x, letters)], letters, [call["dim"] % len(letters)])
-
-
-@rule("glu")
-def glu(coupling: Coupling, call: Call) -> Labels:
-    """The first half along an axis times the sigmoid of the second."""
-    x = coupling.regular(call["self"])
-    axis = call["dim"] % len(x.shape)
-    half = call.shapes[0][axis]
-    vector = x.along(axis)
-    letters = list(range(len(x.shape)))
-    if vector is None:
-        return coupling.join(call, [(x, letters)], letters)
-    coupling.tie(vector[:half], vector[half:])
-    parts = [np.take(part, range(half), axis) if part.shape[axis] > 1 else part for part in x.parts]
-    return Labels(call.shapes[0], parts)
-
-
-@rule("prelu", "_prelu_kernel")
-def prelu(coupling: Coupling, call: Call) -> Labels:
-    """A slope for all channels, or for each."""
-    x, weight = call["self"], call["weight"]
-    letters = _letters(x, "n", "c")[: len(x.shape)]
-    if len(weight.shape) != 1:
-        return pointwise(coupling, call)
-    return coupling.join(call, [(x, letters), (weight, ["c"])], letters)
-
-
 @rule("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d")
 def pad(coupling: Coupling, call: Call) -> Labels:
     """Along the padded axes labels stay."""
@@ -346,6 +162,7 @@ def pad(coupling: Coupling, call: Call) -> Labels:
     letters = list(range(len(x.shape)))
     padding = call["pad"] if call["pad"] is not None else call["padding"]
     padded = {letters[-1 - n // 2] for n, size in enumerate(padding) if size != 0}
+    x = x.filled if call["value"] else x
     return coupling.join(call, [(x, letters)], letters, padded)
 
 
@@ -355,7 +172,7 @@ def embedding(coupling: Coupling, call: Call) -> Labels:
     weight, indices = call["weight"], call["indices"]
     others = list(range(len(indices.shape)))
     operands: Operands = [(weight, ["row", "c"]), (indices, others)]
-    return coupling.join(call, operands, [*others, "c"], ["row", *others])
+    return coupling.join(call, operands, [*others, "c"], ["row", *others], multiplied(2))
 
 
 @rule("index")
@@ -373,6 +190,51 @@ def index(coupling: Coupling, call: Call) -> Labels:
     at = places[0] if together else 0
     result = [*rest[:at], *(("new", n) for n in range(inserted)), *rest[at:]]
     return coupling.join(call, [(x, letters)], result, places)
+
+
+@rule("unfold")
+def unfold(coupling: Coupling, call: Call) -> Labels:
+    """Windows along one axis as a further axis."""
+    x = call["self"]
+    letters = list(range(len(x.shape)))
+    axis = call["dimension"] % len(letters)
+    return coupling.join(call, [(x, letters)], [*letters, "window"], [axis])
+
+
+@rule("im2col")
+def im2col(coupling: Coupling, call: Call) -> Labels:
+    """Windows of maps: each channel as often as a kernel has places."""
+    x = coupling.regular(call["self"])
+    batch = len(x.shape) - 3
+    return _repeated(coupling, call, x, batch, int(np.prod(call["kernel_size"])))
+
+
+def _repeated(coupling: Coupling, call: Call, x: Labels, axis: int, times: int) -> Labels:
+    """The channels along an axis, each several times; whatever lies along others stays."""
+    for other in range(len(x.shape)):
+        coupling.pin(x.along(other) if other != axis else None, call.op)
+    channels, shape = x.along(axis), [1] * len(call.shapes[0])
+    if channels is None:
+        return Labels(call.shapes[0])
+    shape[axis] = -1
+    return Labels(call.shapes[0], [np.repeat(channels, times).reshape(shape)])
+
+
+@rule("col2im")
+def col2im(coupling: Coupling, call: Call) -> Labels:
+    """The sums of windows."""
+    x = coupling.regular(call["self"])
+    axis, times = len(x.shape) - 2, int(np.prod(call["kernel_size"]))
+    channels = x.along(axis)
+    if channels is None:
+        return _repeated(coupling, call, x, axis, 1)
+    rows = channels.reshape(-1, times)
+    coupling.tie(rows, rows[:, :1])
+    one = rows[:, 0] | (rows & ANY).max(1)
+    one = one.reshape([-1 if a == axis else 1 for a in range(len(x.shape))])
+    shape = tuple(size // times if a == axis else size for a, size in enumerate(x.shape))
+    others = [part for part in x.parts if part.shape[axis] == 1]
+    return _repeated(coupling, call, Labels(shape, [*others, one]), axis, 1)
 
 
 def windows(axes: int) -> Callable[[Coupling, Call], Any]:
@@ -409,7 +271,7 @@ def created(coupling: Coupling, call: Call) -> Labels:
     for axis, size in enumerate(call.written["size"]):
         if not isinstance(size, int):  # that of the batch
             labels.parts = [part for part in labels.parts if part.shape[axis] == 1]
-    return labels
+    return labels if "zeros" in call.op else labels.filled
 
 
 def pinned(coupling: Coupling, call: Call) -> Any:
@@ -417,13 +279,3 @@ def pinned(coupling: Coupling, call: Call) -> Any:
     for labels in call.labels:
         coupling.pin(labels, call.op)
     return [Labels(shape) for shape in call.shapes]
-
-
-def rule_of(node: Node) -> Callable[[Coupling, Call], Any]:
-    """Its rule; without one of its own that of what torch says of the operator."""
-    if node.name in RULES:
-        return RULES[node.name]
-    tags = getattr(function(node.op), "tags", ())
-    if node.name in POINTWISE or torch.Tag.pointwise in tags or node.op == OUTPUT:
-        return pointwise
-    return reduction if torch.Tag.reduction in tags else pinned

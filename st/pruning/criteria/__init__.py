@@ -91,7 +91,8 @@ def rows_of(
     values: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
     """Per tensor (its name, and the axis of the group's channels), what belongs to each channel of
-    the group `name`: shape (channels, n). `values`: by tensor, in place of the weights."""
+    the group `name`: shape (channels, n), of the tensor's own type. `values`: by tensor, in place
+    of the weights."""
     values = subject.tensors if values is None else values
     graph, keep = subject.graph, subject.structure.keep
     wanted = dict(tensors)
@@ -99,8 +100,10 @@ def rows_of(
         if tensor.name in wanted:
             axis = wanted[tensor.name]
             places = graph.places(tensor.axes[axis], name, keep)
-            value = np.moveaxis(values[tensor.name].astype(np.float64), axis, 0)
-            yield value[places].reshape(len(places), -1)
+            value = np.moveaxis(values[tensor.name], axis, 0)
+            if not np.array_equal(places.reshape(-1), np.arange(len(value))):
+                value = value[places]
+            yield value.reshape(len(places), -1)
 
 
 def combined(scores: list[np.ndarray], members: Members) -> np.ndarray:

@@ -19,7 +19,9 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
         if not group.norms:
             continue
         scales = rows_of(subject, name, [(norm, 0) for norm in group.norms])
-        scores[name] = combined([combined(list(np.abs(s).T), members) for s in scales], members)
+        scores[name] = combined(
+            [combined(list(np.abs(s.astype(np.float64)).T), members) for s in scales], members
+        )
     if not scores:
         raise StError(
             "criterion 'bn_scale': the network has no batch normalisation; use l1_norm, l2_norm, "

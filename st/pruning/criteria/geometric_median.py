@@ -23,7 +23,8 @@ def distances(rows: np.ndarray) -> np.ndarray:
     """Per row of (n, d), the sum of its distances to all rows, shape (n,)."""
     # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one matrix product instead of n x n x d differences.
     # Centred, because a common offset changes no distance but costs digits.
-    rows = rows - rows.mean(axis=0)
+    rows = rows.astype(np.float64)
+    rows -= rows.mean(axis=0)
     lengths = np.square(rows).sum(axis=1)
     squares = lengths[:, None] + lengths[None, :] - 2 * rows @ rows.T
     np.fill_diagonal(squares, 0)

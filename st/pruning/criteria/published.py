@@ -33,7 +33,7 @@ def published(subject: Subject, *, name: Name) -> Structure:
     """
     full = subject.structure
     suits(full, subject.budget, name=name)
-    sums = per_channel(subject, lambda rows: np.abs(rows).sum(axis=1))
+    sums = per_channel(subject, lambda rows: np.abs(rows).sum(axis=1, dtype=np.float64))
     keep = {
         group: np.sort(np.argsort(-sums[group], kind="stable")[:amount])
         for group, amount in widths(name).items()

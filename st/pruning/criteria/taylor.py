@@ -49,7 +49,10 @@ def taylor(
         }
         for name, tensors in gated.items():
             used = [(tensor, axis) for tensor, axis in tensors if tensor in products]
-            gates = [rows.sum(axis=1) for rows in rows_of(subject, name, used, products)]
+            gates = [
+                rows.sum(axis=1, dtype=np.float64)
+                for rows in rows_of(subject, name, used, products)
+            ]
             totals[name] += np.square(sum(gates))
         number += 1
     return {name: total / number for name, total in totals.items()}
