@@ -230,7 +230,7 @@ def test_of_files(net, tmp_path):
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     refused("values that are not finite", st.save, broken, tmp_path / "net.safetensors")
-    broken.network.attach("fc", torch.nn.Linear(8, 4))
+    broken.network.st_attach("fc", torch.nn.Linear(8, 4))
     refused("but its structure says", st.save, broken, tmp_path / "net.safetensors")
     refused("st.supernet(normalisation=...)", net.predict, GRAY)
     assert not list(tmp_path.glob("*.safetensors"))
