@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -102,8 +103,12 @@ def parser() -> argparse.ArgumentParser:
     text = "write a trained model as a file for other programs, and check it"
     export = commands.add_parser("export", help=text, description=text)
     _add_model(export)
-    export.add_argument("out", type=Path, help="the file to write: .onnx, or .pt2 for torch")
-    export.add_argument("--to", default="onnx", metavar="TARGET", help="onnx, torch or int8")
+    text = "the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it lie a "
+    text += "report of the check, OUT.json, and MODEL_CARD.md"
+    export.add_argument("out", type=Path, help=text)
+    text = "onnx (the default); int8: ONNX in 8-bit integers; torch: torch.export's program; "
+    text += "module: source code in plain PyTorch, with its weights as .safetensors beside"
+    export.add_argument("--to", default="onnx", metavar="TARGET", help=text)
     export.add_argument(
         "--raw", action="store_true", help="it takes pixels, uint8 of 0 to 255, and normalises them"
     )
@@ -111,13 +116,26 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--data", type=Path, help=text)
     text = "measure how long models and exported files take, side by side on the CPU"
     timed = commands.add_parser("latency", help=text, description=text)
-    timed.add_argument("files", type=Path, nargs="+", help="model.safetensors, .onnx or .pt2 files")
+    timed.add_argument(
+        "files", type=Path, nargs="+", help="model.safetensors, .onnx, .pt2 or .py files"
+    )
     text = "images a call (default: 1 and 64)"
     timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
     text = "calls per file (default: %(default)s)"
     timed.add_argument("--rounds", type=_positive, default=50, help=text)
     timed.add_argument("--json", action="store_true", help="print it as JSON")
     timed.add_argument("--plugin", action="append", default=[], help="a module to import")
+    text = (
+        "measure where the time and the MACs of a model are, layer by layer; of two, compare them"
+    )
+    profiled = commands.add_parser("profile", help=text, description=text)
+    profiled.add_argument("models", type=Path, nargs="+", help="one or two model.safetensors")
+    profiled.add_argument("--batch", type=_positive, default=1, help="images (default: 1)")
+    text = "calls per operator (default: %(default)s)"
+    profiled.add_argument("--rounds", type=_positive, default=50, help=text)
+    profiled.add_argument("--json", action="store_true", help="print it as JSON")
+    profiled.add_argument("--plugin", action="append", default=[], help="a module to import")
+    profiled.add_argument("--threads", type=_count, default=1, help="CPU threads; 0: all")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -161,6 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 after one line about what is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    if options.command in ("deploy", "export"):  # what is half written goes
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if options.command == "params":
             _print_params(options.params)
@@ -208,7 +228,14 @@ def main(arguments: list[str] | None = None) -> int:
             from st.deploy.latency import latency
 
             load_plugins(options.plugin)
-            latency(options.files, options.batch, options.rounds, options.json)
+            latency(options.files, options.batch, options.rounds, options.json, options.plugin)
+        elif options.command == "profile":
+            from st.core.registry import load_plugins
+            from st.deploy.profile import show as show_profile
+
+            load_plugins(options.plugin)
+            counts = (options.batch, options.rounds, options.threads)
+            show_profile(options.models, *counts, options.json)
         elif options.command == "record":
             from st.core.records import record
 

@@ -201,24 +201,26 @@ JOBS = {
     "initialize": ("initialize", VGG, "st.networks.inits.rewind"),
     "train": ("train", VGG, "st.training.losses.ce", "st.training.losses.kd"),
     "deploy": ("deploy", VGG, "st.deploy.targets.int8"),
+    "deploy source code": ("deploy", VGG, "st.deploy.targets.module"),
     "evaluate": ("evaluate", VGG),
     "evaluate with files": ("evaluate", VGG, "st.deploy.targets.onnx", "st.deploy.running"),
     "report": ("report",),
 }
 TRAINS = {"pretrain", "train", "search by tas", "search with rounds"}
+DEPLOYS = {"deploy", "deploy source code"}
 EVALUATES = {"evaluate", "evaluate with files"}
 # what runs again after an edit of a file of each room
 RERUN = {
     "core/files.py": JOBS.keys(),
     "core/errors.py": set(),
     "core/process.py": set(),
-    "core/device.py": {*TRAINS, "search by taylor", "deploy", *EVALUATES},
+    "core/device.py": {*TRAINS, "search by taylor", *DEPLOYS, *EVALUATES},
     "core/types.py": {*TRAINS, "prepare"},
     "networks/graph.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/vgg.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/densenet.py": set(),
     "networks/inits/rewind.py": {"initialize"},
-    "data/dataset.py": {*TRAINS, "prepare", "search by taylor", "deploy", *EVALUATES},
+    "data/dataset.py": {*TRAINS, "prepare", "search by taylor", *DEPLOYS, *EVALUATES},
     "data/augment.py": TRAINS,
     "data/views.py": TRAINS,
     "data/datasets/imagefolder.py": {"prepare"},
@@ -233,7 +235,8 @@ RERUN = {
     "pruning/tas/space.py": {"search by tas"},
     "pruning/lottery.py": {"search with rounds"},
     "pruning/latency.py": EVALUATES,
-    "deploy/card.py": {"deploy"},
+    "deploy/card.py": DEPLOYS,
+    "deploy/source/text.py": {"deploy source code"},
     "deploy/running.py": {"evaluate with files"},
     "deploy/targets/int8.py": {"deploy"},
     "deploy/targets/onnx.py": {"deploy", "evaluate with files"},

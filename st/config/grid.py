@@ -372,8 +372,36 @@ class Grid:
             }
         else:
             inputs = self._subnet(phase, experiment)
-        outputs: Paths = {name: place(phase, name, experiment) for name in OUTPUTS[phase]}
+        suffix = self._suffix(experiment) if phase == "deploy" else ""
+        outputs: Paths = {
+            name: place(phase, name, experiment, suffix=suffix) for name in OUTPUTS[phase]
+        }
         return Files(inputs, outputs)
+
+    def _suffix(self, experiment: Experiment) -> str:
+        """Of the file for other programs that an experiment is about."""
+        export = self.exports(experiment.architecture)[experiment.name]
+        return registry.targets.get(export["to"]).suffix
+
+    def targets(self) -> list[str]:
+        """The kinds of files for other programs that are made."""
+        return sorted({target for export in self.params.exports.values() for target in export.to})
+
+    def deployed(self, target: str) -> tuple[list[str], dict[str, str]]:
+        """The names in the table of all files of a kind, and what is written for one, with
+        Snakemake's wildcards."""
+        kind = registry.targets.get(target)
+        names = {
+            name: None
+            for architecture in self.params.architectures
+            for name, export in self.exports(architecture).items()
+            if export["to"] == target
+        }
+        outputs = OUTPUTS["deploy"]
+        found = {key: _fill(path, suffix=kind.suffix) for key, path in outputs.items()}
+        for suffix in kind.beside:
+            found[suffix.removeprefix(".")] = _fill(outputs["exported"], suffix=suffix)
+        return list(names), found
 
     def made(self, phase: str, *options: str) -> list[str]:
         """The outputs of all jobs of a phase, or those of these options."""
@@ -434,7 +462,10 @@ class Grid:
     def _measured(self, experiment: Experiment) -> Files:
         """The files of evaluate, which has all networks of an architecture, in its job's order."""
         models, exports = self._models(experiment), self.exports(experiment.architecture)
-        files = [place("deploy", "exported", experiment, name) for name in exports]
+        files = [
+            place("deploy", "exported", experiment, name, registry.targets.get(export["to"]).suffix)
+            for name, export in exports.items()
+        ]
         return Files(
             {
                 "data": place("prepare", "data", experiment),

@@ -30,8 +30,8 @@ OPTIONAL = {
     "evaluate": ("exports",),
 }
 
-# All outputs, with Snakemake's wildcards. A folder per phase, because phases are what DVC versions;
-# below it one per experiment.
+# All outputs, with Snakemake's wildcards; {suffix} is none, the kind of an exported file says it.
+# A folder per phase, because phases are what DVC versions; below it one per experiment.
 _RUN = "{dataset}/{architecture}/seed{seed}"
 DATA = "results/prepare/{dataset}/data.safetensors"
 DRAWING = "results/prepare/{dataset}/{architecture}/drawing.safetensors"  # of what is imported
@@ -54,8 +54,8 @@ OUTPUTS = {
     "initialize": {"init": INIT},
     "train": {"model": MODEL, "history": HISTORY},
     "deploy": {
-        "exported": f"{_EXPORT}/network.onnx",
-        "about": f"{_EXPORT}/network.onnx.json",
+        "exported": f"{_EXPORT}/network{{suffix}}",
+        "about": f"{_EXPORT}/network{{suffix}}.json",
         "card": f"{_EXPORT}/MODEL_CARD.md",
     },
     "evaluate": {"metrics": METRICS, "predictions": PREDICTIONS},  # one of each for every row
@@ -85,13 +85,17 @@ class Files(NamedTuple):
     outputs: Paths
 
 
-def place(phase: str, option: str, experiment: Experiment, name: str | None = None) -> str:
-    """The path of an output. `name`: in place of the experiment's own."""
+def place(
+    phase: str, option: str, experiment: Experiment, name: str | None = None, suffix: str = ""
+) -> str:
+    """The path of an output. `name`: in place of the experiment's own; `suffix`: of a file for
+    other programs."""
     name = name or experiment.name
     return OUTPUTS[phase][option].format(
         dataset=experiment.dataset,
         architecture=experiment.architecture,
         seed=experiment.seed,
+        suffix=suffix,
         **dict.fromkeys(("supernet", "search", "method", "exported"), name),
     )
 

@@ -219,12 +219,13 @@ class Export(Section):
     """Files for other programs that are made of a row's networks; each is a row of its own."""
 
     to: Annotated[
-        list[Literal["onnx", "int8"]],
+        list[Literal["onnx", "int8", "torch", "module"]],
         Field(min_length=1, json_schema_extra={"uniqueItems": True}),
     ] = Field(
         ["onnx"],
         description="onnx: the same network in ONNX; int8: in 8-bit integers, by onnxruntime's "
-        "static quantisation with ranges measured on training images.",
+        "static quantisation with ranges measured on training images; torch: torch.export's "
+        "program (.pt2); module: source code in plain PyTorch, with its weights as safetensors.",
     )
     raw: Flag = Field(
         False,

@@ -4,8 +4,10 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,34 @@ def whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def together(paths: Sequence[str | Path]) -> Iterator[Path]:
+    """Yield a temporary folder beside `paths`, in which files of their names are written; on
+    success these are renamed to `paths`, the first last, so that where it is all are.
+
+    All paths lie in one folder. As with `whole`, a failed writer leaves nothing behind.
+    """
+    first, *others = map(Path, paths)
+    temporary = first.with_name(f".{first.name}.{os.getpid()}.tmp")
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        for path in (first, *others):
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "there is a folder of this name", str(path))
+        _remove_leftovers(first)
+        temporary.mkdir()
+        yield temporary
+        for path in (*others, first):
+            _flush(temporary / path.name)
+        for path in (*others, first):
+            (temporary / path.name).replace(path)
+        _flush(first.parent)
+    except OSError as error:
+        raise StError(unwritable(first, error.strerror or str(error))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def unwritable(path: str | Path, reason: str) -> str:
     """The message of a file that cannot be written."""
     return (
@@ -61,7 +91,10 @@ def _remove_leftovers(path: Path) -> None:
         try:
             os.kill(int(number), 0)
         except (ProcessLookupError, ValueError, OverflowError):
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         except OSError:  # another user's process
             pass
 

@@ -13,7 +13,7 @@ import yaml
 
 from st import __version__
 from st.core.errors import StError
-from st.core.files import read_json, write_text
+from st.core.files import read_json
 from st.core.registry import targets
 from st.report.columns import reduction, short
 
@@ -48,18 +48,21 @@ def _front(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_card(path: Path, model: "Model") -> None:
-    """Write the card of all files of this network beside it; reports say what these are."""
-    reports = []
+def other_reports(path: Path, about: Path, weights: str) -> list[Report]:
+    """The reports that lie beside the file `path` of others that were exported of the same network.
+    `about`: its own."""
+    found = []
     for file in sorted(path.parent.glob("*.json")):
+        if file == about:
+            continue
         try:
-            found = read_json(file)
+            told = read_json(file)
         except StError:  # somebody else's
             continue
-        ours = isinstance(found, dict) and found.get("weights") == model.provenance["weights"]
-        if ours and (path.parent / found["file"]).is_file():
-            reports.append(found)
-    write_text(path, card(model, reports))
+        ours = isinstance(told, dict) and told.get("weights") == weights
+        if ours and told["file"] != path.name and (path.parent / told["file"]).is_file():
+            found.append(told)
+    return found
 
 
 def wilson(correct: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -113,7 +116,7 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         "tags": ["image-classification", "model-compression", "pruning", model.structure.label],
         "weights": model.provenance["weights"],
     }
-    formats = {"onnx": "onnx", "int8": "onnx", "torch": "pytorch"}
+    formats = {"onnx": "onnx", "int8": "onnx", "torch": "pytorch", "module": "pytorch"}
     kinds = [formats.get(report["target"], report["target"]) for report in facts["reports"]]
     front["tags"] += dict.fromkeys(kinds)
     if facts["measured"]:
@@ -298,7 +301,7 @@ def _usage(model: "Model", reports: list[Report]) -> str:
     names = repr(model.classes) if len(model.classes) <= 20 else "[...]  # as listed above"
     for report in reports:
         call = targets.get(report["target"]).call.format(
-            file=report["file"], input=report["input"]["name"],
+            file=report["file"], stem=Path(report["file"]).stem, input=report["input"]["name"],
             dtype=DTYPES[report["input"]["type"]],
             shape=", ".join(str(n) for n in report["input"]["shape"][1:]),
         )  # fmt: skip
@@ -306,7 +309,7 @@ def _usage(model: "Model", reports: list[Report]) -> str:
     parts.append(
         "The classes, the normalisation, the structure and the provenance are also in each file: "
         "`session.get_modelmeta().custom_metadata_map` in onnxruntime, `extra_files` "
-        "(`metadata.json`) of `torch.export.load`."
+        "(`metadata.json`) of `torch.export.load`, `metadata()` of `safetensors.safe_open`."
     )
     return "\n\n".join(parts)
 

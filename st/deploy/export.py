@@ -9,14 +9,15 @@ import torch
 
 from st import __version__
 from st.core.errors import StError, one_line
-from st.core.files import whole, write_json
+from st.core.files import together, write_json, write_text
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT, Data, Stored, load_data
-from st.deploy.card import CARD, check_card, write_card
+from st.deploy.card import CARD, check_card, other_reports
+from st.deploy.card import card as card_text
 from st.deploy.model import Model, Portable, load
-from st.deploy.targets import INPUT, OUTPUT, require
+from st.deploy.targets import INPUT, OUTPUT, parts, require
 
 AT_ONCE = 256  # images of a batch of the check
 CALIBRATION = 512  # training images on which ranges are measured, if there are so many
@@ -36,17 +37,20 @@ def export(
 ) -> Report:
     """Write a network for other programs to `out`, a report of the check and a card beside it.
 
-    `model`: what `st.load` returned, or a model file. `to`: onnx, torch (.pt2) or int8 (ONNX in
-    8-bit integers). `raw`: the file takes pixels, uint8 of 0 to 255, and normalises them itself;
-    otherwise float32, normalised. `data`: the prepared data set (data.safetensors) whose test
-    images it is checked on, and whose training images calibrate int8; default: the one that lies
-    where the model's run put it, if there is one.
+    `model`: what `st.load` returned, or a model file. `to`: onnx, torch (.pt2), int8 (ONNX in
+    8-bit integers) or module (source code, .py, with its weights, .safetensors, beside). `raw`: the
+    file takes pixels, uint8 of 0 to 255, and normalises them itself; otherwise float32, normalised.
+    `data`: the prepared data set (data.safetensors) whose test images it is checked on, and whose
+    training images calibrate int8; default: the one that lies where the model's run put it, if
+    there is one.
     Returns the report, which is also written to OUT.json. Raises StError, having written nothing,
     if a package is missing, the data do not fit, or the file computes something else.
     """
     require(targets.get(to).needs, f"export to {to}")
     model = model if isinstance(model, Model) else load(model)
     path = Path(out)
+    if not path.name.strip("."):
+        raise StError(f"'{out}': is no name of a file; an example: out/net{targets.get(to).suffix}")
     card = path.with_name(CARD)
     return write(model, path, to, raw, data or usual_data(model.path), report_file(path), card)
 
@@ -61,16 +65,21 @@ def write(
         raise StError(f"{path}: a file of the target '{to}' must end in {kind.suffix}")
     check_card(card, model.provenance["weights"])
     model.normalise  # noqa: B018 - raises where the file does not say it
-    found, told_of_data = _data(model, data)
-    if kind.calibrated and found is None:
-        raise StError(
-            f"export to {to} measures ranges on training images; name the prepared data set with "
-            "--data, such as results/prepare/DATASET/data.safetensors"
-        )
-    calibration = _calibration(found, model) if kind.calibrated and found else None
-    with whole(path) as temporary:
+    files = parts(kind, path)
+    for file in files:
+        if file.resolve() == Path(model.path).resolve():
+            raise StError(f"{file}: is the model itself; export to another name or folder")
+    with together([*files, about, card]) as folder:
+        found, told_of_data = _data(model, data)
+        if kind.calibrated and found is None:
+            raise StError(
+                f"export to {to} measures ranges on training images; name the prepared data set "
+                "with --data, such as results/prepare/DATASET/data.safetensors"
+            )
+        calibration = _calibration(found, model) if kind.calibrated and found else None
+        made = folder / path.name
         try:
-            kind(model, temporary, raw, calibration)
+            kind(model, made, raw, calibration)
         except (StError, OSError, MemoryError):
             raise
         except Exception as error:  # of a plugin's network, and of libraries that change
@@ -78,11 +87,13 @@ def write(
                 f"{model.path}: cannot be exported to {to} ({type(error).__name__}: "
                 f"{one_line(error)})"
             ) from error
+        written = [folder / file.name for file in files]
         report = {
             "file": path.name,
+            "files": [file.name for file in files],
             "target": to,
-            "bytes": temporary.stat().st_size,
-            "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+            "bytes": sum(file.stat().st_size for file in written),
+            "sha256": {file.name: _sha256(file) for file in written},
             "weights": model.provenance["weights"],
             "input": {
                 "name": INPUT[raw],
@@ -92,12 +103,18 @@ def write(
             "output": {"name": OUTPUT, "shape": ["batch", len(model.classes)]},
             "data": told_of_data,
             "calibrated_on": 0 if calibration is None else len(calibration),
-            "check": _check(model, kind, temporary, raw, found, path),
+            "check": _check(model, kind, made, raw, found, path),
             "versions": {"st": __version__, **_versions(("torch", *kind.needs))},
         }
-    write_json(about, report)
-    write_card(card, model)
+        write_json(folder / about.name, report)
+        reports = other_reports(path, about, model.provenance["weights"])
+        write_text(folder / card.name, card_text(model, [*reports, report]))
     return report
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def report_file(path: Path) -> Path:

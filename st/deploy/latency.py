@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,9 @@ import numpy as np
 import torch
 
 from st.core.device import choose
-from st.core.errors import StError, one_line
-from st.core.progress import quiet
-from st.core.registry import targets
-from st.core.seeds import stream
-from st.deploy.model import Model, load
-from st.deploy.targets import require
+from st.core.errors import StError
+from st.deploy.memory import peaks
+from st.deploy.opened import opened
 from st.pruning.latency import times
 from st.report.columns import short
 
@@ -26,105 +23,83 @@ Row = dict[str, Any]
 
 
 def measure(
-    paths: Sequence[Path], batches: Sequence[int] = BATCHES, rounds: int = ROUNDS
+    paths: Sequence[Path],
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+    plugins: Sequence[str] = (),
 ) -> list[Row]:
     """For each batch size, with one thread and with all: the median, 5th and 95th percentile of a
-    call in ms, and the file's bytes. The networks take turns, call by call.
+    call in ms; the bytes of the file and of the memory that it needs at most (`peaks`). The
+    networks take turns, call by call.
 
-    `paths`: model files, run by torch; .pt2, by torch; .onnx, by onnxruntime. Raises StError that
-    names the file which can't be run, or networks that take images of different shapes.
+    `paths`: model files and exported files, see `opened`. `plugins`: modules that define their
+    architectures. Raises StError that names the file which can't be run, or networks that take
+    images of different shapes.
     """
     threads = sorted({1, len(os.sched_getaffinity(0))})
     before = torch.get_num_threads()
-    found = []
+    found: list[Row] = []
     try:
         for count in threads:
             where = choose("cpu", count)
-            opened = [_opened(path, count) for path in paths]
-            shapes = {shape for _, shape, _, _ in opened}
+            files = [opened(path, count) for path in paths]
+            shapes = {file.shape for file in files}
             if len(shapes) > 1:
                 told = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
                 raise StError(f"{paths[0]}: networks for images of {told} cannot be compared")
             for size in batches:
-                calls = [partial(run, _batch(size, shape, raw)) for run, shape, raw, _ in opened]
+                calls = [partial(file.run, file.batch(size)) for file in files]
                 with torch.inference_mode():
                     taken = 1000 * times(calls, rounds, where)
                 low, median, high = np.percentile(taken, (5, 50, 95), axis=0)
-                for number, (path, (_, _, _, runtime)) in enumerate(
-                    zip(paths, opened, strict=True)
-                ):
+                for number, (path, file) in enumerate(zip(paths, files, strict=True)):
                     found.append({
-                        "file": str(path), "bytes": path.stat().st_size, "runtime": runtime,
-                        "batch": size, "threads": count, "median_ms": float(median[number]),
-                        "p5_ms": float(low[number]), "p95_ms": float(high[number]),
+                        "file": str(path), "bytes": file.bytes, "runtime": file.runtime,
+                        "precision": file.precision, "batch": size, "threads": count,
+                        "median_ms": float(median[number]), "p5_ms": float(low[number]),
+                        "p95_ms": float(high[number]),
                     })  # fmt: skip
     finally:
         torch.set_num_threads(before)
+    memory = {str(path): peaks(path, batches, plugins) for path in dict.fromkeys(paths)}
+    for row in found:
+        row["peak_bytes"] = memory[row["file"]].get(row["batch"])
     return found
 
 
-def _batch(size: int, shape: tuple[int, ...], raw: bool) -> np.ndarray:
-    pixels = stream(0, "latency").integers(0, 256, (size, *shape))
-    return pixels.astype(np.uint8) if raw else (pixels / 128 - 1).astype(np.float32)
-
-
-def _opened(
-    path: Path, threads: int
-) -> tuple[Callable[[np.ndarray], Any], tuple[int, ...], bool, str]:
-    """A function of a batch, the shape of an image, whether it takes pixels, and what runs it."""
-    if not path.is_file():
-        raise StError(f"{path}: is missing; name a model.safetensors, an .onnx or a .pt2 file")
-    if path.suffix not in (".onnx", ".pt2"):
-        return _model(load(path))
-    try:
-        if path.suffix == ".pt2":
-            with quiet():
-                program = torch.export.load(path)
-            (name,) = program.graph_signature.user_inputs
-            (node,) = [node for node in program.graph.nodes if node.name == name]
-            value = node.meta["val"]
-            shape, raw = tuple(int(n) for n in value.shape[1:]), value.dtype == torch.uint8
-            return targets.get("torch").run(path), shape, raw, "torch.export"
-        require(targets.get("onnx").needs, f"{path}: an .onnx file")
-        import onnxruntime
-
-        (taken,) = onnxruntime.InferenceSession(
-            path, providers=["CPUExecutionProvider"]
-        ).get_inputs()
-        shape = tuple(int(n) for n in taken.shape[1:])
-        return targets.get("onnx").run(path, threads), shape, "uint8" in taken.type, "onnxruntime"
-    except StError:
-        raise
-    except Exception as error:  # a foreign or damaged file may fail in any way
-        raise StError(f"{path}: cannot be run ({one_line(error)}); export it again") from error
-
-
-def _model(model: Model) -> tuple[Callable[[np.ndarray], Any], tuple[int, ...], bool, str]:
-    whole: Any = model  # of `to`, type checkers know not all
-    network = whole.to(memory_format=torch.channels_last)
-
-    def run(batch: np.ndarray) -> torch.Tensor:
-        return network(torch.from_numpy(batch).contiguous(memory_format=torch.channels_last))
-
-    return run, model.input_shape, False, "torch"
-
-
-def latency(paths: Sequence[Path], batches: Sequence[int], rounds: int, as_json: bool) -> None:
+def latency(
+    paths: Sequence[Path],
+    batches: Sequence[int],
+    rounds: int,
+    as_json: bool,
+    plugins: Sequence[str] = (),
+) -> None:
     """Print what `measure` found."""
-    found = measure(paths, batches, rounds)
+    found = measure(paths, batches, rounds, plugins)
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    head = ("batch", "threads", "median ms", "p5", "p95", "size", "run by", "file")
+    head = (
+        "batch", "threads", "median ms", "p5", "p95", "size", "memory", "type", "run by", "file",
+    )  # fmt: skip
     rows = [head]
     for row in found:
         spread = [f"{row[key]:.3f}" for key in ("median_ms", "p5_ms", "p95_ms")]
+        memory = "" if row["peak_bytes"] is None else f"{short(row['peak_bytes'])}B"
         numbers = (str(row["batch"]), str(row["threads"]), *spread, f"{short(row['bytes'])}B")
-        rows.append((*numbers, row["runtime"], row["file"]))
-    widths = [max(len(line[n]) for line in rows) for n in range(len(head))]
+        rows.append((*numbers, memory, row["precision"], row["runtime"], row["file"]))
+    print(aligned(rows, right=7))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: int, left: int = 0) -> str:
+    """Columns of a table in plain text: the first `left` begin at the left, the next up to `right`
+    end at the right."""
+    widths = [max(len(line[n]) for line in rows) for n in range(len(rows[0]))]
+    lines = []
     for line in rows:
         cells = [
-            cell.rjust(width) if n < 6 else cell.ljust(width)
+            cell.rjust(width) if left <= n < right else cell.ljust(width)
             for n, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

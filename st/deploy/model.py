@@ -20,6 +20,16 @@ from st.networks.checkpoint import Checkpoint, load_model, verify
 from st.networks.structure import Structure
 
 AT_ONCE = 64  # pictures that are decoded and computed together
+EXPORTED = "a file for other programs; name the model that it was made of, a model.safetensors"
+TORCHS = (
+    "a file of torch's; `st convert` makes a safetensors file of it, which the architecture "
+    "`import` takes as weights"
+)
+# what is not a model, by its suffix
+OTHERS = {
+    **dict.fromkeys((".onnx", ".pt2", ".py"), EXPORTED),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt"), TORCHS),
+}
 USE = ("classes", "normalisation", "resize")  # facts of a model that say how it is used
 
 
@@ -186,6 +196,11 @@ def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
     """
     if plugins:
         load_plugins(plugins)
+    path = Path(path)
+    if path.is_dir():
+        raise StError(f"{path}: is a folder; name the model.safetensors in it")
+    if path.suffix in OTHERS and path.is_file():
+        raise StError(f"{path}: is {OTHERS[path.suffix]}")
     return Model(load_model(path))
 
 

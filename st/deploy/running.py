@@ -10,6 +10,7 @@ from torch import Tensor
 
 from st.core.registry import targets
 from st.data.images import Images
+from st.deploy.targets import parts
 
 AT_ONCE = 256  # images of a batch
 
@@ -19,9 +20,12 @@ class Exported:
     otherwise they are normalised. `threads`: 0 for all."""
 
     def __init__(self, path: Path, to: str, raw: bool, images: Images, threads: int):
-        self.path, self._raw, self._images = path, raw, images
-        self.precision = "float32" if targets.get(to).exact else to
-        self._run = targets.get(to).run(path, threads)
+        kind = targets.get(to)
+        self._raw, self._images = raw, images
+        self.bytes = sum(file.stat().st_size for file in parts(kind, path))
+        self.device = f"CPU ({kind.runtime})"
+        self.precision = "float32" if kind.exact else to
+        self._run = kind.run(path, threads)
 
     def predictions(self) -> Tensor:
         """The class of each test image, shape (n,), int64."""

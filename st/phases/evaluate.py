@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # the counter would, later and more slowly
@@ -18,10 +19,9 @@ from st.data.images import Images
 from st.networks import network
 from st.networks.checkpoint import load_model
 from st.pruning.latency import seconds
+from st.pruning.profile import by_kind, profile
 from st.report.predictions import save_predictions
 from st.training import accuracy
-
-EXPORTED = "CPU (onnxruntime)"  # where exported networks are measured
 
 
 def _repeated(images: Images, count: int) -> torch.Tensor:
@@ -71,12 +71,16 @@ def run(
             files.append(running.Exported(path, row["to"], row["raw"], images, where.threads))
     # A GPU is full only with many images: there a larger batch tells more than one image does.
     batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
-    latency = {}
+    latency: dict[int, Any] = {}
+    parts: list[dict[str, Any]] = [{} for _ in networks]
     for size in sorted(batches):
         pixels = _repeated(images, size)
         others = [file.call(pixels) for file in files]
         batch = images.normalise(pixels)
         latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where, others)
+        if size == job["latency_batch"] and not where.is_cuda:
+            rounds = job["latency_rounds"]
+            parts = [by_kind(profile(net, batch, rounds, where)) for net in networks]
     made = provenance.here(where.describe(), where.threads) | provenance.commit()
     labels = images.test_labels
     places = {row["method"]: number for number, row in enumerate(job["rows"])}
@@ -86,11 +90,12 @@ def run(
         trained = checkpoint.facts.get("environment") or {}
         used = where.using(trained.get("precision") or "auto")  # as in its training
         if number < len(models):
-            path, device, precision = models[number], where.describe(), used.computes
+            size, device = models[number].stat().st_size, where.describe()
+            precision = used.computes
             predicted = accuracy.predictions(networks[number], images, used)
         else:
             file = files[number - len(models)]
-            path, device, precision = file.path, EXPORTED, file.precision
+            size, device, precision = file.bytes, file.device, file.precision
             predicted = file.predictions()
         facts = {
             "dataset": job["dataset"],
@@ -102,9 +107,11 @@ def run(
             "params_kept": params / sizes[0][0],
             "macs": macs,
             "macs_kept": macs / sizes[0][1],
-            "bytes": path.stat().st_size,
+            "bytes": size,
             "latency_ms": round(float(latency[job["latency_batch"]][number]), 4),
             "latency_by_batch": {n: round(float(ms[number]), 4) for n, ms in latency.items()},
+            # of a network on a CPU: by kind, its operators and what they take, each called alone
+            "operators": parts[number] if number < len(models) else {},
             "epochs": checkpoint.facts["epochs"],
             "teacher": row["teacher"],
             "device": device,

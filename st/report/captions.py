@@ -9,6 +9,7 @@ import pandas as pd
 from st.core.job import Job
 from st.report import tables
 from st.report.columns import COLUMNS
+from st.report.speed import not_faster
 
 
 def split(job: Job, dataset: str) -> str:
@@ -46,12 +47,14 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
 
 def _files(job: Job) -> str:
     """Which rows are files for other programs."""
-    names = dict.fromkeys(row["method"] for rows in job["exports"].values() for row in rows)
-    if not names:
+    files = {row["method"]: row for rows in job["exports"].values() for row in rows}
+    if not files:
         return ""
+    kinds = dict.fromkeys(row["to"] for row in files.values())
+    told = "; ".join(f"{kind}: {FILES.get(kind, kind)}" for kind in kinds)
     return (
-        f" {', '.join(names)}: these networks as ONNX files, in onnxruntime on the CPU; int8: in "
-        "8-bit integers, quantised after training. Their parameters and MACs are the networks' own."
+        f" {', '.join(files)}: these networks as files for other programs, on the CPU ({told}). "
+        "Their parameters and MACs are the networks' own."
     )
 
 
@@ -161,8 +164,10 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 FILES = {
-    "onnx": "as an ONNX file",
-    "int8": "as an ONNX file in 8-bit integers, quantised after training",
+    "onnx": "as an ONNX file, run by onnxruntime",
+    "int8": "as an ONNX file in 8-bit integers, quantised after training, run by onnxruntime",
+    "torch": "as torch.export's program, run by torch",
+    "module": "as source code in plain PyTorch, run by torch",
 }
 
 BOUNDED = {"params": "parameters", "macs": "MACs", "channels": "channels", "latency": "latency"}
@@ -203,13 +208,15 @@ def _plain(value: Any) -> str:
 
 
 def notes(job: Job, folder: str | Path) -> Iterator[str]:
-    """Sentences about losses that did next to nothing: their rows are not what they are called."""
+    """Sentences about losses that did next to nothing: their rows are not what they are called;
+    then about networks that fewer MACs did not make faster."""
     for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
         where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
         yield (
             f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
             f"its share of the gradient was at most {share:.2g} % in any epoch."
         )
+    yield from not_faster(job, folder)
 
 
 VERDICTS = [

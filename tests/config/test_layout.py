@@ -39,7 +39,7 @@ def grid(tiny, tmp_path, monkeypatch):
     tiny["methods"]["lottery"]["search"] = "rounds"
     tiny["methods"]["small"] = {"search": "slimming", "architectures": ["vgg"]}
     # not parsed: the packages that they need may not be there
-    exports = {"small": Export(to=["onnx", "int8"], raw=True)}
+    exports = {"small": Export(to=["onnx", "int8", "module"], raw=True)}
     return Grid(parse(tiny).model_copy(update={"exports": exports}))
 
 
@@ -108,8 +108,8 @@ def test_evaluate_has_a_row_for_each_of_its_files(grid):
             row["method"] for row in rows
         ]
     files = len(files.inputs["models"]), len(files.inputs["exports"])
-    assert files == (len(rows) - 2, 2)
-    assert rows[-1] == {
+    assert files == (len(rows) - 3, 3)
+    assert rows[-2] == {
         "method": "small-int8", "teacher": None, "of": "small", "to": "int8", "raw": True,
     }  # fmt: skip
 
@@ -123,12 +123,19 @@ def test_files_for_other_programs(grid):
     assert str(files["exported"]) == f"{folder}/network.onnx"
     measured = grid.files("evaluate", Experiment("digits", "vgg", 3))
     assert str(files["exported"]) in measured.inputs["exports"]
+    names, outputs = grid.deployed("module")
+    assert names == ["small-module"]
+    place = "results/evaluate/{dataset}/{architecture}/seed{seed}/{exported}"
+    assert outputs == {
+        "exported": f"{place}/network.py", "safetensors": f"{place}/network.safetensors",
+        "about": f"{place}/network.py.json", "card": f"{place}/MODEL_CARD.md",
+    }  # fmt: skip
     assert f"{folder}/metrics.json" in measured.outputs["metrics"]
     assert grid.files("evaluate", Experiment("digits", "mine", 3)).inputs["exports"] is None
     about = {name: rows for name, rows in grid.report()["exports"].items() if rows}
     assert about == {
         "vgg": [
-            {"method": f"small-{to}", "of": "small", "to": to} for to in ("onnx", "int8")
+            {"method": f"small-{to}", "of": "small", "to": to} for to in ("onnx", "int8", "module")
         ]
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import collections
 import inspect
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from st import cli
 from st.core.registry import inits, targets
 from st.data.dataset import load_data, save_data
 from st.deploy.card import wilson
+from st.deploy.targets import parts
 from st.deploy.targets import torch as torch_target  # noqa: F401 - registered
 from st.networks.checkpoint import Checkpoint, save_model
 
@@ -135,7 +137,7 @@ def test_selected_channels_are_those_of_the_whole_network(tmp_path, onnx):
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch", "int8"])
+@pytest.mark.parametrize("to", ["onnx", "torch", "int8", "module"])
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_checked_file(project, to, raw, tmp_path, capsys):
     """What is printed and stored is what running the file gives."""
@@ -147,7 +149,10 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     report = json.loads((out.parent / f"{out.name}.json").read_text())
-    assert {f.name for f in out.parent.iterdir()} == {out.name, f"{out.name}.json", "MODEL_CARD.md"}
+    files = parts(kind, out)
+    assert {f.name for f in out.parent.iterdir()} == {
+        *(file.name for file in files), f"{out.name}.json", "MODEL_CARD.md",
+    }  # fmt: skip
     found, _ = load_data(data)
     loaded = st.load(model)
     images = torch.from_numpy(found.test_images.copy())
@@ -163,7 +168,10 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
     )
     assert check["largest_difference"] == pytest.approx(np.abs(logits - expected).max(), abs=1e-6)
     assert f"accuracy {check['accuracy']:.2f} %" in printed and "in torch" in printed
-    assert report["bytes"] == out.stat().st_size and f"{report['bytes']:,} bytes" in printed
+    assert (
+        report["bytes"] == sum(file.stat().st_size for file in files)
+        and f"{report['bytes']:,} bytes" in printed
+    )
     assert report["input"] == {
         "name": "pixels" if raw else "images", "shape": ["batch", 1, 8, 8],
         "type": "uint8" if raw else "float32",
@@ -266,7 +274,7 @@ def test_without_data_random_images_check_it(tmp_path):
     assert "Not measured" in text and "model-index" not in text
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
+@pytest.mark.parametrize("to", ["onnx", "torch", "module"])
 def test_a_file_that_computes_something_else_is_not_written(project, to, tmp_path, monkeypatch):
     kind = targets.get(to)
     needs(*kind.needs)
@@ -310,7 +318,7 @@ def test_the_card(project, tmp_path):
 def test_the_code_of_the_card_runs(project, tmp_path):
     """As it stands there, but for the package."""
     model = st.load(project[0])
-    kinds = {"torch": "net.pt2"}
+    kinds = {"torch": "net.pt2", "module": "own.py"}
     if all(__import__("importlib.util").util.find_spec(name) for name in targets.get("onnx").needs):
         kinds |= {"onnx": "net.onnx", "int8": "net.int8.onnx"}
     for to, name in kinds.items():
@@ -324,7 +332,9 @@ def test_the_code_of_the_card_runs(project, tmp_path):
         expected = [model.classes[n] for n in model(batch).argmax(1)]
     for block in blocks:
         wrapped = (
-            "torch.from_numpy(np.load('batch.npy'))" if "torch" in block else "np.load('batch.npy')"
+            "torch.from_numpy(np.load('batch.npy'))"
+            if "onnx" not in block
+            else "np.load('batch.npy')"
         )
         code = f"import numpy as np, torch\nbatch = {wrapped}\n{block}\nprint(classes)"
         done = isolated(code, tmp_path)
@@ -362,6 +372,9 @@ def test_what_cannot_be_exported(project, tmp_path, capsys):
     full = small_structure("vgg")
     save_model(raw, full, random_tensors(full, np.random.default_rng(0)))
     (tmp_path / "junk").write_bytes(b"junk")
+    pth, exported = tmp_path / "net.pth", tmp_path / "net.onnx"
+    pth.write_bytes(b"junk")
+    exported.write_bytes(b"junk")
     out = tmp_path / "out"
     for source, name, *more, words in [
         (model, "x.onnx", "--to", "onxx", "unknown target 'onxx'; did you mean 'onnx'?"),
@@ -375,12 +388,66 @@ def test_what_cannot_be_exported(project, tmp_path, capsys):
         (model, "x.pt2", "--to", "torch", "--data", tmp_path / "none", "none: is missing"),
         (model, "x.pt2", "--to", "torch", "--data", model, "is not a search-and-train data"),
         (model, "x.pt2", "--to", "torch", "--plugin", "nothing", "'nothing' cannot be imported"),
+        (model, "x.safetensors", "--to", "module", "must end in .py"),
+        (model.parent, "x.pt2", "--to", "torch", "is a folder; name the model.safetensors in it"),
+        (pth, "x.onnx", "--to", "torch", "is a file of torch's; `st convert` makes"),
+        (exported, "x.pt2", "--to", "torch", "is a file for other programs; name the model"),
     ]:
         arguments = ["export", str(source), str(out / name), *map(str, more)]
         assert cli.main(arguments) == 2, arguments
         told = capsys.readouterr().err
         assert told.startswith("st: error: ") and words in told and told.count("\n") == 1, told
         assert not out.exists() or not list(out.iterdir())
+
+
+def test_where_nothing_can_be_written(project, tmp_path, capsys):
+    model = tmp_path / "net.safetensors"
+    model.write_bytes(project[0].read_bytes())
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.py").mkdir()
+    for out, words in [
+        (tmp_path / "file/x.py", "x.py: cannot be written"),
+        (tmp_path / "folder.py", "there is a folder of this name"),
+        ("", "is no name of a file; an example: out/net.py"),
+        (f"{tmp_path}/..", "is no name of a file"),
+        (tmp_path / "net.py", "net.safetensors: is the model itself"),  # whose weights lie beside
+    ]:
+        assert cli.main(["export", str(model), str(out), "--to", "module"]) == 2
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "folder.py", "net.safetensors"}
+    assert model.read_bytes() == project[0].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_export_leaves_nothing(number, status, project, tmp_path):
+    """Whatever was there before is still there."""
+    code = (
+        "import os, sys\n"
+        "from st import cli\n"
+        "from st.core.registry import targets\n"
+        "kind = targets.get('module')\n"
+        "def run(path, threads=0):\n"
+        f"    assert path.is_file()\n    os.kill(os.getpid(), {number:d})\n"
+        "kind.run = run\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "net.py").write_text("before")
+    arguments = ["export", str(project[0]), str(tmp_path / "net.py"), "--to", "module"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=300, check=False)
+    assert done.returncode == status
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "before"
+
+
+def test_what_a_killed_export_left_goes_with_the_next(project, tmp_path):
+    left = tmp_path / ".net.pt2.999999999.tmp"
+    left.mkdir()
+    (left / "net.pt2").write_text("half")
+    st.export(project[0], tmp_path / "net.pt2", "torch")
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"net.pt2", "net.pt2.json", "MODEL_CARD.md"}
 
 
 def test_int8_needs_images(tmp_path, onnx):

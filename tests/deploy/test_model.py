@@ -272,7 +272,7 @@ def test_what_cannot_be_predicted(folder, capsys):
         ([str(folder / "data"), good], "data: is not a search-and-train model"),
         ([str(folder / "foreign"), good], "foreign: is not a search-and-train model"),
         ([str(folder / "broken.png"), good], "broken.png: is damaged"),
-        ([str(folder), good], "is damaged"),
+        ([str(folder), good], "is a folder; name the model"),
         ([model, str(folder / "empty")], "empty: has no images"),
         ([model, str(folder / "none.png")], "none.png: is missing"),
         ([model, good, str(folder / "broken.png")], "broken.png: is not a readable image"),

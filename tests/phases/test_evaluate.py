@@ -67,9 +67,10 @@ def test_files_for_other_programs_are_measured_beside_the_networks(tmp_path):
     save_data(tmp_path / "data", stripes(), {})
     run(tmp_path / "net", {**JOB, "training": {**RECIPE, "epochs": 4}})
     model, rows, exports = tmp_path / "net" / "model", [{"method": "net", "teacher": "x"}], []
-    for to, raw in (("onnx", True), ("int8", False)):
+    for to, raw in (("onnx", True), ("int8", False), ("module", True)):
+        suffix = ".py" if to == "module" else ".onnx"
         folder = tmp_path / f"net-{to}"
-        files = folder / "network.onnx", folder / "network.onnx.json", folder / "CARD.md"
+        files = folder / f"network{suffix}", folder / f"network{suffix}.json", folder / "CARD.md"
         deploy.run({"to": to, "raw": raw}, tmp_path / "data", model, *files)
         assert all(file.is_file() for file in files)
         exports.append(files[0])
@@ -86,7 +87,9 @@ def test_files_for_other_programs_are_measured_beside_the_networks(tmp_path):
     found = [json.loads(path.read_text()) for path in files["metrics"]]
     answers = [load_predictions(path)[0] for path in files["predictions"]]
     assert [row["method"] for row in found] == names
-    assert [row["bytes"] for row in found] == [p.stat().st_size for p in (model, *exports)]
+    sizes = [path.stat().st_size for path in (model, *exports)]
+    sizes[-1] += (tmp_path / "net-module/network.safetensors").stat().st_size
+    assert [row["bytes"] for row in found] == sizes
     np.testing.assert_array_equal(answers[0], answers[1])
     assert found[0]["accuracy"] == found[1]["accuracy"] > 40
     for row, answer in zip(found, answers, strict=True):
@@ -95,6 +98,6 @@ def test_files_for_other_programs_are_measured_beside_the_networks(tmp_path):
         assert (row["params"], row["macs"]) == (found[0]["params"], found[0]["macs"])
     report = json.loads((tmp_path / "net-int8/network.onnx.json").read_text())
     assert found[2]["accuracy"] == pytest.approx(report["check"]["accuracy"])
-    assert [row["device"] for row in found] == ["CPU"] + 2 * ["CPU (onnxruntime)"]
+    assert [row["device"] for row in found] == ["CPU"] + 2 * ["CPU (onnxruntime)"] + ["CPU (torch)"]
     precisions = [row["evaluated"]["precision"] for row in found]
-    assert precisions == ["float32", "float32", "int8"]
+    assert precisions == ["float32", "float32", "int8", "float32"]

@@ -1,16 +1,18 @@
 """Files that other programs run: each module registers one kind, a function that writes it.
 
 It takes (model, path, raw, calibration). `model`: a `st.deploy.model.Model`; `path`: the file to
-write; `raw`: whether the file takes pixels of 0 to 255 and normalises them itself; `calibration`:
-uint8 images (n, channels, height, width) on which ranges are measured, for kinds that need them.
-Attributes say the rest: `suffix` of its files; `needs`, the packages that write and run them beside
-torch; `calibrated`, whether it needs images; `exact`, whether the file computes what the network
-does, up to rounding; `run`, a function of (path, threads) that gives a function from a batch to
-logits, numpy arrays both; `call`, how a person runs it.
+write, with those that belong to it beside; `raw`: whether the file takes pixels of 0 to 255 and
+normalises them itself; `calibration`: uint8 images (n, channels, height, width) on which ranges are
+measured, for kinds that need them. Attributes say the rest: `suffix` of its file; `beside`, those
+of the files that lie beside it; `runtime`, what runs it; `needs`, the packages that write and run
+them beside torch; `calibrated`, whether it needs images; `exact`, whether the file computes what
+the network does, up to rounding; `run`, a function of (path, threads) that gives a function from a
+batch to logits, numpy arrays both; `call`, how a person runs it.
 """
 
 import importlib.util
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st import __version__
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 INPUT = {True: "pixels", False: "images"}  # the input's name, by whether it is raw
 OUTPUT = "logits"
+
+
+def parts(kind: Any, path: Path) -> list[Path]:
+    """The files that an export of this kind consists of, the main one first."""
+    return [path, *(path.with_suffix(suffix) for suffix in kind.beside)]
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:

@@ -42,7 +42,7 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
 
         values = model.normalise(torch.from_numpy(calibration)).numpy()
     quiet = logging.getLogger()
-    level = quiet.level
+    level, handlers = quiet.level, list(quiet.handlers)  # it adds one that prints all messages
     quiet.setLevel(logging.ERROR)  # it advises what is done here
     try:
         with (
@@ -59,6 +59,7 @@ def int8(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None =
             found = library.load(done)
     finally:
         quiet.setLevel(level)
+        quiet.handlers = handlers
     path.write_bytes(finished(found, model, raw))
 
 
@@ -77,5 +78,6 @@ class _Batches:
         return None if batch is None else {self._name: batch}
 
 
+int8.beside, int8.runtime = onnx.beside, onnx.runtime
 int8.suffix, int8.needs, int8.run, int8.call = ".onnx", onnx.needs, onnx.run, onnx.call
 int8.calibrated, int8.exact = True, False

@@ -95,6 +95,7 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 
 onnx.suffix = ".onnx"
+onnx.beside, onnx.runtime = (), "onnxruntime"
 onnx.needs = ("onnx", "onnxscript", "onnxruntime")
 onnx.calibrated, onnx.exact = False, True
 onnx.run = run

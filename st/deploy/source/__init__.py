@@ -1,0 +1,1 @@
+"""A network as source code that a person can read, own and change: plain PyTorch, nothing of st."""
