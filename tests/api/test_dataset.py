@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers.images import stripes
+from helpers.images import stripes, write_folder
 from PIL import Image
 from torch.utils.data import TensorDataset
 
 import st
 from st.core.registry import datasets
 from st.data.dataset import save_data
+from st.data.shards import Shards
+from st.phases import prepare
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 4)).astype(np.uint8)
 LABELS = np.arange(6) % 3
@@ -82,6 +84,23 @@ def test_a_part_is_held_out_as_the_workflow_does():
         for ours, theirs in zip(data.parts(), expected.parts(), strict=True):
             np.testing.assert_array_equal(ours[0], theirs[0])
             np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_images_that_stay_compressed(tmp_path):
+    """In a file that was prepared of a folder: searched, trained on and evaluated as others."""
+    root = write_folder(tmp_path / "images", stripes(side=16), "jpg")
+    job = {"source": "imagefolder", "holdout": 0.0}
+    job["options"] = datasets.check("imagefolder", {"root": str(root), "size": 16, "store": "jpeg"})
+    prepare.run(job, tmp_path / "data.safetensors", threads=1)
+    data = st.dataset(tmp_path / "data.safetensors")
+    assert isinstance(data.train_images, Shards) and data.input_shape == (3, 16, 16)
+    options = {"layers": [4, "M", 4]}
+    network = st.supernet("vgg", data.input_shape, data.classes, options=options)
+    network = st.train(network, data, epochs=1, batch_size=8, device="cpu", threads=1)
+    found = st.search(network, {"macs": 0.6}, "taylor", data=data, device="cpu")
+    assert found.cost()[1] <= 0.6 * network.structure.cost()[1]
+    accuracy = st.evaluate(network, data, device="cpu")["accuracy"]
+    assert accuracy == network.history[-1]["test_accuracy"]
 
 
 def test_sources_and_files_by_name(tmp_path):
