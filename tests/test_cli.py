@@ -63,7 +63,7 @@ def test_the_workflow_needs_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", [*cli.PHASES, "params", "schema", "predict", "export", "diff", "latency"]
+    "command", [*cli.PHASES, "params", "schema", "predict", "export", "diff", "latency", "profile"]
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:

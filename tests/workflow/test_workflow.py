@@ -195,8 +195,3 @@ def test_files_for_other_programs_of_every_kind(project):
             metrics["accuracy"] == json.loads((folder / "st/metrics.json").read_text())["accuracy"]
         )
         assert metrics["device"] == "CPU (torch)"
-    (project / target.replace("metrics.json", "network.safetensors")).unlink()
-    again = jobs(snakemake(project, "-n", "--configfile", "params/tiny.yaml", "--", target))
-    assert {job for job in again if job.startswith("deploy")} == {
-        "deploy digits/vgg/seed0/st-module"
-    }
