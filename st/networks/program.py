@@ -30,7 +30,7 @@ MADE = {
 # operators that have the sizes of their result as an argument, and its place
 SIZED = {
     **MADE,
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand"), 1),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand", "broadcast_to"), 1),
     "unflatten": 2,
 }
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")

@@ -354,6 +354,23 @@ CASES = {
     "pixel unshuffle": (lambda: between(lambda x: F.pixel_unshuffle(x, 2), 6, 24), [8, 6, 8]),
     "repeated": (lambda: between(lambda x: x.repeat(1, 2, 1, 1), 6, 12), [8, 6, 8]),
     "flipped": (lambda: between(lambda x: x.flip(1)), [8, 6, 8]),
+    "ellipses": (
+        lambda: between(lambda x: torch.einsum("...hw, wk -> ...hk", x, x.new_ones(8, 8))),
+        [8, 6, 8],
+    ),
+    "implicit sum": (
+        lambda: Plain(
+            lambda x, a, b: torch.einsum("c...,kc", a(x).mean((2, 3)).T, b.weight),
+            block(3, 8), nn.Linear(8, 5, bias=False),
+        ),
+        [8],
+    ),
+    "sorted along rows": (lambda: between(lambda x: x.sort(2)[0] + x.topk(8, 3)[0]), [8, 6, 8]),
+    "broadcast": (
+        lambda: between(lambda x: torch.where(x > 1, x, 0) * x.amax(3, True).broadcast_to(x.shape)),
+        [8, 6, 8],
+    ),
+    "logarithms": (lambda: between(F.logsigmoid), [8, 6, 8]),
     "turned": (lambda: between(lambda x: x.rot90(1, (2, 3))), [8, 6, 8]),
     "bilinear": (
         lambda: Plain(lambda x, a, b, c: c(b(a(x).mean((2, 3)), a(x).amax((2, 3)))),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from operator import getitem
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
             program = export(module, (images,), dynamic_shapes=(batch,), strict=False)
             said = own_gradients(module, images) if module.training else []
     except Exception as error:  # the module's code may do anything
-        told = one_line(error)
+        told = one_line(error).partition(" The error above occurred")[0]
         meaning = next((text for words, text in MEANINGS.items() if words in told), "")
         about = f"{meaning} ({told[:200]})" if meaning else f"{type(error).__name__}: {told[:400]}"
         raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
@@ -309,6 +310,25 @@ def _memory(node: fx.Node) -> fx.Node:
     return node
 
 
+def _explicit(equation: str, ranks: list[int]) -> str:
+    """An Einstein sum's equation with letters in place of "..." and with its result."""
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    free = [letter for letter in ascii_letters if letter not in equation]
+    texts = given.split(",")
+    own = [
+        r - len(t.replace("...", "")) if "..." in t else 0
+        for t, r in zip(texts, ranks, strict=True)
+    ]
+    dots = free[: max(own)]
+    texts = [
+        t.replace("...", "".join(dots[len(dots) - n :])) for t, n in zip(texts, own, strict=True)
+    ]
+    letters = [letter for letter in "".join(texts) if letter not in dots]
+    once = "".join(sorted(letter for letter in letters if letters.count(letter) == 1))
+    result = result if arrow else f"...{once}"
+    return f"{','.join(texts)}->{result.replace('...', ''.join(dots))}"
+
+
 def _node(node: fx.Node, known: dict[str, dict]) -> Node:
     """A call as JSON, its arguments in the order that the operator declares."""
 
@@ -328,7 +348,10 @@ def _node(node: fx.Node, known: dict[str, dict]) -> Node:
                 return {kind: str(argument).removeprefix("torch.")}
         raise StError(f"{node.target}: an argument of type {type(argument).__name__}")
 
-    args, kwargs = list(node.args), dict(node.kwargs)
+    args: list[Any] = list(node.args)
+    kwargs = dict(node.kwargs)
+    if node.target is torch.ops.aten.einsum.default:
+        args[0] = _explicit(args[0], [part.meta["val"].ndim for part in args[1]])
     if isinstance(node.target, torch._ops.OpOverload):
         if node.target.namespace != "aten":
             raise StError(

@@ -65,6 +65,7 @@ POINTWISE = {"hardswish", "dropout", "feature_dropout", "alpha_dropout", "native
 POINTWISE |= {"bernoulli", "fill", "masked_fill", "to", "_to_copy", "clamp", "zeros_like", "fill_"}
 POINTWISE |= {"ones_like", "full_like", "empty_like", "rand_like", "randn_like", "softplus", "selu"}
 POINTWISE |= {"celu", "rrelu", "type_as", "expand_as", "zero", "dropout1d", "feature_alpha_dropout"}
+POINTWISE |= {"log_sigmoid", "where", "floor_divide"}
 
 # What moves entries. Those of the first line keep their order, so that they do the same to what
 # remains of a tensor, given its sizes.
@@ -72,7 +73,8 @@ ORDERED = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "sque
 ORDERED |= {"flatten", "unflatten", "expand", "contiguous", "clone", "detach", "alias", "movedim"}
 ORDERED |= {"swapaxes", "swapdims", "unbind", "lift_fresh_copy", "moveaxis", "mT"}
 ORDERED |= {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"}
-ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T"}
+ORDERED |= {"select", "lift_fresh", "matrix_H", "mH", "adjoint", "numpy_T", "broadcast_to"}
+ORDERED |= {"atleast_1d", "atleast_2d", "atleast_3d"}
 ORDERED |= {"pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "repeat_interleave"}
 REORDERED = {TAKE, "slice", "narrow", "roll", "flip", "channel_shuffle", "native_channel_shuffle"}
 REORDERED |= {"rot90", "fliplr", "flipud"}
@@ -258,6 +260,7 @@ for _axes in (1, 2, 3):
         *(f"upsample_{kind}{_axes}d" for kind in ("nearest", "_nearest_exact")),
         f"_upsample_nearest_exact{_axes}d",
     )(windows(_axes))
+rule("tril", "triu")(windows(2))
 rule("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")(windows(2))
 rule("upsample_linear1d")(windows(1))
 rule("upsample_trilinear3d")(windows(3))

@@ -104,6 +104,21 @@ def along_an_axis(coupling: Coupling, call: Call) -> Labels:
     return coupling.join(call, [(x, letters)], letters, [call["dim"] % len(letters)])
 
 
+@rule("sort", "argsort", "cummax", "cummin", "topk", "kthvalue", "median", "nanmedian", "mode")
+@rule("argmax", "argmin")
+def ranked(coupling: Coupling, call: Call) -> Any:
+    """Values by their order along one axis, and their places."""
+    x, rank = call["self"], len(call["self"].shape)
+    if call["dim"] is None or len(call.labels) > 1:
+        return pinned(coupling, call)
+    axis, results = call["dim"] % rank, []
+    for shape in call.shapes:
+        kept = [a for a in range(rank) if len(shape) == rank or a != axis]
+        each = replace(call, shapes=[shape])
+        results.append(coupling.join(each, [(x.filled, range(rank))], kept, [axis]))
+    return results
+
+
 @rule("glu")
 def glu(coupling: Coupling, call: Call) -> Labels:
     """The first half along an axis times the sigmoid of the second."""
