@@ -223,7 +223,7 @@ def test_errors_are_one_line(project, capsys, arguments, words):
         ("cudda", "use auto, cpu, cuda"),
         ("cuda:x", "use auto, cpu, cuda"),
         ("", "use auto, cpu, cuda"),
-        ("cuda:99", "--device cuda:99: "),
+        ("cuda:99", "device cuda:99: "),
     ],
 )
 def test_devices_that_are_not_there(project, capsys, device, words):

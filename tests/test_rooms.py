@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "config": {"core", "networks", "data", "training", "pruning"},
     "report": {"core", "networks", "data", "config"},
     "deploy": {"core", "networks", "data", "training", "pruning", "config", "report"},
+    "api": {"core", "networks", "data", "training", "pruning", "config", "deploy"},
     "phases": {"core", "networks", "data", "training", "pruning", "config", "report", "deploy"},
 }
 TOP = {"__init__", "__main__", "cli", "estimate"}  # may import all

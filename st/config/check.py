@@ -1,11 +1,9 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
 import importlib.util
-import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -26,6 +24,7 @@ from st.config.params import (
     recipe,
     weights_file,
 )
+from st.config.parts import explain, keys, objective_problems, search_problems
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
@@ -93,7 +92,7 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        raise _refusal(source, [_explain(e) for e in error.errors()]) from None
+        raise _refusal(source, [explain(e, _known_keys) for e in error.errors()]) from None
     try:
         registry.load_plugins(params.plugins)
     except StError as error:
@@ -111,40 +110,7 @@ def _refusal(source: str, problems: list[str]) -> StError:
     return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
 
 
-def _explain(error: Any) -> str:
-    """One of pydantic's errors in one line that begins with the key."""
-    location = [part for part in error["loc"] if part != "[key]"]
-    if location[2:3] == ["objective"] and len(location) > 4:  # one error per type it may have
-        location, error = location[:4], {**error, "type": "weight"}
-    key = ".".join(str(part) for part in location) or "the file"
-    kind, given = error["type"], reprlib.repr(error["input"])
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key; {closest(str(location[-1]), _known_keys(location[:-1]))}"
-    if kind == "missing":
-        return f"{key}: is missing; add it"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: must be a mapping of keys to values, not {given}"
-    if kind == "weight":
-        return f"{key}: must be a weight or {{weight: ..., OPTION: ...}}, not {given}"
-    if kind == "too_short" and not error["input"]:
-        return f"{key}: must not be empty"
-    if kind in ("too_short", "too_long"):
-        bound = "at least" if kind == "too_short" else "at most"
-        count = next(n for name, n in error["ctx"].items() if name in ("min_length", "max_length"))
-        return f"{key}: must have {bound} {count} values, not {given}"
-    if "[key]" in error["loc"]:
-        if kind == "string_type":
-            return (
-                f"{key}: must be a string, not {type(error['input']).__name__}; write it in quotes"
-            )
-        return (
-            f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
-        )
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{key}: {message}, not {given}"
-
-
-def _known_keys(location: list) -> list[str]:
+def _known_keys(location: Sequence) -> list[str]:
     """The keys that a section at `location` may have."""
     sections = {
         "datasets": DataSet,
@@ -159,10 +125,7 @@ def _known_keys(location: list) -> list[str]:
         model, location = sections[location[0]], location[2:]
     elif location:
         model, location = Params.model_fields[location[0]].annotation, location[1:]
-    for part in location:
-        model = model.model_fields[part].annotation
-    sections_of = [m for m in get_args(model) or (model,) if m is not NoneType]  # or None
-    return list(sections_of[0].model_fields)
+    return keys(model, location)
 
 
 def _problems(function, *arguments, **options) -> list[str]:
@@ -262,24 +225,18 @@ def _contradictions(
         found = _problems(registry.inits.check, method.init, method.init_options)
         found = found or _problems(_weights_fit, params, method)
         yield from (f"{where}.init: {p}" for p in found)
-        found = _problems(objective, method)
+        found = _problems(objective, method.objective)
         yield from (f"{where}.objective: {p}" for p in found)
-        for name, options in ({} if found else objective(method)).items():
+        for name, options in ({} if found else objective(method.objective)).items():
             del options["weight"]
             for architecture, available in taps.items():
                 if architecture in (method.architectures or taps):
                     found = _problems(taps_of, name, options, available)
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
-        for name in method.objective if mixing and not found else ():
-            if not getattr(registry.losses.get(name), "soft", False):
-                yield (
-                    f"{where}.objective: loss '{name}' needs images of one class each, but "
-                    f"datasets.{mixing[0]}.augment mixes them; leave out mixup and cutmix, or it"
-                )
-        if not method.objective:
-            yield f"{where}.objective: needs a loss"
-        elif not found and not any(spec["weight"] for spec in objective(method).values()):
-            yield f"{where}.objective: needs a loss whose weight is above 0"
+        if not found:
+            place = f"datasets.{mixing[0]}.augment" if mixing else None
+            wrong = objective_problems(objective(method.objective), place)
+            yield from (f"{where}.objective: {p}" for p in wrong)
         for name in _untrained(params, method):
             yield (
                 f"{where}.training.epochs: 0 for {name} with init '{method.init}' leaves the "
@@ -391,12 +348,8 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
     criterion = registry.criteria.get(search.criterion)
     ranks = getattr(criterion, "ranks", True)
     budget = Budget(**search.budget.model_dump())
-    given = any(bound is not None for bound in search.budget.model_dump().values())
-    if given and not getattr(criterion, "budget", True):
-        yield f"budget: criterion '{search.criterion}' takes none; leave it out"
-    elif not given and getattr(criterion, "budget", True):
-        yield "budget: is missing; give params, macs, latency or several"
-    elif ranks:
+    yield from search_problems(search)
+    if ranks:
         told = set()
         for (dataset, architecture), supernet in searched.items():
             arguments = (supernet.graph, budget, search.min_channels, search.round_to)
@@ -404,16 +357,7 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
                 if architecture not in told:
                     told.add(architecture)
                     yield f"budget: {architecture} on {dataset}: {message}"
-    if search.rounds > 1 and not ranks:
-        yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     options = registry.criteria.check(search.criterion, search.options)
-    comparable = getattr(criterion, "comparable", True)
-    comparable = comparable(**options) if callable(comparable) else comparable
-    if search.ranking == "global" and not comparable:
-        yield (
-            f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
-            "use ranking: local (the same fraction of every layer) or ranking: normalized"
-        )
     if hasattr(criterion, "suits"):
         for (_, architecture), supernet in searched.items():
             found = _problems(criterion.suits, supernet, budget, **options)

@@ -48,6 +48,11 @@ def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) 
     """Crops that may show nothing of an image, bounds that are none, changes of no effect."""
     for dataset, data in params.datasets.items():
         where, augment = f"datasets.{dataset}.augment", data.augment
+        if data.holdout and data.options.get("val") == "holdout":
+            yield (
+                f"datasets.{dataset}.holdout: {data.holdout} would leave the val images unused, "
+                "which the option 'val: holdout' evaluates on; leave one of them out"
+            )
         if augment.resized_crop:
             if augment.crop:
                 yield f"{where}.crop: has no effect beside resized_crop; leave one of them out"

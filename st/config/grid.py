@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from st.config import changes
+from st.config import changes, jobs
 from st.config.layout import (
     DATA,
     HISTORY,
@@ -135,33 +135,18 @@ class Grid:
     def search(self, dataset: str, architecture: str, seed: int, search: str) -> Job:
         """What of a supernet is kept, and by which criterion and budget."""
         spec, measured = self.params.searches[search], self.params.evaluation
-        # said only where it matters, so that changing it reruns only that
-        latency = {"batch": measured.latency_batch, "rounds": measured.latency_rounds}
         lottery = None
         if spec.rounds > 1:
             supernet = self.pretrain(dataset, architecture, seed, spec.supernet)
             used = ("seed", "sparsity", "augment", "training")
             lottery = {"rounds": spec.rounds, **{key: supernet[key] for key in used}}
-        return {
-            "seed": seed,
-            "criterion": spec.criterion,
-            "options": registry.criteria.check(spec.criterion, spec.options),
-            "ranking": spec.ranking,
-            "budget": spec.budget.model_dump(),
-            "min_channels": spec.min_channels,
-            "round_to": spec.round_to,
-            "latency": latency if spec.budget.latency is not None else None,
-            "lottery": lottery,
-        }
+        return jobs.search(seed, spec, measured, lottery)
 
     def initialize(self, architecture: str, seed: int, method: str) -> Job:
         """Where a subnet's first weights come from."""
         arch, spec = self.params.architectures[architecture], self.params.methods[method]
-        if spec.init == "random":
-            options = self._fresh(arch, spec.init_options)
-        else:
-            options = registry.inits.check(spec.init, spec.init_options)
-        return {"seed": seed, "init": spec.init, "options": options}
+        own = arch.init_options if spec.init == "random" else {}
+        return jobs.initialize(seed, spec.init, {**own, **spec.init_options})
 
     def _fresh(self, architecture: Architecture, changes: dict[str, Any]) -> dict[str, Any]:
         """Options of fresh weights: the architecture's, changed by a supernet or method."""
@@ -170,14 +155,14 @@ class Grid:
     def train(self, dataset: str, architecture: str, seed: int, method: str) -> Job:
         """The training of a method's subnet."""
         arch, spec = self.params.architectures[architecture], self.params.methods[method]
-        return {
-            "seed": seed,
-            "objective": objective(spec),
-            "epoch_rule": spec.epoch_rule,
-            "max_epoch_factor": spec.max_epoch_factor,
-            "augment": self.params.datasets[dataset].augment.model_dump(),
-            "training": recipe(self.params, arch, spec).model_dump(),
-        }
+        return jobs.train(
+            seed,
+            objective(spec.objective),
+            recipe(self.params, arch, spec),
+            self.params.datasets[dataset].augment,
+            spec.epoch_rule,
+            spec.max_epoch_factor,
+        )
 
     def evaluate(self, dataset: str, architecture: str, seed: int) -> Job:
         """One job measures all networks of an experiment's architecture and seed, so that their
@@ -250,7 +235,7 @@ class Grid:
             "anew": registry.inits.get(method.init).source is None,
             "epoch_rule": method.epoch_rule,
             "max_epoch_factor": method.max_epoch_factor,
-            "objective": objective(method),
+            "objective": objective(method.objective),
             # as it stands in the params file, to propose other methods like it
             "spec": method.model_dump(mode="json", exclude_defaults=True),
         }

@@ -5,6 +5,7 @@ st/config/check.py reads params files.
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -333,10 +334,11 @@ def weights_file(supernet: Supernet, dataset: str, architecture: str) -> str | N
     return named.replace("{architecture}", architecture)
 
 
-def objective(method: Method) -> dict[str, dict[str, Any]]:
-    """The method's losses, each with its weight and all options."""
+def objective(losses: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """An objective's losses, each with its weight and all options; raises StError that names the
+    loss and the option."""
     result = {}
-    for name, value in method.objective.items():
+    for name, value in losses.items():
         given = {"weight": value} if not isinstance(value, dict) else dict(value)
         if "weight" not in given:
             raise StError(f"loss '{name}': option 'weight' is missing")
@@ -348,6 +350,12 @@ def objective(method: Method) -> dict[str, dict[str, Any]]:
                 f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}"
             ) from None
         result[name] = {"weight": number, **registry.losses.check(name, given)}
+        for attribute in ("teacher", "taps"):
+            if not hasattr(registry.losses.get(name), attribute):
+                raise StError(
+                    f"loss '{name}': its function lacks the attribute '{attribute}'; "
+                    "docs/extending.md says which a loss needs"
+                )
     return result
 
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 ROOMS = (
-    "core", "networks", "data", "training", "pruning", "config", "report", "deploy", "phases",
+    "core", "networks", "data", "training", "pruning", "config", "report", "deploy", "api",
+    "phases",
 )  # fmt: skip
 # What these do can't change a result: messages, the command line, processes, which GPU is used; and
 # the rooms' own files, which only say what lives there.

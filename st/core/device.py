@@ -1,8 +1,8 @@
 """Where networks run: device, number format, memory layout, determinism."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -98,6 +98,45 @@ class Device:
         return torch.cuda.get_device_name(self.name) if self.is_cuda else "CPU"
 
 
+# what `choose` and `Device.using` set for the whole process, where it is on a GPU
+SETTINGS = (
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
+    (torch.backends.cuda.matmul, "fp32_precision"),
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Torch as a fresh process has it, for what programs and notebooks call: whatever gradient
+    mode, default type and device are theirs. Afterwards these, random numbers, threads and what
+    makes GPUs deterministic are as before."""
+    dtype, where = torch.get_default_dtype(), torch.get_default_device()
+    threads, found = torch.get_num_threads(), [getattr(*setting) for setting in SETTINGS]
+    strict = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad():
+        try:
+            torch.set_default_dtype(torch.float32)
+            if where.type != "cpu":
+                torch.set_default_device(None)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if where.type != "cpu":
+                torch.set_default_device(where)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            for setting, value in zip(SETTINGS, found, strict=True):
+                if getattr(*setting) != value:
+                    setattr(*setting, value)
+            if torch.are_deterministic_algorithms_enabled() != strict:
+                torch.use_deterministic_algorithms(strict, warn_only=warns)
+
+
 class Captured:
     """A function that launches the same work on the same memory each time, as one CUDA graph.
 
@@ -169,6 +208,8 @@ def choose(
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
     one with a free slot, if a workflow runs this. `rank`: the number of this process on this
     machine, if each of several takes a GPU."""
+    if threads and threads < 0:
+        raise StError(f"threads: must be 0 or more, not {threads}")
     if threads:
         torch.set_num_threads(threads)
     process.keep_memory()
@@ -179,12 +220,12 @@ def choose(
         name = f"cuda:{rank}"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or not (number.isdecimal() or name == "cuda")):
-        raise StError(f"--device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")
+        raise StError(f"device {name}: is not known; use auto, cpu, cuda, cuda:1, ...")
     if kind == "cuda":
         if not torch.cuda.is_available():
-            raise StError(f"--device {name}: torch sees no GPU here; use --device cpu")
+            raise StError(f"device {name}: torch sees no GPU here; use device cpu")
         if int(number or 0) >= torch.cuda.device_count():
-            raise StError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
+            raise StError(f"device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False

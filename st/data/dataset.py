@@ -8,8 +8,9 @@ them by index and asks for their shape, and need not know which it is.
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ Stored = np.ndarray | Shards
 Shape = tuple[tuple[int, int, int], int]  # (channels, height, width), classes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Data:
     """Images are uint8 (n, channels, height, width), labels int64 (n,). Test images are as networks
     see them; training images may be larger, for augmentation to crop.
@@ -47,15 +48,65 @@ class Data:
     files: tuple[list[str], list[str]] | None = None
     as_test: Callable[[list[str]], Stored] | None = None
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.input_shape))
+        return (
+            f"Data({len(self.train_labels)} training and {len(self.test_labels)} test images, "
+            f"{shape}, {len(self.classes)} classes)"
+        )
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what networks see."""
         return tuple(self.test_images.shape[1:])
 
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Data":
+        """With this mean and deviation of each channel, for values from 0 to 1, instead of those of
+        the training images. Raises StError if there are not as many as channels."""
+        channels = self.input_shape[0]
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise StError(
+                    f"normalisation.{name}: has {len(values)} values, but the images have "
+                    f"{channels} channels; give one for each"
+                )
+        return replace(
+            self, normalisation=((255 * np.array(mean)).tolist(), (255 * np.array(std)).tolist())
+        )
+
+    def told(self) -> dict[str, list[float]]:
+        """Mean and deviation of each channel for values from 0 to 1, as a model's file has them."""
+        mean, deviation = self.statistics()
+        return {"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()}
+
+    def digest(self) -> str:
+        """The sha256 of images, labels and given normalisation."""
+        found = hashlib.sha256()
+        for images, labels in self.parts():
+            if isinstance(images, Shards):
+                assert images.digests is not None
+                # an image's length and checksum: where it lies does not matter
+                told = [images.digests, images.places[:, 2:]]
+            else:
+                told = [images]
+            for value in (*told, labels):
+                found.update(np.ascontiguousarray(value).data)
+        if self.normalisation:
+            found.update(repr(self.normalisation).encode())
+        return found.hexdigest()
+
+    def parts(self) -> tuple[tuple[Stored, np.ndarray], tuple[Stored, np.ndarray]]:
+        """Images and labels of training and test."""
+        return (self.train_images, self.train_labels), (self.test_images, self.test_labels)
+
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation per channel, in 0...255: those given, or the training images'."""
         if self.normalisation:
             return np.array(self.normalisation[0]), np.array(self.normalisation[1])
+        return self._measured
+
+    @cached_property
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
         images = self.train_images
         mean, deviation = [], []
         for channel in range(images.shape[1]):
@@ -160,24 +211,15 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
 
     `source`: fingerprints of what it was read from (`st.config.changes`).
     """
-    tensors, shards, digest = {}, {}, hashlib.sha256()
-    both = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
-    for part, (images, labels) in zip(PARTS, both, strict=True):
+    tensors, shards = {}, {}
+    for part, (images, labels) in zip(PARTS, data.parts(), strict=True):
         if isinstance(images, Shards):
-            assert images.digests is not None
             tensors[f"{part}.places"] = images.places
             folder = os.path.relpath(images.folder, Path(path).parent)
             shards[part] = {"folder": folder, "files": images.files, "shape": images.shape[1:]}
-            # an image's length and checksum: where it lies does not matter
-            told = [images.digests, images.places[:, 2:]]
         else:
             tensors[f"{part}.images"] = images
-            told = [images]
         tensors[f"{part}.labels"] = labels
-        for value in (*told, labels):
-            digest.update(np.ascontiguousarray(value).data)
-    if data.normalisation:
-        digest.update(repr(data.normalisation).encode())
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -186,7 +228,7 @@ def save_data(path: str | Path, data: Data, job: dict, source: dict | None = Non
         "classes": data.classes,
         "normalisation": [values.tolist() for values in data.statistics()],
         "resize": data.resize,
-        "sha256": digest.hexdigest(),
+        "sha256": data.digest(),
         "shards": shards,
     }
     write_tensors(path, tensors, header)
@@ -203,7 +245,7 @@ def load_data(path: str | Path) -> tuple[Data, str]:
             normalisation=header["normalisation"], resize=header.get("resize"),
         )  # fmt: skip
         digest = header["sha256"]
-        sound = _is_sound(data)
+        sound = is_sound(data)
     except (KeyError, TypeError) as error:
         raise StError(f"{path}: lacks {error}; delete it and build it again") from error
     if not sound:
@@ -216,6 +258,11 @@ def load_data(path: str | Path) -> tuple[Data, str]:
     return data, digest
 
 
+def opened(source: Data | str | Path) -> tuple[Data, str]:
+    """Data and its sha256, from a file or as it is."""
+    return (source, source.digest()) if isinstance(source, Data) else load_data(source)
+
+
 def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict) -> Stored:
     """A part's images as the file at `path` has them."""
     about = header.get("shards", {}).get(part)  # files of before have none
@@ -225,9 +272,8 @@ def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict)
     return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
 
 
-def _is_sound(data: Data) -> bool:
+def is_sound(data: Data) -> bool:
     """Whether shapes, types, labels and normalisation are as the class says; no part is empty."""
-    parts = ((data.test_images, data.test_labels), (data.train_images, data.train_labels))
     fits = isinstance(data.classes, list) and all(
         images.dtype == np.uint8
         and images.ndim == 4
@@ -238,7 +284,7 @@ def _is_sound(data: Data) -> bool:
         and labels.shape == images.shape[:1]
         and 0 <= labels.min() <= labels.max() < len(data.classes)
         and (not isinstance(images, Shards) or images.is_sound())
-        for images, labels in parts
+        for images, labels in reversed(data.parts())
     )
     try:
         normal = np.asarray(data.normalisation, dtype=np.float64)

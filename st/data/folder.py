@@ -94,7 +94,8 @@ def files(folder: Path, left_out: list[str] | None = None) -> Iterator[Path]:
     as text, and so are by-products.
     """
     for name in _walk(str(folder), [] if left_out is None else left_out):
-        yield Path(name)
+        if not name.endswith(os.sep):
+            yield Path(name)
 
 
 def _walk(
@@ -102,12 +103,17 @@ def _walk(
 ) -> Iterator[str]:
     """The same as text: millions of files need no Path each. `above`: what no link may lead to,
     which would bring in the images of all classes; by default all folders around the first, both
-    where it lies and where a link has it."""
+    where it lies and where a link has it. A folder that holds nothing, as a class to come does, is
+    named with a slash at its end."""
+    first = above is None
     if above is None:
         around = {*Path(os.path.abspath(folder)).parents, *Path(folder).resolve().parents}
         above = tuple(map(_identity, around))
     above = (*above, _identity(folder))
-    for entry in _entries(folder):
+    entries = _entries(folder)
+    if not first and all(is_by_product(entry.name) for entry in entries):
+        yield folder + os.sep
+    for entry in entries:
         if is_by_product(entry.name):
             left_out.append(f"{entry.path} (hidden, or a by-product)")
         elif _is(entry.is_dir):
@@ -175,14 +181,21 @@ def is_by_product(name: str) -> bool:
 
 
 def quick_fingerprint(paths: Iterable[Path]) -> str:
-    """Of the names, sizes and dates of files and of all files in folders; '' if there are none."""
-    return _fingerprint(paths, lambda path, status: f"{status.st_size} {status.st_mtime_ns}")
+    """Of the names, sizes and dates of files and of all files in folders, and of the names of
+    folders that hold nothing; '' if there is none of these."""
+
+    def dates(path: str, status: os.stat_result) -> str:
+        return "empty" if path.endswith(os.sep) else f"{status.st_size} {status.st_mtime_ns}"
+
+    return _fingerprint(paths, dates)
 
 
 def full_fingerprint(paths: Iterable[Path]) -> str:
-    """Of the names and contents of files and of all files in folders; '' if there are none."""
+    """Of the names and contents of the same."""
 
     def content(path: str, status: os.stat_result) -> str:
+        if path.endswith(os.sep):
+            return "empty"
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()
 

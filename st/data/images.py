@@ -1,5 +1,6 @@
 """A data set where networks are trained."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -98,7 +99,8 @@ class Images:
         self.size = (height, width)
         stored = (data.train_images, data.test_images)
         arrays = [images for images in stored if not isinstance(images, Shards)]
-        if len(arrays) < len(stored) or not _fit(arrays, device):
+        needed = sum(images.nbytes for images in arrays)
+        if len(arrays) < len(stored) or needed > room(device):
             self._loader = Loader(stored, workers(device.threads), device.is_cuda)
             parts: list[Any] = [
                 Streamed(images, part, self._loader, device) for part, images in enumerate(stored)
@@ -136,12 +138,11 @@ class Images:
         return self.normalise(centred(stored, self.size))
 
 
-def _fit(stored: Sequence[np.ndarray], device: Device) -> bool:
-    """Whether arrays of images fit on the device. On a CPU they are where they were."""
+def room(device: Device) -> float:
+    """Bytes of images that may be on a GPU. On a CPU they are where they were."""
     if not device.is_cuda:
-        return True
-    room = torch.cuda.mem_get_info(device.name)[1] // (2 * slots.on_each())
-    return sum(images.nbytes for images in stored) <= room
+        return math.inf
+    return torch.cuda.mem_get_info(device.name)[1] // (2 * slots.on_each())
 
 
 def standardised(batch: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ import math
 import os
 import shutil
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,27 @@ def _begin(number: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+@contextmanager
+def _no_alarm() -> Iterator[None]:
+    """torch reports a process that was killed by an exception wherever this one is just then: in a
+    training step, or while the others are being ended, which then are not. Who waits for a batch
+    learns of it without that, a few seconds later."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _end(batches: Any) -> None:
+    """End the processes of a DataLoader's iterator. One that waits for what a killed one held is
+    not ended by a signal that it ignores."""
+    try:
+        batches._shutdown_workers()
+    finally:
+        for process in batches._workers:
+            process.kill()
+
+
 class Loader:
     """Processes that read the batches of `parts`, so many as `workers`, until nobody needs it.
 
@@ -136,10 +159,11 @@ class Loader:
         self._requests.list = requests
         if self._loader is None:
             self._loader = self._start(requests)
-        found = iter(self._loader)
+        with _no_alarm():
+            found = iter(self._loader)
         if self._end is None:
             # before python's own end of processes, which would wait for them without telling them
-            self._end = weakref.finalize(self, found._shutdown_workers)  # type: ignore[attr-defined]
+            self._end = weakref.finalize(self, _end, found)
         try:
             for batch in found:
                 if isinstance(batch, str):

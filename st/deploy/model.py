@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from st.core.device import apart
 from st.core.errors import StError
 from st.core.registry import load_plugins
 from st.data.images import standardised
 from st.deploy.pictures import as_tested, listed
 from st.networks import network
-from st.networks.checkpoint import Checkpoint, load_model
+from st.networks.checkpoint import Checkpoint, load_model, verify
 from st.networks.structure import Structure
 
 AT_ONCE = 64  # pictures that are decoded and computed together
@@ -70,7 +71,8 @@ class Model(nn.Module):
 
     `classes`: their names, in the order of the logits. `structure`: the architecture and the
     channels that are left of it. `provenance`: what the file says of how it was made: the
-    training's job, epochs, environment, and a digest of the weights. `network`: the network itself.
+    training's job, epochs, environment, and a digest of the weights. `history`: of `st.train`, a
+    row each epoch; empty for a file's. `network`: the network itself.
     `resize`: to what an image's shorter side is scaled before its centre is cropped; None: to the
     input's.
     """
@@ -85,6 +87,7 @@ class Model(nn.Module):
             **{name: value for name, value in facts.items() if name not in USE},
             "weights": checkpoint.digest(),
         }
+        self.history: list[dict[str, Any]] = []
         self.network = network.load(checkpoint)
         self._normalise, self.resize = _rule(checkpoint)
         self.eval()
@@ -100,8 +103,8 @@ class Model(nn.Module):
         not say it, as first weights don't."""
         if self._normalise is None:
             raise StError(
-                f"{self.path}: does not say how images are normalised; load the model of a "
-                "finished training"
+                f"{self.path}: does not say how images are normalised; train it, or name it in "
+                "st.supernet(normalisation=...)"
             )
         return self._normalise
 
@@ -112,15 +115,16 @@ class Model(nn.Module):
     def preprocess(self, images: Any) -> Tensor:
         """Pictures as the network's input, float32 (n, channels, height, width), on its device.
 
-        `images`: a path, a Pillow image, a uint8 array, a list of these, a batch of arrays (4 axes)
-        or a folder. Each is treated as the test images were: see `st.deploy.pictures.as_tested`.
+        `images`: a path, a Pillow image, an array or tensor (integers of 0 to 255, or floats of 0
+        to 1), a list of these, a batch (4 axes; 3 of gray images), or a folder. Each is treated as
+        the test images were: see `st.deploy.pictures.as_tested`.
         Raises StError that names the picture which can't be read.
         """
-        return self._batch(listed(images))
+        return self._batch(listed(images, self.input_shape[0]))
 
     def predict(self, images: Any) -> list[Prediction]:
         """The class of each picture; `images` as for `preprocess`, in the same order."""
-        return list(self.predictions(listed(images)))
+        return list(self.predictions(listed(images, self.input_shape[0])))
 
     @torch.inference_mode()
     def predictions(self, images: Sequence[Any]) -> Iterator[Prediction]:
@@ -147,6 +151,21 @@ class Model(nn.Module):
         return f"{len(self.classes)} classes, {params:,} parameters, {macs:,} MACs"
 
 
+def checkpoint(model: Model) -> Checkpoint:
+    """A model as its file has it, with the weights that it has now, in the types of its structure.
+
+    Raises StError if they are no longer those of its structure, or not finite.
+    """
+    found, structure = network.tensors(model.network), model.structure
+    types = {tensor.name: tensor.dtype for tensor in structure.graph.tensors()}
+    tensors = {name: v.astype(types[name]) if name in types else v for name, v in found.items()}
+    verify(model.path, tensors, structure, "undo what changed it, or import it anew by st.supernet")
+    facts = {name: value for name, value in model.provenance.items() if name != "weights"}
+    rule = {"normalisation": model._normalise.given} if model._normalise else {}
+    facts |= {"classes": model.classes, **rule, "resize": model.resize}
+    return Checkpoint(model.path, tensors, structure, facts)
+
+
 class Portable(nn.Module):
     """What is exported: a copy of a model's network, after the normalisation if it is `raw`."""
 
@@ -167,6 +186,7 @@ class Portable(nn.Module):
         return torch.zeros(2, *self._shape, dtype=self._type)
 
 
+@apart()
 def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
     """A model file (`model.safetensors`) as a torch module that knows its classes and how images
     are prepared for it.

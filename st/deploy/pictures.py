@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from st.core.errors import StError, one_line
+from st.data.arrays import CHANNELS, channels_first, eight_bits, is_array, plain
 from st.data.decode import pixels, suffixes
 from st.data.folder import files
 
-KINDS = "a path, a Pillow image, or a uint8 array or tensor"
+KINDS = "a path, a Pillow image, or an array or tensor of pixels"
+AXES = "(height, width) or (channels, height, width) with 1 or 3 channels"
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -34,15 +36,18 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def listed(images: Any) -> list[Any]:
-    """One picture or several as a list of single ones; a folder is its files.
+def listed(images: Any, channels: int) -> list[Any]:
+    """One picture or several as a list of single ones; a folder is its files. `channels`: of the
+    network.
 
     Raises StError that says what a picture may be.
     """
     if isinstance(images, str | Path):
         return list(image_files([images]))
-    if _is_array(images):
-        return list(images) if images.ndim == 4 else [images]
+    if is_array(images):
+        gray = images.ndim == 3 and channels == 1 and not {*images.shape[::2]} & {*CHANNELS}
+        several = images.ndim == 4 or gray
+        return list(images) if several else [images]
     if _is_pillow(images):
         return [images]
     if not isinstance(images, Iterable):
@@ -59,8 +64,8 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
     """One picture as the data set's test images are: uint8 of `shape` (channels, height, width).
 
     The rule is that of image folders (docs/data.md): `resize` is the shorter side before the centre
-    is cropped. Arrays of numpy have their channels last, as Pillow makes them; torch's have them
-    first, as torchvision reads them. Raises StError that says which picture is wrong, and how.
+    is cropped. Tensors of torch have their channels first, arrays of numpy first or last. Raises
+    StError that says which picture is wrong, and how.
     """
     from PIL import Image
 
@@ -76,18 +81,13 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
             if isinstance(image, str | Path):
                 with Image.open(image) as opened:
                     return pixels(opened, (height, width), channels == 1, resize)[0]
-            if _is_array(image):
+            if is_array(image):
                 image = _pillow(image)
             elif not _is_pillow(image):
                 raise ValueError(f"must be {KINDS}, not {type(image).__name__}")
             return pixels(image, (height, width), channels == 1, resize)[0]
     except Exception as error:  # decoders raise anything
         raise StError(f"{told}: is not a readable image ({one_line(error)})") from error
-
-
-def _is_array(value: Any) -> bool:
-    """Whether it is numpy's or torch's."""
-    return hasattr(value, "ndim") and hasattr(value, "dtype")
 
 
 def _is_pillow(value: Any) -> bool:
@@ -98,16 +98,11 @@ def _pillow(array: Any) -> Any:
     """An array or tensor of one picture as Pillow's image; raises ValueError if it is none."""
     from PIL import Image
 
-    if not isinstance(array, np.ndarray):  # torch's: channels first
-        array = array.detach().cpu().numpy()
-        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
-        axes = "(channels, height, width)"
-    else:
-        axes = "(height, width, channels)"
-    if array.dtype != np.uint8:
-        raise ValueError(f"its values are {array.dtype}, not uint8 of 0 to 255")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] != 3):
-        raise ValueError(f"an array must be (height, width) or {axes} with 1 or 3 channels")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"an array must be {AXES}, not {tuple(array.shape)}")
+    array = eight_bits(channels_first(array) if array.ndim == 3 else plain(array))
+    if array.ndim == 3:
+        if len(array) not in CHANNELS:
+            raise ValueError(f"an array must be {AXES}, not {array.shape}")
+        array = array[0] if len(array) == 1 else array.transpose(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(array))

@@ -16,24 +16,19 @@ from st.config.check import load
 from st.config.grid import Grid
 from st.core.errors import StError
 from st.data.dataset import Data, chosen
-from st.estimate.trainings import Rates, Training, shape_of, trainings
+from st.estimate.trainings import Rates, Sample, Training, batch, shape_of, to_measure, trainings
 
-STEPS = 16  # of an epoch that is measured
 SECONDS = 1.0  # at least, for each kind
 
 
-def calibrate(params: str, data: dict[str, Data], jobs: int, device: str) -> Rates:
+def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> Rates:
     """Measure, in `jobs` processes at once. They are new ones, as those of jobs are."""
     start = {phase: _start(phase, jobs) for phase in ("initialize", "train", "evaluate")}
     totals, parts = {}, {}
     grid = Grid(load(params))
-    for name, whole in data.items():
-        totals[name] = len(whole.train_labels)
-        largest = max(
-            t.job["training"]["batch_size"]
-            for key, t in trainings(grid, {name: shape_of(whole)}).items()
-        )
-        parts[name] = _part(whole, STEPS * largest)
+    for name, sample in data.items():
+        totals[name] = sample.train
+        parts[name] = _part(sample.data, to_measure(shape_of(sample.data), batch(grid, name)))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         arguments = (params, parts, totals, device)
         measured = list(pool.map(_measure_all, [arguments] * jobs, chunksize=1))
@@ -71,6 +66,7 @@ def _part(data: Data, images: int) -> Data:
         train_images=chosen(data.train_images, slice(images)),
         train_labels=data.train_labels[:images],
         test_images=chosen(data.test_images, slice(test)), test_labels=data.test_labels[:test],
+        files=None, as_test=None,
     )  # fmt: skip
 
 
@@ -79,10 +75,12 @@ def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
     data."""
     params, parts, totals, device = arguments
     from st.core.device import choose
+    from st.data import images
     from st.training import teacher
 
     where = choose(device, threads=1)
-    room = teacher.room(where)
+    modules: tuple[Any, ...] = images, teacher
+    rooms = {module: module.room(where) for module in modules}
     image, setup = {}, {}
     grid = Grid(load(params))
     for key, spec in trainings(
@@ -90,14 +88,17 @@ def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
     ).items():
         dataset = key.split("/")[1]
         size = len(parts[dataset].train_labels)
-        # whether the teacher's outputs are kept is decided as for all images
-        teacher.room = _always(room * size // totals[dataset])
-        epoch, before = _measure(_run(spec, parts[dataset], where))
+        # whether images are on the device and a teacher's outputs are kept is decided as for all
+        for module, room in rooms.items():
+            module.room = _always(room * (size / totals[dataset]))
+        run = _run(spec, parts[dataset], where)
+        epoch, before = _measure(run)
+        run.images.close()
         image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
     return image, setup
 
 
-def _always(room: int) -> Any:
+def _always(room: float) -> Any:
     return lambda device: room
 
 
@@ -142,7 +143,8 @@ def _measure(run) -> tuple[float, float]:
 
         def after_epoch(run, speed, stamps=stamps, again=again):
             stamps.append(time.perf_counter())
-            if len(stamps) > 3 and (again == 0 or stamps[-1] - stamps[0] > SECONDS):
+            late = stamps[-1] - stamps[0] > SECONDS
+            if (late and again == 0) or (len(stamps) > 3 and (late or again == 0)):
                 raise _Enough
 
         run.history = []

@@ -16,9 +16,8 @@ from st.core import registry
 from st.core.errors import StError
 from st.core.files import read_json, write_json
 from st.core.progress import duration
-from st.data.dataset import Data
 from st.estimate.calibrate import calibrate
-from st.estimate.trainings import Rates, Training, datasets, shape_of, trainings
+from st.estimate.trainings import Rates, Sample, Training, datasets, shape_of, trainings
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Phase:
     bytes: int
 
 
-def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, Phase], float]:
+def predict(grid: Grid, data: dict[str, Sample], rates: Rates) -> tuple[dict[str, Phase], float]:
     """Cost by phase, and the seconds of the longest chain of jobs that wait for each other.
 
     The report, which is made once, is left out. Raises StError if `rates` lack a training.
@@ -40,12 +39,12 @@ def predict(grid: Grid, data: dict[str, Data], rates: Rates) -> tuple[dict[str, 
         name: [] for name in ("prepare", "pretrain", "search", "initialize", "train", "evaluate")
     }
     chain = 0.0
-    for dataset, whole in data.items():
-        size = len(whole.train_labels)
-        test = len(whole.test_labels) / 3  # a forward pass is about a third of a training step
-        read = 2 * rates.start["initialize"]
-        cost["prepare"].append((read, whole.train_images.nbytes + whole.test_images.nbytes))
-        kinds = trainings(grid, {dataset: shape_of(whole)})
+    for dataset, sample in data.items():
+        size = sample.train
+        test = sample.test / 3  # a forward pass is about a third of a training step
+        read = 2 * rates.start["initialize"] + sample.read
+        cost["prepare"].append((read, sample.bytes))
+        kinds = trainings(grid, {dataset: shape_of(sample.data)})
 
         def seconds(key: str, kinds=kinds, size=size, test=test) -> float:
             if key not in rates.image:

@@ -1,5 +1,8 @@
 """The trainings of a grid: what is measured, and what it cost."""
 
+import math
+import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget, select_channels
 from st.training.epochs import scaled_epochs
+
+STEPS = 16  # of an epoch that is measured, of images of 32 x 32
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,68 @@ class Rates:
     setup: dict[str, float]
 
 
-def datasets(grid: Grid) -> dict[str, Data]:
-    """The data sets: prepared ones, or else read as prepare would."""
-    found = {}
-    for name, spec in grid.params.datasets.items():
-        prepared = Path(DATA.format(dataset=name))
-        if prepared.exists():
-            found[name] = load_data(prepared)[0]
-            continue
-        job = grid.prepare(name)
-        data = registry.datasets.get(spec.source)(**job["options"])
-        found[name] = data.holdout(job["holdout"]) if job["holdout"] else data
-    return found
+@dataclass(frozen=True)
+class Sample:
+    """Of a data set: images to measure with, in `data`; how many training and test images there
+    are in all, and their bytes on the disk; seconds that reading them takes."""
+
+    data: Data
+    train: int
+    test: int
+    bytes: int
+    read: float
+
+
+def datasets(grid: Grid) -> dict[str, Sample]:
+    """The data sets: prepared ones, or else read as prepare would, large ones in part."""
+    return {name: _sample(grid, name) for name in grid.params.datasets}
+
+
+def _sample(grid: Grid, name: str) -> Sample:
+    prepared = Path(DATA.format(dataset=name))
+    if prepared.exists():
+        return sample_of(load_data(prepared)[0])
+    spec, job = grid.params.datasets[name], grid.prepare(name)
+    source, held = registry.datasets.get(spec.source), job["holdout"]
+    if not hasattr(source, "sample"):
+        data = source(**job["options"])
+        return sample_of(data.holdout(held) if held else data)
+    started = time.perf_counter()
+    shape = source.shape(**job["options"])
+    most = to_measure(shape, batch(grid, name)) if shape else STEPS * batch(grid, name)
+    data, train, test = source.sample(math.ceil(most / (1 - held)), **job["options"])
+    there = len(data.train_labels) + len(data.test_labels)
+    rate = (time.perf_counter() - started) / there
+    size = (data.train_images.nbytes + data.test_images.nbytes) / there
+    total = train + test
+    if held:
+        data = data.holdout(held)
+        train, test = train - round(held * train), round(held * train)
+    bytes_ = round(size * (train + test))
+    # prepare has a process for each core, up to eight
+    return Sample(data, train, test, bytes_, rate * total / min(8, os.cpu_count() or 1))
+
+
+def to_measure(shape: Shape, batch: int) -> int:
+    """Images of an epoch that is measured: fewer batches of larger images, at least two."""
+    (_, height, width), _ = shape
+    return batch * min(STEPS, max(2, STEPS * 32 * 32 // (height * width)))
+
+
+def sample_of(data: Data) -> Sample:
+    """All of a data set, which is read at once."""
+    size = data.train_images.nbytes + data.test_images.nbytes
+    return Sample(data, len(data.train_labels), len(data.test_labels), size, read=0.0)
+
+
+def batch(grid: Grid, dataset: str) -> int:
+    """Images of the largest batch that is trained with."""
+    seed, found = grid.params.seeds[0], []
+    for name in grid.params.architectures:
+        jobs = [grid.pretrain(dataset, name, seed, one) for one in grid.supernets(name)]
+        jobs += [grid.train(dataset, name, seed, one) for one in grid.methods(name)]
+        found += [job["training"]["batch_size"] for job in jobs]
+    return max(found)
 
 
 def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:

@@ -1,6 +1,7 @@
 """Models on disk: safetensors whose header says what they are. No pickle is read or written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,26 +44,29 @@ def save_model(
     write_tensors(path, tensors, header)
 
 
+def verify(name: str, tensors: Mapping[str, np.ndarray], structure: Structure, remedy: str) -> None:
+    """Raise StError, which calls the model `name` and says the `remedy`, unless its tensors are
+    those of its structure, of the right types, and finite."""
+    expected = structure.shapes()
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for tensor in sorted(expected.keys() | found.keys()):
+        if expected.get(tensor) != found.get(tensor):
+            raise StError(
+                f"{name}: tensor '{tensor}' has shape {found.get(tensor)}, but its structure says "
+                f"{expected.get(tensor)}; {remedy}"
+            )
+    for known in structure.graph.tensors():
+        value = tensors[known.name]
+        if value.dtype != known.dtype:
+            raise StError(f"{name}: tensor '{known.name}' is of type {value.dtype}")
+        if known.trained and not np.isfinite(value).all():
+            raise StError(f"{name}: tensor '{known.name}' has values that are not finite; {remedy}")
+
+
 def load_model(path: str | Path) -> Checkpoint:
     """Read a model and check every tensor against its structure."""
     tensors, header = read_tensors(path, FORMAT)
     structure = Structure.from_json(header.get("structure"), str(path))
-    expected = structure.shapes()
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise StError(
-                f"{path}: tensor '{name}' has shape {found.get(name)}, but its structure says "
-                f"{expected.get(name)}; delete it and build it again"
-            )
-    for tensor in structure.graph.tensors():
-        value = tensors[tensor.name]
-        if value.dtype != tensor.dtype:
-            raise StError(f"{path}: tensor '{tensor.name}' is of type {value.dtype}")
-        if tensor.trained and not np.isfinite(value).all():
-            raise StError(
-                f"{path}: tensor '{tensor.name}' has values that are not finite; delete it and "
-                "build it again"
-            )
+    verify(str(path), tensors, structure, "delete it and build it again")
     facts = header.get("facts")
     return Checkpoint(str(path), tensors, structure, facts if isinstance(facts, dict) else {})

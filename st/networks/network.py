@@ -226,7 +226,8 @@ def tensors(network: nn.Module) -> dict[str, np.ndarray]:
     program = getattr(getattr(network, "structure", None), "program", None)
     tied = program.tied if program else {}
     return {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in network.state_dict().items()
+        # numpy has no bfloat16
+        name: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu().numpy().copy()
+        for name, v in network.state_dict().items()
         if name not in tied
     }

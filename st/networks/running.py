@@ -85,6 +85,7 @@ class Imported(Executable):
         for name, other in program.tied.items():
             parent, last = self._places[other]
             self._hold(name, getattr(parent, last))
+        self._calls: dict[str, Callable] = {}
         self._plans = {
             training: self._plan(forms[form], set(layers))
             for training, form in ((True, "train"), (False, "eval"))
@@ -95,6 +96,12 @@ class Imported(Executable):
             for node in forms["train"]
         )
         self.foldable = _pairs(forms["eval"], self._plans[False], self._taps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_calls": list(self._calls)}  # torch's operators don't pickle
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_calls": {op: function(op) for op in state["_calls"]}})
 
     def _hold(self, name: str, value: Tensor) -> None:
         """Make a tensor a parameter or buffer of this name."""
@@ -132,8 +139,9 @@ class Imported(Executable):
             if source is not None and readers[source] == 1:
                 fresh = nodes[source].name in FRESH and source not in kept
                 op = "aten.relu_.default" if fresh else op
-            call = None if layer else function(op)
-            plan.append((number, layer, call, args, node.kwargs, frees.get(number, ())))
+            if not layer:
+                self._calls[op] = function(op)
+            plan.append((number, layer, op, args, node.kwargs, frees.get(number, ())))
         return plan
 
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
@@ -144,11 +152,11 @@ class Imported(Executable):
         tensors = {name: getattr(module, last) for name, (module, last) in self._places.items()}
         values: dict[int, Any] = {0: x}
         result: Any = x
-        for number, layer, call, args, kwargs, frees in self._plans[self.training]:
+        for number, layer, op, args, kwargs, frees in self._plans[self.training]:
             if layer:
                 result = self.layers_by_name[layer](values[args[0]["node"]])
             else:
-                result = call(
+                result = self._calls[op](
                     *filled(args, values, tensors, x.device),
                     **{name: filled(a, values, tensors, x.device) for name, a in kwargs.items()},
                 )

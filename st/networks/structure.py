@@ -20,7 +20,7 @@ VERSION = 1
 MOST_PARAMETERS = 10**9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Structure:
     """An architecture, what it is built for, and the channels kept of each group.
 
@@ -40,6 +40,14 @@ class Structure:
     keep: Keep = field(default_factory=dict)
     supernet_options: dict[str, Any] | None = None
     program: Program | None = None
+
+    def __repr__(self) -> str:
+        (params, macs), (all_params, all_macs) = self.cost(), self.full.cost()
+        shape = " x ".join(map(str, self.input_shape))
+        return (
+            f"Structure({self.label}, {shape}, {self.classes} classes: {params:,} of "
+            f"{all_params:,} parameters, {macs:,} of {all_macs:,} MACs)"
+        )
 
     @cached_property
     def graph(self) -> Drawing:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.files import whole
 from st.networks.checkpoint import Checkpoint
@@ -85,6 +86,26 @@ def fitted(
         elif source and tensor.name in own:
             result[tensor.name] = source.tensors[tensor.name]
     return result, said
+
+
+def first(
+    structure: Structure,
+    drawn: Checkpoint | None,
+    seed: int,
+    options: Mapping[str, Any],
+    weights: Path | Literal["own"] | None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What a supernet starts from, and what is to be said of it: weights drawn anew by the init
+    `random` with its `options`, those that an imported module has of its own, or a file's.
+
+    `drawn`: the imported network, if it is one.
+    """
+    if weights == "own" and drawn:
+        return drawn.tensors, []
+    anew = registry.inits.get("random")(structure, drawn, seed, **options)
+    if weights is None or weights == "own":
+        return anew, []
+    return fitted(structure, weights, anew, drawn)
 
 
 def convert(source: Path, target: Path) -> int:

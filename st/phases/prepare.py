@@ -2,16 +2,12 @@
 
 import hashlib
 import os
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
 
 from st.config import changes
 from st.config.sources import sources
 from st.core import registry
-from st.core.errors import StError
 from st.core.job import Job, fingerprint
 from st.core.progress import say, say_all
 from st.data.dataset import Data, save_data
@@ -49,7 +45,8 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
 def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> None:
     if job["holdout"]:
         found = found.holdout(job["holdout"])
-    found = _normalised(found, job.get("normalisation"))
+    if job.get("normalisation"):
+        found = found.normalised(**job["normalisation"])
     save_data(data, found, job, source)
     channels, height, width = found.input_shape
     say(
@@ -65,18 +62,3 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _normalised(data: Data, given: Job | None) -> Data:
-    """With the mean and deviation that the params state, for values from 0 to 1."""
-    if given is None:
-        return data
-    channels = data.input_shape[0]
-    for name, values in given.items():
-        if len(values) != channels:
-            raise StError(
-                f"normalisation.{name}: has {len(values)} values, but the images have {channels} "
-                "channels; give one for each"
-            )
-    mean, deviation = (255 * np.array(given[name]) for name in ("mean", "std"))
-    return replace(data, normalisation=(mean.tolist(), deviation.tolist()))

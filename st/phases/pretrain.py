@@ -1,15 +1,15 @@
 """Pretrain: train a supernet from scratch."""
 
 from pathlib import Path
+from typing import Any
 
-from st.core import registry
 from st.core.job import Job
 from st.core.progress import say
 from st.core.tensors import checksum
 from st.data.dataset import load_data
 from st.networks.checkpoint import load_model, save_model
 from st.networks.structure import Structure
-from st.networks.weights import fitted
+from st.networks.weights import first
 from st.training.launch import Member
 from st.training.trainer import Place, Work, fit_and_save
 
@@ -34,13 +34,10 @@ def run(
     drawn = load_model(drawing) if drawing else None
     shape = (images.input_shape, len(images.classes))
     structure = drawn.structure if drawn else Structure(job["family"], job["options"], *shape)
-    initial = registry.inits.get("random")(structure, drawn, job["seed"], **job["init_options"])
-    if job.get("weights") == "own" and drawn:
-        initial = drawn.tensors
-    elif weights:
-        initial, said = fitted(structure, weights, initial, drawn)
-        for note in said:
-            say(note)
+    start: Any = "own" if job.get("weights") == "own" else weights
+    initial, said = first(structure, drawn, job["seed"], job["init_options"], start)
+    for note in said:
+        say(note)
     place = Place(model, history, device, threads, member)
     if job["rewind_epoch"] == 0 and place.leads:
         save_model(rewind, structure, initial, epochs=0)

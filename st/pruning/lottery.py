@@ -6,7 +6,7 @@ from pathlib import Path
 from st.core.errors import StError
 from st.core.job import Job, fingerprint
 from st.core.progress import say
-from st.data.dataset import load_data
+from st.data.dataset import opened
 from st.networks.checkpoint import Checkpoint, load_model
 from st.networks.inits import sliced
 from st.pruning.criteria import Subject
@@ -28,7 +28,7 @@ def last_round(job: Job, subject: Subject, rewind: Path | None, folder: Path) ->
     if subject.data is None or rewind is None:
         raise StError("lottery rounds need --data and --rewind")
     spec, early = job["lottery"], load_model(rewind)
-    data, digest = load_data(subject.data)
+    data, digest = opened(subject.data)
     for number in range(1, spec["rounds"]):
         budget = subject.budget.part_way(number / spec["rounds"])
         part = searched(job, replace(subject, budget=budget))

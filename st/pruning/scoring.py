@@ -9,7 +9,7 @@ from torch import Tensor
 from st.core.device import Device, choose
 from st.core.errors import StError
 from st.core.seeds import stream
-from st.data.dataset import load_data
+from st.data.dataset import opened
 from st.data.images import Images
 from st.networks import network
 from st.networks.layers import Executable
@@ -33,7 +33,7 @@ def batches(
     shown as they are. In float32 on every device."""
     if subject.data is None:
         raise StError("the criterion needs the prepared data; give --data")
-    data, _ = load_data(subject.data)
+    data, _ = opened(subject.data)
     shape, classes = tuple(subject.structure.input_shape), subject.structure.classes
     if data.input_shape != shape or len(data.classes) != classes:
         raise StError("the data's image shape or classes are not those of the supernet")

@@ -1,12 +1,15 @@
 """A whole training: from data and first weights to the model and its history on the disk."""
 
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from st.core import device, provenance
+from st.core import provenance
+from st.core.device import Device, choose
 from st.core.errors import StError
 from st.core.files import write_csv
 from st.core.job import Job
@@ -61,26 +64,20 @@ class Place:
         return self.member is None or self.member.rank == 0
 
 
-def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job) -> None:
-    """Train, going on from an interruption if there was one, and write model and history.
-
-    `job`: has the seed, the recipe and the augmentation; `depends_on`: all that the result depends
-    on. Raises StError if the data does not fit the network or the training diverges, Interrupted
-    if it was told to stop.
-    """
+def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None = None) -> Run:
+    """The training that `job` describes, at its beginning. `job`: has the seed, the recipe and the
+    augmentation. Raises StError if the data does not fit the network."""
     structure = work.structure
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(
-            f"{place.model}: the data's image shape or classes are not those of the network"
+            "the data's image shape or classes are not those of the network: "
+            f"{_shape(data.input_shape)}, {len(data.classes)} instead of "
+            f"{_shape(structure.input_shape)}, {structure.classes}"
         )
     recipe, augment = Training(**job["training"]), Augment(**job["augment"])
     for key, problem in augment.misfits(data.input_shape[0]):  # only now is every shape known
-        raise StError(f"{place.model}: augment.{key}: {problem}")
-    member = place.member
-    local = member.local if member else None
-    where = device.choose(place.device, place.threads, local, recipe.precision)
-    group = Group(member, where) if member else None
-    training = Run(
+        raise StError(f"augment.{key}: {problem}")
+    return Run(
         network=where.place(network.build(structure, work.initial)),
         images=Images(data, where),
         recipe=recipe,
@@ -93,6 +90,51 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         sparsity=work.sparsity,
         group=group,
     )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def facts(job: Job, data: Data, run: Run) -> dict[str, Any]:
+    """What a trained network's file says beside its structure and weights."""
+    where, group = run.device, run.group
+    described = f"{group.size} x {where.describe()}" if group else where.describe()
+    return {
+        "job": job,
+        "epochs": run.epochs,
+        "environment": provenance.here(described, where.threads, where.computes),
+        "classes": data.classes,
+        "normalisation": data.told(),
+        "resize": data.resize,
+    }
+
+
+def say_inert(run: Run) -> None:
+    """Name the losses that did next to nothing."""
+    columns = {key: [row[key] for row in run.history] for key in run.history[0]}
+    for name, share in inert(columns).items():
+        say(
+            f"the loss '{name}' did next to nothing: its share of the gradient was never above "
+            f"{share:.2g} %; raise its weight, or leave it out"
+        )
+
+
+def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job) -> None:
+    """Train, going on from an interruption if there was one, and write model and history.
+
+    `job`: as `begin` takes it; `depends_on`: all that the result depends on. Raises StError if the
+    data does not fit the network or the training diverges, Interrupted if it was told to stop.
+    """
+    structure, member = work.structure, place.member
+    local = member.local if member else None
+    precision = Training(**job["training"]).precision
+    where = choose(place.device, place.threads, local, precision)
+    group = Group(member, where) if member else None
+    try:
+        training = begin(job, data, work, where, group)
+    except StError as error:
+        raise StError(f"{place.model}: {error}") from error
     rewind, rewind_epoch = work.rewind or (None, 0)
     state = place.model.with_name("resume.safetensors")
     reading = closing(training.images)
@@ -114,21 +156,8 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
             return
         if rewind and rewind_epoch:  # only now: the workflow deletes what an unfinished job wrote
             save_model(rewind, structure, training.early, epochs=rewind_epoch)
-        for name, share in inert(
-            {key: [row[key] for row in training.history] for key in training.history[0]}
-        ).items():
-            say(
-                f"the loss '{name}' did next to nothing: its share of the gradient was never above "
-                f"{share:.2g} %; raise its weight, or leave it out"
-            )
+        say_inert(training)
         write_csv(place.history, training.history)
-        described = f"{group.size} x {where.describe()}" if group else where.describe()
-        mean, deviation = data.statistics()
-        made = provenance.here(described, where.threads, where.computes)
-        save_model(
-            place.model, structure, network.tensors(training.network), job=job,
-            epochs=work.epochs, environment=made, classes=data.classes,
-            normalisation={"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()},
-            resize=data.resize,
-        )  # fmt: skip
+        weights = network.tensors(training.network)
+        save_model(place.model, structure, weights, **facts(job, data, training))
         resume.finish()

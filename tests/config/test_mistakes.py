@@ -63,6 +63,16 @@ IDLE = [
         *("datasets.digits.augment.crop", "beside resized_crop"),
     ),
     (
+        {
+            "datasets.digits": {
+                "source": "imagefolder",
+                "options": {"root": "x", "size": 8, "val": "holdout"},
+                "holdout": 0.3,
+            }
+        },
+        *("datasets.digits.holdout", "would leave the val images unused"),
+    ),
+    (
         {"datasets.digits.augment": {"resized_crop": {"scale": [0.5, 0.4]}}},
         *("datasets.digits.augment.resized_crop.scale", "from low to high, not [0.5, 0.4]"),
     ),

@@ -73,8 +73,8 @@ def test_numbers_in_all_spellings(tiny, tmp_path):
         params = parse(data)
         method = params.methods["n"]
         assert params.training.weight_decay == params.training.milestones[0] == 1e-4
-        assert objective(params.methods["m"]) == {"ce": {"weight": 1e-4}}
-        assert objective(method)["kd"] == {"weight": 1e-4, "temperature": 1e-4}
+        assert objective(params.methods["m"].objective) == {"ce": {"weight": 1e-4}}
+        assert objective(method.objective)["kd"] == {"weight": 1e-4, "temperature": 1e-4}
         assert params.architectures["vgg"].sparsity == 1e-4
         assert recipe(params, params.architectures["vgg"], method).lr == 1e-4
 

@@ -100,7 +100,7 @@ def complaint(data: dict) -> str:
     try:
         params = Params.model_validate(data)
         for method in params.methods.values():
-            objective(method)
+            objective(method.objective)
     except ValidationError as error:
         return str(error)
     except StError as error:

@@ -222,6 +222,9 @@ CHANGES = {
     "renamed": lambda root: (root / "cat/1.png").rename(root / "cat/0.png"),
     "moved": lambda root: (root / "cat/1.png").rename(root / "dog/9.png"),
     "a class": lambda root: tree(root, "cow/1.png"),
+    "an empty class": lambda root: (root / "cow").mkdir(),
+    "a class of hidden files": lambda root: tree(root, "cow/.DS_Store"),
+    "emptied": lambda root: ((root / "cat/1.png").unlink(), (root / "cat").rmdir()),
     "replaced": lambda root: (root / "cat/1.png").write_text("other"),
     "within a link": lambda root: (root / "linked/1.png").write_text("another"),
 }

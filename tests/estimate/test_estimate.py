@@ -2,10 +2,12 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import yaml
+from helpers.images import stripes, write_folder
 from helpers.networks import SMALL, small_structure
 from helpers.project import copy_project, jobs, snakemake
 
@@ -16,19 +18,29 @@ from st.core import registry
 from st.core.errors import StError
 from st.core.files import read_json
 from st.data.dataset import Data
+from st.data.shards import Shards
 from st.estimate.predict import predict
-from st.estimate.trainings import Rates, stand_in, trainings
+from st.estimate.trainings import (
+    Rates,
+    Sample,
+    datasets,
+    sample_of,
+    stand_in,
+    to_measure,
+    trainings,
+)
 
 DIGITS = ((1, 8, 8), 10)
 
 
-def images(train: int = 1000, test: int = 100) -> Data:
+def images(train: int = 1000, test: int = 100) -> Sample:
     (shape, classes) = DIGITS
-    return Data(
+    data = Data(
         np.zeros((train, *shape), np.uint8), np.zeros(train, np.int64),
         np.zeros((test, *shape), np.uint8), np.zeros(test, np.int64),
         [str(n) for n in range(classes)],
     )  # fmt: skip
+    return sample_of(data)
 
 
 def known(grid: Grid) -> Rates:
@@ -133,6 +145,75 @@ def test_command(tiny, tmp_path, capsys, monkeypatch):
     (tmp_path / "rates.json").write_text("{}")
     assert main(["estimate", "--rates", "rates.json"]) == 2
     assert "rates.json: is not a rates file" in capsys.readouterr().err
+
+
+FOLDERS = [{}, {"size": 8, "train_size": 12}, {"store": "jpeg"}, {"per_class": 25}]
+
+
+@pytest.mark.parametrize("held", [0.0, 0.25])
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("options", FOLDERS, ids=str)
+def test_folders_are_read_in_part(tiny, tmp_path, options, split, held, monkeypatch):
+    """An estimate for a million photographs takes as long as one for a thousand; numbers, bytes and
+    the store are those of all."""
+    monkeypatch.chdir(tmp_path)
+    root = write_folder(tmp_path / "photos", stripes(images=300, side=16))
+    options = {"size": 8, "root": str(root), **options}
+    if not split:
+        options |= {"root": str(root / "train"), "test_fraction": 0.2}
+    tiny["training"]["batch_size"] = 4
+    tiny["architectures"] = {"vgg": tiny["architectures"]["vgg"]}
+    tiny["datasets"] = {"digits": {"source": "imagefolder", "options": options, "holdout": held}}
+    grid = Grid(parse(tiny))
+    found = datasets(grid)["digits"]
+    monkeypatch.setattr("st.estimate.trainings.STEPS", 10**6)
+    whole = datasets(grid)["digits"]
+    # what is held out is a whole number of images of each class, and of all here
+    near = partial(pytest.approx, abs=3 * bool(held))
+    there = len(whole.data.train_labels), len(whole.data.test_labels)
+    assert there == near((whole.train, whole.test))
+    assert (found.train, found.test) == near((whole.train, whole.test))
+    assert found.bytes == pytest.approx(whole.bytes, rel=0.1)
+    assert type(found.data.train_images) is type(whole.data.train_images)
+    assert found.data.input_shape == whole.data.input_shape
+    # 16 batches of 4 images are measured, which the held out ones are beside
+    there = len(found.data.train_labels) + len(found.data.test_labels)
+    assert min(64, whole.train + whole.test) <= there <= 64 / 0.75 * 2 + 12
+    assert "per_class" in options or len(found.data.train_labels) < whole.train
+
+
+def test_the_store_of_an_estimate_is_that_of_all_images(tiny, tmp_path, monkeypatch):
+    """Few images would fit into the memory where all do not."""
+    monkeypatch.chdir(tmp_path)
+    root = write_folder(tmp_path / "photos", stripes(images=300, side=16))
+    tiny["training"]["batch_size"] = 4
+    options = {"size": 16, "root": str(root)}
+    tiny["datasets"] = {"digits": {"source": "imagefolder", "options": options}}
+    kinds = {}
+    for memory in (600 * 16 * 16, 10**9):
+        monkeypatch.setattr("st.data.datasets.imagefolder.memory", lambda memory=memory: memory)
+        kinds[memory] = type(datasets(Grid(parse(tiny)))["digits"].data.train_images)
+    assert list(kinds.values()) == [Shards, np.ndarray]
+
+
+@pytest.mark.parametrize(
+    "options", [{"train_size": 12}, {"store": "jpeg", "train_size": 12}], ids=str
+)
+def test_command_for_folders_that_are_not_prepared(tiny, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    root = write_folder(tmp_path / "photos", stripes(images=300, side=16))
+    source = {"source": "imagefolder", "options": {"root": str(root), "size": 8, **options}}
+    tiny["datasets"]["digits"] = {**source, "augment": {"resized_crop": {}}}
+    tiny["architectures"] = {"vgg": tiny["architectures"]["vgg"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny))
+    assert main(["estimate", "--jobs", "1", "--device", "cpu"]) == 0
+    assert "prepare          1" in capsys.readouterr().out
+
+
+def test_fewer_batches_of_larger_images_are_measured():
+    sides = {8: 16, 32: 16, 64: 4, 224: 2, 600: 2}
+    for side, steps in sides.items():
+        assert to_measure(((3, side, side), 10), 32) == 32 * steps
 
 
 @pytest.mark.slow

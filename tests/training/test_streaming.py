@@ -180,7 +180,7 @@ def _runs(number: int) -> bool:
 def test_images_that_do_not_fit_on_the_device_are_streamed_from_memory(place, monkeypatch):
     data, _ = load_data(place / "pixels" / "data")
     plain = trained(a_training(place, "pixels", FULL))
-    monkeypatch.setattr(placing, "_fit", lambda arrays, device: False)
+    monkeypatch.setattr(placing, "room", lambda device: 0)
     other = a_run(augment=FULL)
     other.images = Images(data, other.device)
     assert isinstance(other.images.train_images, Streamed)
@@ -298,12 +298,28 @@ def test_their_errors_are_one_line(place):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # torch looks every five seconds
 def test_one_that_is_killed_is_an_error_of_one_line(place, readers):
     found, requests = loader(place)
     with pytest.raises(StError, match=r"a process that reads images was ended.*run it again"):
         for number, _ in enumerate(found.batches(requests * 40)):
             if number == 0:
                 readers()[0].kill()
+
+
+def test_one_that_is_killed_does_not_interrupt_what_goes_on(place, readers, monkeypatch):
+    """Nor does it keep the others alive, whatever they wait for."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    before = signal.getsignal(signal.SIGCHLD)
+    found, requests = loader(place)
+    batches = found.batches(requests)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    killed, stuck = readers()
+    killed.kill()
+    stuck.suspend()
+    found.close()
+    wait_until(lambda: not readers())
 
 
 def test_little_shared_memory(place, monkeypatch):

@@ -1,11 +1,12 @@
 """Any folder of class folders."""
 
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -61,8 +62,7 @@ def imagefolder(
     stored = train_size or size
     differ = stored != size or (test_resize or size) != size
     reader = _Reader(grayscale, per_class, skip_damaged, writer, by_contents=differ)
-    parts = {"train": stored, "val" if val else "test": size} if split else {"": stored}
-    reader.choose(store, found, parts)
+    reader.choose(store, found, _sides(found, val, stored, size))
     images, labels, names = reader.read(found, "train" if split else "", stored)
     as_test = None
     if differ:
@@ -109,7 +109,38 @@ def _shape(
     return (1 if grayscale else 3, size, size), len(layout(root).classes)
 
 
+def _sides(
+    found: Layout, val: str | None, stored: int | None, size: int | None
+) -> dict[str, int | None]:
+    """The parts that are read, first the training images', and the side of each one's images."""
+    if "" in found.parts:
+        return {"": stored}
+    return {"train": stored, "val" if val else "test": size}
+
+
+def _sample(most: int, **options: Any) -> tuple[Data, int, int]:
+    """About `most` images, the first of each class and part, kept as all would be; and the numbers
+    of training and test images that there are. For estimates, which need not read a million."""
+    root, val, limit = (options[name] for name in ("root", "val", "per_class"))
+    found = layout(root)
+    _check_parts(root, found, options["test_fraction"], val)
+    reader = _Reader(options["grayscale"], limit, True, None, by_contents=False)
+    sides = _sides(found, val, options["train_size"] or options["size"], options["size"])
+    reader.choose(options["store"], found, sides)
+    train, *others = (reader.counts(found, part) for part in sides)
+    share = options["test_fraction"]
+    test = others[0] if others else [max(1, round(share * count)) for count in train]
+    few = max(2, math.ceil(most / len(found.classes)))
+    read = {
+        "store": "jpeg" if reader.compressed else "pixels",
+        "per_class": few if limit is None else min(few, limit),
+    }
+    data = imagefolder(**{**options, **read})
+    return data, sum(train) - (0 if others else sum(test)), sum(test)
+
+
 imagefolder.shape = _shape
+imagefolder.sample = _sample
 imagefolder.writes = True  # shards
 imagefolder.paths = lambda *, root, **others: [expanded(root)]
 
@@ -167,7 +198,7 @@ class _Reader:
         self._by_contents = by_contents
         self._suffixes = suffixes()
         self._writer = writer
-        self._compressed = False
+        self.compressed = False
         self._listed: dict[tuple[str, str], tuple[list[str], list[str]]] = {}  # by part and class
         self._shape: tuple[int, ...] | None = None
         self._told: list[str] = []
@@ -185,14 +216,17 @@ class _Reader:
                 files += listed[0][: self._most]
             pixels = side**2 if side else area(files)
             whole += len(files) * pixels * (1 if self._grayscale else 3)
-        self._compressed = store == "jpeg" or (store == "auto" and whole > memory() // 2)
-        if self._compressed:
+        self.compressed = store == "jpeg" or (store == "auto" and whole > memory() // 2)
+        if self.compressed:
             self._writer = self._writer or Writer.temporary()
-        if self._compressed:
             say(
                 f"images stay compressed: as pixels they would take {whole / 2**30:.2g} GiB, of "
                 f"{memory() / 2**30:.2g} GiB of memory"
             )
+
+    def counts(self, found: Layout, part: str) -> list[int]:
+        """How many images each class has, by suffix."""
+        return [len(self._listed[part, name][0][: self._most]) for name in found.classes]
 
     def read(
         self, found: Layout, part: str, size: int | None, resize: int | None = None
@@ -230,7 +264,7 @@ class _Reader:
             if more:
                 say_all("images that cannot be read", self._damaged)
             raise StError(first_line + (f" ({len(more)} more like this)" if more else ""))
-        if self._compressed:
+        if self.compressed:
             assert self._writer and self._shape
             kept: Stored = self._writer.part(self._shape)
         else:
@@ -249,15 +283,15 @@ class _Reader:
                 if not number:
                     images = np.empty((len(files), *shape), dtype=np.uint8)
                 images[number] = one.pixels
-        return self._writer.part(shape) if self._compressed and self._writer else images
+        return self._writer.part(shape) if self.compressed and self._writer else images
 
     def _made(self, files: list[str], size: int | None, resize: int | None) -> Iterator[Made]:
         """What becomes of each file."""
         maker = partial(
             make, size=size, grayscale=self._grayscale, resize=resize,
-            compressed=self._compressed, by_contents=self._by_contents,
+            compressed=self.compressed, by_contents=self._by_contents,
         )  # fmt: skip
-        if self._compressed:
+        if self.compressed:
             assert self._writer
             return self._writer.made(files, maker)
         return in_order(maker, files, self._writer.threads if self._writer else 1)

@@ -28,16 +28,58 @@ def made(
 
     `name`: FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME. Its first weights follow from `seed`.
     """
-    notes: list[str] = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = _called(name, found(name), dict(arguments), classes)
-        width = _width(name, module, shape)
-        if width != classes:
-            notes.append(_replace_last(name, module, width, classes))
-            if _width(name, module, shape) != classes:
-                raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
+        notes = _fit(name, module, shape, classes)
     return module.float(), [*notes, *_made_for(module)]
+
+
+def adapted(
+    module: nn.Module, shape: tuple[int, int, int], classes: int | None, seed: int
+) -> tuple[nn.Module, list[str]]:
+    """A copy of a module for so many classes (None: as many as it has), in float32 on the CPU, and
+    what is to be said of it. Raises StError that names what is wrong with it.
+
+    `seed`: a new last layer's weights follow from it.
+    """
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    name, notes = type(module).__name__, []
+    fixed = [key for key, part in module.named_modules() if not part.training]
+    if module.training and fixed:
+        shown = ", ".join(fixed[:3]) + (f" and {len(fixed) - 3} more" if fixed[3:] else "")
+        notes.append(f"in evaluation mode, but will be trained as the rest is: {shown}")
+    kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()} - {"float32"}
+    if kinds:
+        notes.append(f"weights of {', '.join(sorted(kinds))} are taken as float32")
+    try:
+        own = copy.deepcopy(module).cpu()
+    except Exception as error:  # the code of others
+        raise StError(
+            f"module '{name}': cannot be copied ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        notes += _fit(name, own, shape, classes)
+    if not any(True for _ in own.parameters()):
+        raise StError(f"module '{name}': has no parameters")
+    if not any(parameter.requires_grad for parameter in own.parameters()):  # as of a teacher
+        notes.append("all parameters are frozen; they are taken as if they were not")
+        own.requires_grad_(True)
+    return own.float(), notes
+
+
+def _fit(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None) -> list:
+    """Give a module a last layer for so many classes, if it has another; what is to be said."""
+    width = _width(name, module, shape)
+    if classes is None or width == classes:
+        return []
+    note = _replace_last(name, module, width, classes)
+    if _width(name, module, shape) != classes:
+        raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
+    return [note]
 
 
 def _made_for(module: nn.Module) -> list[str]:

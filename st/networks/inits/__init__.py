@@ -5,17 +5,35 @@ every tensor of that structure. Its attribute `source` says what it needs: None,
 trained supernet) or `rewind` (the supernet early in its training).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from st.core import registry
 from st.core.errors import StError
+from st.core.seeds import derive
 from st.networks.checkpoint import Checkpoint
 from st.networks.structure import Structure
+
+
+def initialised(
+    structure: Structure,
+    source: Checkpoint | None,
+    seed: int,
+    init: str,
+    options: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """A subnet's first weights. `seed`: the experiment's; `source`: what the init starts from."""
+    # not the supernet's seed: layers that are not pruned would start from its initial weights
+    return registry.inits.get(init)(structure, source, derive(seed, "subnet"), **options)
 
 
 def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
     """The part of the source's weights that belongs to `structure`'s channels.
 
-    Raises StError if these are not channels of the source's architecture.
+    Raises StError if these are not channels of the source's architecture, or the source was pruned
+    and has not all of them.
     """
     if structure.graph.tensors() != source.structure.graph.tensors():
         raise StError(
@@ -25,6 +43,12 @@ def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:
     had = source.structure.graph.positions(source.structure.keep)
     keeps = structure.graph.positions(structure.keep)
     places = {axis: np.searchsorted(had[axis], kept) for axis, kept in keeps.items()}
+    for axis, kept in keeps.items():
+        if not np.isin(kept, had[axis]).all():
+            raise StError(
+                f"{source.path}: was pruned, and lacks channels that the structure keeps; take the "
+                "network in which the structure was found"
+            )
     result = {}
     for tensor in structure.graph.tensors():
         value = source.tensors[tensor.name]

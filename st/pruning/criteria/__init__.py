@@ -21,7 +21,7 @@ function, all optional:
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,8 +34,9 @@ from st.pruning.selection import Budget
 class Subject:
     """What a criterion may look at: the supernet and its weights, the budget, and a seed.
 
-    `data`: the prepared data's file, for criteria that say they need it; `device` and `threads`:
-    where to compute with torch, if at all. `latency`: measures a structure where the budget bounds
+    `data`: the prepared data's file or the data itself, for criteria that say they need it, which
+    open it with `st.data.dataset.opened`; `device` and `threads`: where to compute with torch, if
+    at all. `latency`: measures a structure where the budget bounds
     that, as a fraction of the supernet's; `select_channels` sees to it unless `ranks` is False.
     `state`: where a long search may keep what it needs to go on after an interruption.
     """
@@ -44,7 +45,7 @@ class Subject:
     tensors: dict[str, np.ndarray]
     budget: Budget
     seed: int
-    data: Path | None = None
+    data: Any = None  # no type of st.data's: an edit of it would concern every search
     device: str = "auto"
     threads: int = 0
     latency: Callable[[Structure], float] | None = None

@@ -19,7 +19,7 @@ from st.core.errors import StError
 from st.core.progress import Progress
 from st.core.seeds import derive, stream
 from st.data.augment import Augment
-from st.data.dataset import load_data
+from st.data.dataset import Data, opened
 from st.data.images import Images
 from st.networks.structure import Structure
 from st.pruning.tas.network import Choice, Supernet, sample
@@ -145,14 +145,14 @@ def search(
     space: Space,
     target: float,
     options: dict[str, Any],
-    data: Path,
+    data: Data | Path,
     seed: int,
     device: str,
     threads: int,
     state: Path | None,
 ) -> list[np.ndarray]:
     """Log-probabilities of the candidates, of each layer, then each stage."""
-    images, digest = load_data(data)
+    images, digest = opened(data)
     if images.input_shape != tuple(full.input_shape) or len(images.classes) != full.classes:
         raise StError(f"{data}: image shape or classes are not those of the supernet")
     where = choose(device, threads)

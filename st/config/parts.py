@@ -1,0 +1,107 @@
+"""What can be wrong with single parts of params.yaml, which the Python API is given as well."""
+
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from st.config.params import Search
+from st.core import registry
+from st.core.errors import StError, one_line
+from st.core.registry import closest
+from st.core.types import Section
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def section(kind: type[Kind], given: Any, name: str = "") -> Kind:
+    """A section of params.yaml; raises StError in one line that names the first wrong key.
+
+    `name`: what messages call the section.
+    """
+    if not isinstance(given, Mapping):
+        raise StError(f"{name}: must be a mapping of keys to values, not {reprlib.repr(given)}")
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        told = explain(error.errors()[0], lambda location: keys(kind, location))
+        raise StError(one_line(f"{name}.{told}" if name else told)) from None
+
+
+def keys(model: Any, location: Sequence) -> list[str]:
+    """The keys that the section at `location` within `model` may have."""
+    for part in location:
+        model = model.model_fields[part].annotation
+    sections_of = [m for m in get_args(model) or (model,) if m is not NoneType]  # or None
+    return list(sections_of[0].model_fields)
+
+
+def explain(error: Any, known: Callable[[Sequence], list[str]]) -> str:
+    """One of pydantic's errors in one line that begins with the key. `known`: the keys that may
+    stand at a location."""
+    location = [part for part in error["loc"] if part != "[key]"]
+    if location[2:3] == ["objective"] and len(location) > 4:  # one error per type it may have
+        location, error = location[:4], {**error, "type": "weight"}
+    key = ".".join(str(part) for part in location) or "the file"
+    kind, given = error["type"], reprlib.repr(error["input"])
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key; {closest(str(location[-1]), known(location[:-1]))}"
+    if kind == "missing":
+        return f"{key}: is missing; add it"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: must be a mapping of keys to values, not {given}"
+    if kind == "weight":
+        return f"{key}: must be a weight or {{weight: ..., OPTION: ...}}, not {given}"
+    if kind == "too_short" and not error["input"]:
+        return f"{key}: must not be empty"
+    if kind in ("too_short", "too_long"):
+        bound = "at least" if kind == "too_short" else "at most"
+        count = next(n for name, n in error["ctx"].items() if name in ("min_length", "max_length"))
+        return f"{key}: must have {bound} {count} values, not {given}"
+    if "[key]" in error["loc"]:
+        if kind == "string_type":
+            return (
+                f"{key}: must be a string, not {type(error['input']).__name__}; write it in quotes"
+            )
+        return (
+            f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
+        )
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{key}: {message}, not {given}"
+
+
+def search_problems(search: Search) -> Iterator[str]:
+    """What is wrong with a search whatever the supernet. Its criterion and options are known."""
+    criterion = registry.criteria.get(search.criterion)
+    given = any(bound is not None for bound in search.budget.model_dump().values())
+    if given and not getattr(criterion, "budget", True):
+        yield f"budget: criterion '{search.criterion}' takes none; leave it out"
+    elif not given and getattr(criterion, "budget", True):
+        yield "budget: is missing; give params, macs, latency or several"
+    if search.rounds > 1 and not getattr(criterion, "ranks", True):
+        yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    options = registry.criteria.check(search.criterion, search.options)
+    comparable = getattr(criterion, "comparable", True)
+    comparable = comparable(**options) if callable(comparable) else comparable
+    if search.ranking == "global" and not comparable:
+        yield (
+            f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
+            "use ranking: local (the same fraction of every layer) or ranking: normalized"
+        )
+
+
+def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iterator[str]:
+    """What is wrong with an objective whatever the network. `mixing`: the place of augmentations
+    that mix images, if there are any."""
+    for name in objective if mixing else ():
+        if not getattr(registry.losses.get(name), "soft", False):
+            yield (
+                f"loss '{name}' needs images of one class each, but {mixing} mixes them; leave "
+                "out mixup and cutmix, or it"
+            )
+    if not objective:
+        yield "needs a loss"
+    elif not any(spec["weight"] for spec in objective.values()):
+        yield "needs a loss whose weight is above 0"
