@@ -28,6 +28,7 @@ from st.data.dataset import Stored
 # Of images (n, c, h, w) as they are stored, and numbers (n,): these images in the views of these
 # numbers.
 Show = Callable[[Tensor, Tensor], Tensor]
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGURG)
 AHEAD = 4  # batches that each process has ready
 SHARED = Path("/dev/shm")
 
@@ -80,18 +81,24 @@ def _begin(number: int) -> None:
     """Signals are for the process that trains: it finishes the epoch, for which it needs this one.
     It ends this one then."""
     end_with_parent(1)
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGURG):
+    for stop in STOPS:
         signal.signal(stop, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextmanager
-def _no_alarm() -> Iterator[None]:
-    """torch reports a process that was killed by an exception wherever this one is just then: in a
+def _starting() -> Iterator[None]:
+    """Signals to stop wait until the new processes ignore them (see _begin).
+
+    torch reports a process that was killed by an exception wherever this one is just then: in a
     training step, or while the others are being ended, which then are not. Who waits for a batch
     learns of it without that, a few seconds later."""
     before = signal.getsignal(signal.SIGCHLD)
-    yield
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGCHLD, before)
 
@@ -159,7 +166,7 @@ class Loader:
         self._requests.list = requests
         if self._loader is None:
             self._loader = self._start(requests)
-        with _no_alarm():
+        with _starting():
             found = iter(self._loader)
         if self._end is None:
             # before python's own end of processes, which would wait for them without telling them
