@@ -1,12 +1,11 @@
 """Arguments that several functions take."""
 
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from st.core.errors import StError
+from st.core.errors import StError, sizes
 from st.data.dataset import Data, is_sound
 from st.deploy.model import Model
 
@@ -61,8 +60,8 @@ def fits(network: Model, data: Data) -> None:
     """Raise StError unless the data are of the network's shape and number of classes."""
     if data.input_shape != tuple(network.input_shape):
         raise StError(
-            f"data: images are {_sizes(data.input_shape)} (channels, height, width), the network "
-            f"takes {_sizes(network.input_shape)}"
+            f"data: images are {sizes(data.input_shape)} (channels, height, width), the network "
+            f"takes {sizes(network.input_shape)}"
         )
     if len(data.classes) != len(network.classes):
         raise StError(
@@ -83,7 +82,3 @@ def same_classes(network: Model, data: Data, name: str = "network") -> None:
             f"{name}: has the class '{one}' where the data have '{other}'; they must have the same "
             "classes in the same order"
         )
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

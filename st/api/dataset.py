@@ -9,7 +9,7 @@ import numpy as np
 from st.config.params import Normalisation
 from st.config.parts import section
 from st.core import registry
-from st.core.errors import StError, one_line
+from st.core.errors import StError, one_line, sizes
 from st.data.arrays import channels_first, eight_bits, is_array, plain
 from st.data.dataset import Data, load_data
 from st.data.decode import pixels
@@ -89,7 +89,7 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
         pairs[1] = tuple(values[:0] for values in pairs[0])
     one, other = (images.shape[1:] for images, _ in pairs)
     if one[0] != other[0] or any(a < b for a, b in zip(one, other, strict=True)):
-        told = (" x ".join(map(str, shape)) for shape in (one, other))
+        told = map(sizes, (one, other))
         raise StError(
             "the training images are {}, the test images {}; they must have the same channels, and "
             "networks see the test images' size, which no training image may be below".format(*told)

@@ -16,6 +16,7 @@ from st.core import registry
 from st.core.device import apart
 from st.core.errors import StError
 from st.core.seeds import derive
+from st.data.dataset import check_normalisation
 from st.deploy.model import USE, Model, checkpoint
 from st.networks.checkpoint import Checkpoint, save_model
 from st.networks.imported.export import imported
@@ -123,12 +124,7 @@ def _imported(
 
 def _normalisation(given: Mapping[str, Sequence[float]], channels: int) -> dict[str, list[float]]:
     found = section(Normalisation, given, "normalisation").model_dump()
-    for name, values in found.items():
-        if len(values) != channels:
-            raise StError(
-                f"normalisation.{name}: has {len(values)} values, but the network takes "
-                f"{channels} channels; give one for each"
-            )
+    check_normalisation(found, channels, "the network takes")
     return found
 
 

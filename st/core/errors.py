@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and what to say about libraries' ones."""
 
 import errno
+from collections.abc import Iterable
 
 
 class StError(Exception):
@@ -15,6 +16,11 @@ def one_line(text: object, length: int = 300) -> str:
     """Text from elsewhere, such as a library's message, for use in a message of one line."""
     words = " ".join(str(text).split())
     return words if len(words) <= length else f"{words[: length - 3]}..."
+
+
+def sizes(shape: Iterable[int]) -> str:
+    """A shape in a message: 3 x 32 x 32."""
+    return " x ".join(map(str, shape))
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -8,14 +8,14 @@ them by index and asks for their shape, and need not know which it is.
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from st.core.errors import StError
+from st.core.errors import StError, sizes
 from st.core.seeds import stream
 from st.core.tensors import VERSION, read_tensors, write_tensors
 from st.data.shards import Shards
@@ -49,10 +49,9 @@ class Data:
     as_test: Callable[[list[str]], Stored] | None = None
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.input_shape))
         return (
             f"Data({len(self.train_labels)} training and {len(self.test_labels)} test images, "
-            f"{shape}, {len(self.classes)} classes)"
+            f"{sizes(self.input_shape)}, {len(self.classes)} classes)"
         )
 
     @property
@@ -63,13 +62,7 @@ class Data:
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Data":
         """With this mean and deviation of each channel, for values from 0 to 1, instead of those of
         the training images. Raises StError if there are not as many as channels."""
-        channels = self.input_shape[0]
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise StError(
-                    f"normalisation.{name}: has {len(values)} values, but the images have "
-                    f"{channels} channels; give one for each"
-                )
+        check_normalisation({"mean": mean, "std": std}, self.input_shape[0], "the images have")
         return replace(
             self, normalisation=((255 * np.array(mean)).tolist(), (255 * np.array(std)).tolist())
         )
@@ -257,6 +250,16 @@ def load_data(path: str | Path) -> tuple[Data, str]:
         if isinstance(images, Shards):
             images.check()
     return data, digest
+
+
+def check_normalisation(given: Mapping[str, Sequence[float]], channels: int, whose: str) -> None:
+    """Raise StError unless there is a value for each channel. `whose`: 'the images have'."""
+    for name, values in given.items():
+        if len(values) != channels:
+            raise StError(
+                f"normalisation.{name}: has {len(values)} values, but {whose} {channels} channels; "
+                "give one for each"
+            )
 
 
 def opened(source: Data | str | Path) -> tuple[Data, str]:

@@ -21,9 +21,8 @@ class Executable(nn.Module):
     def __init__(self, structure: Structure):
         super().__init__()
         self.st_structure = structure
-        self.st_random = (
-            False  # whether torch's random numbers are drawn in training, as by dropout
-        )
+        # whether torch's random numbers are drawn in training, as by dropout
+        self.st_random = False
         # batch normalisations that are no layers, which several processes can't compute together
         self.st_loose_norms = False
         self.st_layers: dict[str, nn.Module] = {}

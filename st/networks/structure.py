@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from st.core.errors import StError, one_line
+from st.core.errors import StError, one_line, sizes
 from st.core.files import read_json, write_json
 from st.networks.drawing import Drawing, Keep
 from st.networks.graph import draw
@@ -43,10 +43,9 @@ class Structure:
 
     def __repr__(self) -> str:
         (params, macs), (all_params, all_macs) = self.cost(), self.full.cost()
-        shape = " x ".join(map(str, self.input_shape))
         return (
-            f"Structure({self.label}, {shape}, {self.classes} classes: {params:,} of "
-            f"{all_params:,} parameters, {macs:,} of {all_macs:,} MACs)"
+            f"Structure({self.label}, {sizes(self.input_shape)}, {self.classes} classes: "
+            f"{params:,} of {all_params:,} parameters, {macs:,} of {all_macs:,} MACs)"
         )
 
     @cached_property

@@ -26,7 +26,7 @@ def run(job: Job, folder: Path) -> None:
             path = Path(folder, "figures", f"{dataset}-{architecture}-{name}")
             for kind in ("png", "pdf"):
                 figures.save(figure, path.with_name(f"{path.name}.{kind}"))
-    notes = [f"{note}\n" for note in captions.notes(job, folder)]
+    notes = list(captions.notes(job, folder))
     verdicts = claims(job, runs, tables.answers(job, folder))
     # the tables last: where they are, the figures are too
     write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
@@ -35,7 +35,10 @@ def run(job: Job, folder: Path) -> None:
     found = [claim.to_json(job["seeds"]) for claim in verdicts]
     write_json(Path(folder, "verdicts.json"), found)
     write_text(Path(folder, "curves.csv"), tables.curves(job, folder).to_csv(index=False))
-    write_text(Path(folder, "table.md"), "\n".join([tables.to_markdown(table, caption), *notes]))
+    write_text(
+        Path(folder, "table.md"),
+        "\n".join([tables.to_markdown(table, caption), *(f"{note}\n" for note in notes)]),
+    )
     write_text(Path(folder, "table.tex"), tables.to_latex(table, caption))
     write_text(Path(folder, "table.csv"), tables.to_csv(table))
     for claim in verdicts:
@@ -43,4 +46,4 @@ def run(job: Job, folder: Path) -> None:
     if verdicts:
         say("all comparisons and controls: verdicts.json, and comparison.html")
     for note in notes:
-        say(note.rstrip())
+        say(note)

@@ -12,25 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from st.core.device import Device
 from st.networks.drawing import layer_costs
+from st.networks.kinds import WITH_MACS, kind_of
 from st.networks.layers import Executable
 from st.pruning.latency import times
-
-# What operators do, by a part of their names; the first that fits.
-KINDS = {
-    "convolution": ("conv",),
-    "matrix product": ("mm", "matmul", "dot", "attention", "linear", "einsum"),
-    "normalisation": ("norm",),
-    "selection of channels": ("gather", "index", "take"),
-    "concatenation": ("cat", "stack"),
-    "pooling": ("pool", "mean", "amax"),
-    "activation": (
-        "relu", "hardtanh", "gelu", "silu", "sigmoid", "tanh", "elu", "softmax", "hardswish",
-        "clamp", "mish", "softplus",
-    ),
-    "sum or product": ("add", "mul", "sub", "div"),
-}  # fmt: skip
-OTHER = "moving data"
-WITH_MACS = ("convolution", "matrix product")
 
 
 @dataclass(frozen=True)
@@ -44,14 +28,6 @@ class Operator:
     kind: str
     seconds: float
     macs: int
-
-
-def kind_of(name: str) -> str:
-    """What an operator does."""
-    for kind, parts in KINDS.items():
-        if any(part in name for part in parts):
-            return kind
-    return OTHER
 
 
 class _Recorder(TorchDispatchMode):

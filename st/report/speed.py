@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 from st.core.job import Job
+from st.networks.kinds import WITH_MACS
 from st.report.tables import read_metrics
 
 FEWER = 0.9  # of the supernet's MACs: what is above is not pruned to speak of
 FASTER = 0.95  # of the supernet's time: what is above is not faster
-WITH_MACS = ("convolution", "matrix product")
 Runs = Sequence[dict[str, Any]]
 
 

@@ -1,6 +1,5 @@
 """A whole training: from data and first weights to the model and its history on the disk."""
 
-from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from st.core import provenance
 from st.core.device import Device, choose
-from st.core.errors import StError
+from st.core.errors import StError, sizes
 from st.core.files import write_csv
 from st.core.job import Job
 from st.core.progress import Progress, say
@@ -71,8 +70,8 @@ def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None =
     if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
         raise StError(
             "the data's image shape or classes are not those of the network: "
-            f"{_shape(data.input_shape)}, {len(data.classes)} instead of "
-            f"{_shape(structure.input_shape)}, {structure.classes}"
+            f"{sizes(data.input_shape)}, {len(data.classes)} instead of "
+            f"{sizes(structure.input_shape)}, {structure.classes}"
         )
     recipe, augment = Training(**job["training"]), Augment(**job["augment"])
     for key, problem in augment.misfits(data.input_shape[0]):  # only now is every shape known
@@ -90,10 +89,6 @@ def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None =
         sparsity=work.sparsity,
         group=group,
     )
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def facts(job: Job, data: Data, run: Run) -> dict[str, Any]:

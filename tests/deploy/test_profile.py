@@ -14,8 +14,9 @@ from st.config.layout import METRICS
 from st.core.device import choose
 from st.networks import network
 from st.networks.checkpoint import save_model
+from st.networks.kinds import OTHER
 from st.pruning import profile as module
-from st.pruning.profile import OTHER, by_kind, profile
+from st.pruning.profile import by_kind, profile
 from st.report.speed import not_faster
 
 NORMAL = {"mean": [0.4], "std": [0.25]}

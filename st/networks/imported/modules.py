@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from st.core.errors import StError, one_line
+from st.core.errors import StError, one_line, sizes
 from st.core.registry import closest
 from st.networks.place import parted
 from st.networks.weights import read_weights, refuse
@@ -82,8 +82,8 @@ def _made_for(module: nn.Module) -> list[str]:
     if not isinstance(told, dict) or not {"mean", "std"} <= told.keys():
         return []
     mean, std, size = list(told["mean"]), list(told["std"]), told.get("input_size", ())
-    sizes = f", and images of {' x '.join(map(str, size))}" if size else ""
-    return [f"pretrained weights of it need normalisation: {{mean: {mean}, std: {std}}}{sizes}"]
+    images = f", and images of {sizes(size)}" if size else ""
+    return [f"pretrained weights of it need normalisation: {{mean: {mean}, std: {std}}}{images}"]
 
 
 def found(name: str) -> Any:
@@ -214,9 +214,8 @@ def _width(name: str, module: nn.Module, shape: tuple[int, int, int], classes: i
         with torch.no_grad():
             output = module.float().eval()(images)
     except Exception as error:
-        sizes = " x ".join(map(str, shape))
         raise StError(
-            f"module '{name}': fails on images of {sizes} ({type(error).__name__}: "
+            f"module '{name}': fails on images of {sizes(shape)} ({type(error).__name__}: "
             f"{one_line(error)}); compare with what it is made for: the number of channels, the "
             "size, one input"
         ) from error
@@ -225,8 +224,10 @@ def _width(name: str, module: nn.Module, shape: tuple[int, int, int], classes: i
         raise StError(f"module '{name}': gives a {type(output).__name__}, not a tensor of classes")
     widths = [part.shape[1] for part in results if part.dim() == 2 and len(part) == 2]
     if not widths:
-        sizes = " x ".join(map(str, results[0].shape))
-        raise StError(f"module '{name}': gives {sizes} numbers for 2 images, not 2 x classes")
+        raise StError(
+            f"module '{name}': gives {sizes(results[0].shape)} numbers for 2 images, not 2 x "
+            "classes"
+        )
     return classes if classes in widths else widths[0]
 
 
