@@ -145,6 +145,7 @@ def fuzz(folder: Path, number: int, seed: int = 0) -> Counter:
     return told
 
 
+@pytest.mark.slow
 def test_damaged_files(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     told = fuzz(tmp_path, 80)

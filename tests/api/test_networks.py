@@ -66,6 +66,7 @@ def close(one, other) -> bool:
     return one.keys() == other.keys() and all(np.allclose(one[n], other[n]) for n in one)
 
 
+@pytest.mark.slow
 def test_a_module_is_taken_as_it_is_and_left_alone():
     torch.manual_seed(1)
     module = Net().eval()

@@ -120,6 +120,7 @@ def spelt(value) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and any(map(spelt, value)))
 
 
+@pytest.mark.slow
 def test_the_schema_refuses_what_the_loader_refuses(full):
     for path, node in KEYS.items():
         refused = 0

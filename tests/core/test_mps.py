@@ -85,6 +85,7 @@ def test_no_service_here_or_one_that_is_there(tmp_path):
     assert "has no nvidia-cuda-mps-control" in told and folder == "none" and not log.exists()
 
 
+@pytest.mark.slow
 def test_the_workflow_starts_one_only_where_jobs_share_a_gpu(tmp_path):
     environment, log = machine(tmp_path, "exit 1")
     project = copy_project(tmp_path / "project")

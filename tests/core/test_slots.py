@@ -90,6 +90,7 @@ def test_without_a_workflow_nothing_is_taken(monkeypatch, tmp_path):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_gpu_has_more_jobs_than_slots(start, tmp_path):
     jobs = [start(0.4, CUDA_VISIBLE_DEVICES="4,7", ST_GPU_SLOTS="2") for _ in range(9)]
     assert not any(job.wait(60) for job in jobs)
@@ -110,6 +111,7 @@ def test_jobs_spread_before_they_share(start, tmp_path):
     assert sorted(gpu for _, gpu in notes(tmp_path)) == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_several_gpus_are_different_ones(start, tmp_path):
     environment = {"CUDA_VISIBLE_DEVICES": "0,1,2", "ST_GPU_SLOTS": "2"}
     first = start(60, **environment)
@@ -133,6 +135,7 @@ def test_several_gpus_are_different_ones(start, tmp_path):
     assert start(0, **environment).wait(30) == 0
 
 
+@pytest.mark.slow
 def test_jobs_that_want_all_gpus_take_turns(start, tmp_path):
     environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ST_GPU_SLOTS": "1", "WANTED": "2"}
     jobs = [start(0.1, **environment) for _ in range(4)]

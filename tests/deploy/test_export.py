@@ -32,6 +32,8 @@ from st.deploy.targets import parts
 from st.deploy.targets import torch as torch_target  # noqa: F401 - registered
 from st.networks.checkpoint import Checkpoint, save_model
 
+pytestmark = pytest.mark.slow
+
 NORMAL = {"mean": [0.4], "std": [0.25]}
 
 
@@ -419,7 +421,6 @@ def test_where_nothing_can_be_written(project, tmp_path, capsys):
     assert model.read_bytes() == project[0].read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_export_leaves_nothing(number, status, project, tmp_path):
     """Whatever was there before is still there."""

@@ -23,6 +23,7 @@ def a_model(path, shape=(1, 12, 12)):
     return path
 
 
+@pytest.mark.slow
 def test_every_file_with_every_batch_and_number_of_threads(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("st.deploy.latency.peaks", lambda path, *_: {1: 1000, 3: 2000})
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})

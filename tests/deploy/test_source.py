@@ -21,6 +21,8 @@ from st.networks.imported.export import imported
 from st.networks.inits import sliced
 from st.networks.structure import Structure
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 88
 SHAPE = (3, 12, 10)
 
@@ -194,7 +196,6 @@ def test_imported_networks(name, tmp_path):
         assert "self.layer7 = nn.Linear" in text and "nn.Sequential" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "convnext_tiny", "vit"])
 def test_torchvisions_networks(name, tmp_path):
     models = pytest.importorskip("torchvision").models

@@ -131,6 +131,7 @@ def test_rates_of_another_grid_are_refused(tiny):
         predict(grid, {"digits": images()}, rates)
 
 
+@pytest.mark.slow
 def test_command(tiny, tmp_path, capsys, monkeypatch):
     """Measured once, the rates give the same estimate anywhere."""
     monkeypatch.chdir(tmp_path)
@@ -150,6 +151,7 @@ def test_command(tiny, tmp_path, capsys, monkeypatch):
 FOLDERS = [{}, {"size": 8, "train_size": 12}, {"store": "jpeg"}, {"per_class": 25}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [0.0, 0.25])
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("options", FOLDERS, ids=str)
@@ -196,6 +198,7 @@ def test_the_store_of_an_estimate_is_that_of_all_images(tiny, tmp_path, monkeypa
     assert list(kinds.values()) == [Shards, np.ndarray]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"train_size": 12}, {"store": "jpeg", "train_size": 12}], ids=str
 )

@@ -49,6 +49,7 @@ CASES = [
 IMAGES = [((3, 32, 32), 10), ((1, 8, 8), 3), ((2, 9, 11), 100), ((1, 28, 28), 2), ((3, 64, 64), 7)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n][0]}")
 def test_the_drawing_counts_as_torch_does(number):
     family, options = CASES[number]

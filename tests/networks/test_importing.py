@@ -544,7 +544,14 @@ def scale_of(slopes: dict) -> float:
     return max(float(np.abs(value).max()) for value in slopes.values() if value.size)
 
 
-@pytest.mark.parametrize("name", CASES)
+def slow_but(names, *quick: str) -> list:
+    """Cases of a test, few of which are quick ones."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize(
+    "name", slow_but(CASES, "squeeze and excite", "grouped", "shuffle", "attention", "squeezed")
+)
 def test_pruned_equals_zeroed(name):
     make, sizes = CASES[name]
     module = prepared(make())
@@ -571,6 +578,7 @@ INEXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INEXACT)
 def test_what_is_not_exact_is_said(name):
     module = prepared(CASES[name][0]())
@@ -611,12 +619,7 @@ NETWORKS = {
 }
 
 
-QUICK = ("resnet18", "squeezenet")
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
-)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, "squeezenet"))
 def test_networks_of_torchvision(name):
     make, side, groups = NETWORKS[name]
     module = prepared(make())
@@ -730,6 +733,7 @@ def test_what_is_computed_again_has_gradients():
     check(module, whole, values, torch.rand(3, 3, 8, 8, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_recurrent_layers_count():
     rows = Plain(
         lambda x, a, b: b(a(x.flatten(1, 2))[0][:, -1]),

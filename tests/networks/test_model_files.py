@@ -154,6 +154,7 @@ def test_read_tensors_requires_the_right_kind(saved):
     refused(path, lambda p: read_tensors(p, "search-and-train data"), "not a search-and-train data")
 
 
+@pytest.mark.slow
 def test_structures_that_are_refused(saved, tmp_path):
     good, path = saved[1].to_json(), tmp_path / "structure.json"
     load = load_structure

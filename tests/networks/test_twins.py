@@ -52,6 +52,7 @@ def logits(structure, tensors, x):
     return network.build(structure, tensors).eval()(x)
 
 
+@pytest.mark.slow
 def test_costs_and_logits(small):
     other, tensors = twins(small)
     assert other.cost() == small.cost()
@@ -144,6 +145,7 @@ def damaged():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", dict(damaged()))
 def test_damaged_programs_are_refused(what):
     whole, _ = twins(small_structure("vgg"))

@@ -16,6 +16,8 @@ from st.networks import network
 from st.networks.checkpoint import load_model
 from st.networks.structure import load_structure
 
+pytestmark = pytest.mark.slow
+
 NET = """
 import torch
 from torch import nn

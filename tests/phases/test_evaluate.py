@@ -61,6 +61,7 @@ def test_the_test_tells_precisions_apart(tmp_path):
             assert not torch.equal(net(batch).float(), whole)
 
 
+@pytest.mark.slow
 def test_files_for_other_programs_are_measured_beside_the_networks(tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)

@@ -150,6 +150,7 @@ def test_uniform_keeps_to_it_too(bound):
     assert found.cost()[0] <= 0.9 * full.cost()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["l1_norm", "uniform"])
 def test_on_this_machine(tmp_path, criterion):
     """A network whose time grows with its channels; the bound is far from what noise could do."""

@@ -217,6 +217,7 @@ def report(rng, rows, seeds, images, shared, effect=0.0):
         yield [Margin(subnet, own), Margin(subnet, reference)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("rows", [1, 4, 12])
 def test_false_verdicts_are_rare(seeds, rows):

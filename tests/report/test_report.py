@@ -112,6 +112,7 @@ def test_histories_that_are_none(tmp_path, text):
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_predictions_that_do_not_belong(tmp_path):
     job = make_job()
     write_results(tmp_path, job)
@@ -150,6 +151,7 @@ def test_predictions_are_compact(tmp_path, classes, kind):
     assert (predicted == labels[::-1]).all() and (again == labels).all()
 
 
+@pytest.mark.slow
 def test_losses_without_effect_are_named(tmp_path, caplog):
     job = make_job()
     write_results(tmp_path, job)
@@ -268,6 +270,7 @@ def test_definitions(made):
     assert "at most 0.1 of the parameters and 0.5 of the MACs, in 3 rounds" in found["st"]
 
 
+@pytest.mark.slow
 def test_report_writes_the_same_bytes_again(made, tmp_path):
     job = make_job()
     write_results(tmp_path, job)
@@ -346,6 +349,7 @@ def test_metrics_and_curves_repeat_the_table(made):
     assert one["train_accuracy"].item() == 54
 
 
+@pytest.mark.slow
 def test_files_for_other_programs_are_rows_of_the_table_alone(tmp_path):
     """Neither the claims, nor the figures, nor the curves have the same network twice."""
     job = make_job()

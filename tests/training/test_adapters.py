@@ -163,6 +163,7 @@ def subnet(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 4])
 def test_resuming_with_an_adapter_is_exact(subnet, tmp_path, monkeypatch, epochs_run, epoch):
     whole, place = subnet(tmp_path / "whole"), tmp_path / "part"
@@ -251,6 +252,7 @@ def digits(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found_by", ["keep", "width"])
 @pytest.mark.parametrize("family", ["vgg", "resnet", "preresnet", "densenet"])
 def test_all_losses_at_once(tiny, digits, tmp_path, family, found_by):

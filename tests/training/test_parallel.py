@@ -23,6 +23,8 @@ from st.training.parallel import Group, normalise_together
 from st.training.recipe import Training
 
 fork = multiprocessing.get_context("fork")
+pytestmark = pytest.mark.slow
+
 BATCH = 8  # for three processes: 3, 3 and 2 images
 
 

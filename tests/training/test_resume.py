@@ -102,6 +102,7 @@ run(Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at, left", [("epoch", [4, 5]), ("write", [3, 4, 5])])
 def test_kill(folder, uninterrupted, epochs_run, at, left):
     """Killed without a word: in the fourth epoch, or while the third state was being written."""

@@ -30,6 +30,8 @@ from st.pruning.selection import Budget
 from st.training.accuracy import predictions
 from st.training.loop import Step
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"size": 8, "train_size": 10, "test_resize": 9, "grayscale": True}
 FULL = Augment(
     flip=True, resized_crop=ResizedCrop(scale=[0.5, 1.0]), jitter=Jitter(brightness=0.4, contrast=1)

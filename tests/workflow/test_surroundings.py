@@ -95,6 +95,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error, words", ERRORS, ids=lambda x: type(x).__name__)
 def test_what_libraries_raise(stopped, monkeypatch, capsys, error, words):
     with monkeypatch.context() as patch:
