@@ -101,12 +101,12 @@ def test_it_moves_towards_the_target(macs, data):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns(data, precision):
-    """Above chance, a third. Each epoch draws other networks of two to eight channels, and which
-    is drawn depends on rounding: an epoch alone may be at 60 %."""
+    """At 0.6 of the MACs neither two hundredths more or less nor the precision matters; at 0.5 some
+    searches draw networks that are too narrow for three classes."""
     run, _, _ = run_loop(
-        data, 0.5, epochs=15, name="vgg", temperature=[10.0, 2.0], precision=precision
+        data, 0.6, epochs=15, name="vgg", temperature=[10.0, 2.0], precision=precision
     )
-    assert max(row["train_accuracy"] for row in run.history[-5:]) > 60
+    assert run.history[-1]["train_accuracy"] > 80
 
 
 def test_the_seed_decides(data):
