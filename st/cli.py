@@ -78,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
     params = commands.add_parser("params", help="check a params file and print it completed")
-    params.add_argument("params", nargs="?", default="params.yaml")
+    _add_params(params)
+    params.add_argument(
+        "params", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="the same as --params"
+    )
     text = "print a model, structure, history, metrics, data or predictions file for a person"
     show = commands.add_parser("show", help=text, description=text)
     show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")

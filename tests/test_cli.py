@@ -176,6 +176,7 @@ def test_params_and_schema(project, capsys):
 
 BAD = [
     (["params", "none.yaml"], "none.yaml: cannot be read"),
+    (["params", "--configfile", "none.yaml"], "none.yaml: cannot be read"),
     (["params", "bad.yaml"], "bad.yaml: seeds: is missing"),
     (["pretrain", f"{EXPERIMENT}/sparse", "--params", "bad.yaml"], "bad.yaml: seeds: is missing"),
     (["pretrain", f"{EXPERIMENT}/sparse"], "results/prepare/digits/data.safetensors: is missing"),
