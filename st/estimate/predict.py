@@ -2,7 +2,9 @@
 
 Trainings are all that takes long, so one step of each kind of training is measured, on this device
 and as many at a time as jobs will be. Structures are not known before the search: a network whose
-layers all keep the same share of their channels, as much as the budget pays for, stands for each.
+layers all keep the same share of their channels, as much as the budget pays for, stands for each;
+the time of the largest that a search may find, between those of that network and of the supernet by
+its MACs, is told too.
 """
 
 import math
@@ -18,6 +20,7 @@ from st.core.files import read_json, write_json
 from st.core.progress import duration
 from st.estimate.calibrate import calibrate
 from st.estimate.trainings import Rates, Sample, Training, datasets, shape_of, trainings
+from st.networks.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,13 @@ class Phase:
     bytes: int
 
 
-def predict(grid: Grid, data: dict[str, Sample], rates: Rates) -> tuple[dict[str, Phase], float]:
+def predict(
+    grid: Grid, data: dict[str, Sample], rates: Rates, most: bool = False
+) -> tuple[dict[str, Phase], float]:
     """Cost by phase, and the seconds of the longest chain of jobs that wait for each other.
 
-    The report, which is made once, is left out. Raises StError if `rates` lack a training.
+    `most`: if searches find networks with as many MACs as their budgets allow. The report, which is
+    made once, is left out. Raises StError if `rates` lack a training.
     """
     params = grid.params
     cost: dict[str, list[tuple[float, int]]] = {
@@ -44,15 +50,17 @@ def predict(grid: Grid, data: dict[str, Sample], rates: Rates) -> tuple[dict[str
         test = sample.test / 3  # a forward pass is about a third of a training step
         read = 2 * rates.start["initialize"] + sample.read
         cost["prepare"].append((read, sample.bytes))
-        kinds = trainings(grid, {dataset: shape_of(sample.data)})
+        shapes = {dataset: shape_of(sample.data)}
+        measured, kinds = trainings(grid, shapes), trainings(grid, shapes, most)
 
-        def seconds(key: str, kinds=kinds, size=size, test=test) -> float:
+        def seconds(key: str, measured=measured, kinds=kinds, size=size, test=test) -> float:
             if key not in rates.image:
                 raise StError(f"the rates do not say how long {key} takes; measure again")
             epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
             tests = max(1, math.ceil(epochs / every)) if every else 1
+            image = _image(rates, key, measured[key].structure, kinds[key])
             images = epochs * size + tests * test
-            return rates.start["train"] + size * rates.setup[key] + images * rates.image[key]
+            return rates.start["train"] + size * rates.setup[key] + images * image
 
         for architecture in params.architectures:
             where = f"{dataset}/{architecture}"
@@ -65,7 +73,7 @@ def predict(grid: Grid, data: dict[str, Sample], rates: Rates) -> tuple[dict[str
             searched = {}
             for name in grid.methods(architecture):
                 spec, key = params.methods[name], f"train/{where}/{name}"
-                supernet = f"pretrain/{where}/{grid.teacher(name)}"
+                supernet = kinds[key].supernet
                 if spec.search not in searched:
                     epochs = search_epochs(grid, spec.search, kinds[supernet].epochs)
                     like = "train" if grid.search_uses_torch(spec.search) else "initialize"
@@ -92,6 +100,18 @@ def predict(grid: Grid, data: dict[str, Sample], rates: Rates) -> tuple[dict[str
             times * len(parts), times * sum(s for s, _ in parts), times * sum(b for _, b in parts)
         )
     return phases, chain
+
+
+def _image(rates: Rates, key: str, measured: Structure, kind: Training) -> float:
+    """Seconds for an image. Of a structure with more MACs than the `measured` one they lie between
+    that one's and those of the whole network, whose teacher takes a third as long as its training.
+    """
+    seconds, least = rates.image[key], measured.cost()[1]
+    more = kind.structure.cost()[1] - least
+    if more <= 0:
+        return seconds
+    whole = rates.image[kind.supernet] * (4 / 3 if kind.teacher else 1)
+    return seconds + max(0.0, whole - seconds) * more / (measured.full.cost()[1] - least)
 
 
 def search_epochs(grid: Grid, name: str, supernet: int) -> int:
@@ -128,16 +148,28 @@ def run(
         write_json(save, asdict(known))
     phases, chain = predict(grid, data, known)
     say(f"{'':12}{'jobs':>6}{'job-hours':>12}{'MB':>10}")
-    total = Phase(
-        sum(p.jobs for p in phases.values()),
-        sum(p.seconds for p in phases.values()),
-        sum(p.bytes for p in phases.values()),
-    )
-    for name, phase in {**phases, "all": total}.items():
+    for name, phase in {**phases, "all": _sum(phases)}.items():
         say(f"{name:12}{phase.jobs:6}{phase.seconds / 3600:12.3f}{phase.bytes / 1e6:10.1f}")
-    low = max(chain, total.seconds / jobs)
-    high = total.seconds / jobs + chain * (1 - 1 / jobs)
-    say(
-        f"with {jobs} at a time: {duration(low)} to {duration(high)}; "
-        f"the report, a minute or less, comes on top"
+    say(f"{_wall(phases, chain, jobs)}; the report, a minute or less, comes on top")
+    largest, longest = predict(grid, data, known, most=True)
+    if _sum(largest).seconds > 1.01 * _sum(phases).seconds:
+        hours = largest["train"].seconds / 3600
+        say(
+            f"if searches find networks with all the MACs that budgets allow, train takes {hours:.3f} "
+            f"job-hours; {_wall(largest, longest, jobs)}"
+        )
+
+
+def _sum(phases: dict[str, Phase]) -> Phase:
+    parts = phases.values()
+    return Phase(
+        sum(p.jobs for p in parts), sum(p.seconds for p in parts), sum(p.bytes for p in parts)
     )
+
+
+def _wall(phases: dict[str, Phase], chain: float, jobs: int) -> str:
+    """Between all work spread evenly, or the longest chain, and both."""
+    even = _sum(phases).seconds / jobs
+    low, high = max(chain, even), even + chain * (1 - 1 / jobs)
+    span = f"{duration(low)} to {duration(high)}" if jobs > 1 else duration(low)
+    return f"with {jobs} at a time: {span}"

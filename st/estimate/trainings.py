@@ -33,6 +33,7 @@ class Training:
     epochs: int
     objective: dict[str, Any]
     teacher: Structure | None = None
+    supernet: str = ""  # the key of the training that its structure comes from
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def batch(grid: Grid, dataset: str) -> int:
     return max(found)
 
 
-def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
-    """By phase/data set/architecture/name."""
+def trainings(grid: Grid, shapes: dict[str, Shape], most: bool = False) -> dict[str, Training]:
+    """By phase/data set/architecture/name. `most`: of what searches may find, the largest."""
     found, seed = {}, grid.params.seeds[0]
     for dataset, shape in shapes.items():
         for architecture in grid.params.architectures:
@@ -124,11 +125,13 @@ def trainings(grid: Grid, shapes: dict[str, Shape]) -> dict[str, Training]:
             for name in grid.methods(architecture):
                 method = grid.params.methods[name]
                 job = grid.train(dataset, architecture, seed, name)
-                part = stand_in(full, grid.search(dataset, architecture, seed, method.search))
+                search = grid.search(dataset, architecture, seed, method.search)
+                part = stand_in(full, search, most)
                 teacher = full if grid.needs_teacher(name) else None
                 found[f"train/{where}/{name}"] = Training(
-                    part, job, scaled_epochs(job, part), job["objective"], teacher
-                )
+                    part, job, scaled_epochs(job, part), job["objective"], teacher,
+                    f"pretrain/{where}/{grid.teacher(name)}",
+                )  # fmt: skip
     return found
 
 
@@ -145,8 +148,9 @@ def supernet(grid: Grid, experiment: Experiment, job: Job, shape: Shape) -> Stru
     return load_model(drawing).structure
 
 
-def stand_in(full: Structure, search: Job) -> Structure:
-    """A structure of about the cost of the one that the search will find."""
+def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
+    """A structure of about the cost of the one that the search will find: the same share of every
+    layer's channels; or the one with the `most` MACs that the search may find."""
     budget = Budget(**search["budget"])
     if budget == Budget():
         return full
@@ -156,12 +160,23 @@ def stand_in(full: Structure, search: Job) -> Structure:
     if search["criterion"] == "uniform":
         subject = Subject(full, {}, budget, search["seed"])
         return registry.criteria.get("uniform")(subject)
-    graph = full.graph
-    scores = {name: np.arange(group.size) for name, group in graph.groups.items()}
+    graph, ranking = full.graph, search["ranking"] if most else "local"
+    scores = {
+        name: np.full(group.size, _macs_per_parameter(full, name))
+        for name, group in graph.groups.items()
+    }
     keep = select_channels(
-        graph, scores, budget, "local", search["min_channels"], search["round_to"]
+        graph, scores, budget, ranking, search["min_channels"], search["round_to"]
     )
     return full.with_keep(keep)
+
+
+def _macs_per_parameter(full: Structure, group: str) -> float:
+    """What a channel of the group costs in a whole network."""
+    widths = full.graph.widths({})
+    less = full.graph.cost({**widths, group: widths[group] - 1})
+    params, macs = (a - b for a, b in zip(full.graph.cost(widths), less, strict=True))
+    return macs / max(1, params)
 
 
 def shape_of(data: Data) -> Shape:

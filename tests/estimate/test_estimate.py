@@ -29,6 +29,7 @@ from st.estimate.trainings import (
     to_measure,
     trainings,
 )
+from st.pruning.selection import Budget, select_channels
 
 DIGITS = ((1, 8, 8), 10)
 
@@ -56,13 +57,70 @@ def test_stand_ins_use_up_the_budget(name, bounds, criterion):
     full = small_structure(name)
     full = replace(full, options=registry.architectures.check(full.family, full.options))
     search = {
-        "criterion": criterion, "seed": 0, "min_channels": 1, "round_to": 1,
+        "criterion": criterion, "seed": 0, "min_channels": 1, "round_to": 1, "ranking": "global",
         "budget": {"params": None, "macs": None, "latency": None, **bounds},
     }  # fmt: skip
     part = stand_in(full, search)
     kept = [a / b for a, b in zip(part.cost(), part.full.cost(), strict=True)]
     assert 0.15 < kept["params" not in bounds] <= 0.4
     assert part.full.cost() == full.cost()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("budget", [{"params": 0.4}, {"params": 0.5, "macs": 0.6}])
+@pytest.mark.parametrize("shape", ["early", "late", "random", "even"])
+def test_what_a_search_finds_is_between_the_estimates(name, budget, shape):
+    """Of the rankings that a search may have, none has more MACs than the largest, and the largest
+    is what a search of the cheapest layers finds; a local one is the stand-in itself."""
+    full = small_structure(name)
+    search = {
+        "criterion": "bn_scale", "seed": 0, "min_channels": 1, "round_to": 1, "ranking": "global",
+        "budget": {"params": None, "macs": None, "latency": None, **budget},
+    }  # fmt: skip
+    groups, generator = full.graph.groups, np.random.default_rng(0)
+    scores = {
+        one: {
+            "early": np.full(group.size, -float(place)),
+            "late": np.full(group.size, float(place)),
+            "random": generator.random(group.size),
+            "even": np.arange(group.size),
+        }[shape]
+        for place, (one, group) in enumerate(groups.items())
+    }
+    ranking = "local" if shape == "even" else "global"
+    found = full.with_keep(select_channels(full.graph, scores, Budget(**budget), ranking))
+    even, largest = (stand_in(full, search, most).cost()[1] for most in (False, True))
+    assert even <= largest <= full.cost()[1]
+    assert found.cost()[1] <= 1.02 * largest
+    if shape == "even":
+        assert found.cost()[1] == even
+        local = {**search, "ranking": "local"}
+        assert stand_in(full, local, most=True).cost()[1] == even
+
+
+def test_the_largest_structures_take_longer(tiny):
+    """As much as their MACs are on the way to the supernet's."""
+    tiny["searches"]["slimming"]["budget"] = {"params": 0.3}
+    grid, shapes = Grid(parse(tiny)), {"digits": DIGITS}
+    rates = known(grid)
+    for key in rates.image:
+        if key.startswith("pretrain/"):
+            rates.image[key] = 6e-3
+    kinds = {most: trainings(grid, shapes, most) for most in (False, True)}
+    costs = {most: predict(grid, {"digits": images()}, rates, most) for most in kinds}
+    longer = 0.0
+    for name in tiny["methods"]:
+        even, larger = (kinds[most][f"train/digits/vgg/{name}"] for most in (False, True))
+        few, more = (one.structure.cost()[1] for one in (even, larger))
+        whole = even.structure.full.cost()[1]
+        assert few < 0.9 * more < whole
+        # two epochs of 1000 images, and a test; a millisecond each, six of the supernet alone
+        added = (8 if even.teacher else 6) - 1
+        longer += (2000 + 100 / 3) * 1e-3 * added * (more - few) / (whole - few)
+    (usual, chain), (largest, longest) = costs.values()
+    assert largest["train"].seconds - usual["train"].seconds == pytest.approx(longer)
+    assert longest > chain
+    assert all(largest[name].seconds == usual[name].seconds for name in ("pretrain", "search"))
 
 
 def test_times_add_up(tiny):
