@@ -155,8 +155,8 @@ def run(
     if _sum(largest).seconds > 1.01 * _sum(phases).seconds:
         hours = largest["train"].seconds / 3600
         say(
-            f"if searches find networks with all the MACs that budgets allow, train takes {hours:.3f} "
-            f"job-hours; {_wall(largest, longest, jobs)}"
+            "if searches find networks with all the MACs that budgets allow, train takes "
+            f"{hours:.3f} job-hours; {_wall(largest, longest, jobs)}"
         )
 
 
