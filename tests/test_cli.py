@@ -54,10 +54,11 @@ def test_the_workflow_needs_no_torch():
     params = str(ROOT / "params.yaml")
     code = (
         "import st.config.grid, st.config.params, st.config.check\n"
+        "from st.config import wiring\n"
         f"grid = st.config.grid.Grid(st.config.check.load({params!r}))\n"
         "grid.report()\n"
         "[grid.train('digits', 'vgg', 0, m) for m in grid.methods('vgg')]\n"
-        "[grid.made(phase) for phase in ('search', 'initialize', 'train', 'evaluate')]"
+        "[wiring.made(grid, phase) for phase in ('search', 'initialize', 'train', 'evaluate')]"
     )
     assert not modules(code) & {"torch", "torchvision", "sklearn", "pandas", "matplotlib"}
 

@@ -180,7 +180,7 @@ def test_names_of_modules_in_strings_are_right():
         for path, text in texts.items()
         for name in re.findall(r'"(st(?:\.[a-z_0-9]+)+)"', text)
     }
-    assert ("grid.py", "st.training.losses.ce") in named
+    assert ("wiring.py", "st.training.losses.ce") in named
     assert ("registry.py", "st.training.losses") in named
     wrong = {(file, name) for file, name in named if name not in MODULES}
     assert not wrong

@@ -1,27 +1,16 @@
-"""From params to jobs: what every phase of every experiment needs to know, and where its files are.
+"""From params to jobs: what every phase of every experiment needs to know.
 
 Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
 import json
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from st.config import changes, jobs
-from st.config.layout import (
-    DATA,
-    HISTORY,
-    OUTPUTS,
-    SUPERNET_HISTORY,
-    Experiment,
-    Files,
-    Paths,
-    place,
-)
-from st.config.params import Architecture, Params, imported, objective, recipe, weights_file
-from st.config.sources import beside, module_file, sources
+from st.config.layout import DATA, HISTORY, SUPERNET_HISTORY, Experiment, fill
+from st.config.params import Architecture, Params, imported, objective, recipe
 from st.core import registry
 from st.core.job import Job, fingerprint
 
@@ -61,18 +50,8 @@ class Grid:
         """The architectures that the phase `draw` imports."""
         return [name for name, a in self.params.architectures.items() if imported(a.family)]
 
-    def own_code(self, architecture: str) -> list[Path]:
-        """The files of a user's own module, where they are not a library's."""
-        place = self._options(architecture)["module"].rpartition(":")[0]
-        if place.endswith(".py"):
-            return beside(Path(place))
-        file = module_file(place)
-        here, libraries = Path.cwd(), Path(sys.prefix)  # an environment may lie in the project
-        if file is None or not file.is_relative_to(here) or file.is_relative_to(libraries):
-            return []
-        return list(sources(place))
-
-    def _options(self, architecture: str) -> dict[str, Any]:
+    def options(self, architecture: str) -> dict[str, Any]:
+        """The architecture's options with defaults."""
         spec = self.params.architectures[architecture]
         return registry.architectures.check(spec.family, spec.options)
 
@@ -95,7 +74,7 @@ class Grid:
 
     def draw(self, architecture: str) -> Job:
         """The import of a network, which depends on the library that it comes from."""
-        options = self._options(architecture)
+        options = self.options(architecture)
         library = options["module"].partition(":")[0].partition(".")[0]
         try:
             found = version(library)
@@ -123,7 +102,7 @@ class Grid:
         return {
             "seed": seed,
             "family": arch.family,
-            "options": self._options(architecture),
+            "options": self.options(architecture),
             **({"weights": part.weights} if part.weights else {}),
             "init_options": self._fresh(arch, {} if scale is None else {"bn_scale": scale}),
             "rewind_epoch": part.rewind_epoch,
@@ -199,7 +178,7 @@ class Grid:
                 {
                     "method": self.row(name),
                     "supernet": name,
-                    "history": _fill(SUPERNET_HISTORY, supernet=name),
+                    "history": fill(SUPERNET_HISTORY, supernet=name),
                 }
                 for name in self.supernets(architecture)
             ] + [self._subnet_row(name) for name in self.methods(architecture)]
@@ -226,7 +205,7 @@ class Grid:
         return {
             "method": name,
             "supernet": search.supernet,
-            "history": _fill(HISTORY, method=name),
+            "history": fill(HISTORY, method=name),
             "search": method.search,
             "criterion": search.criterion,
             "budget": search.budget.model_dump(exclude_none=True),
@@ -267,7 +246,7 @@ class Grid:
         losses = self.params.methods[method].objective
         return any(registry.losses.get(name).teacher for name in losses)
 
-    # Jobs and their files, whatever the phase.
+    # Jobs, whatever the phase.
 
     def experiments(self, phase: str) -> list[Experiment]:
         """What the jobs of a phase that the table needs are about."""
@@ -309,187 +288,6 @@ class Grid:
         }.get(phase, ("dataset", "architecture", "seed", "name"))
         return getattr(self, phase)(*(getattr(experiment, name) for name in names))
 
-    def modules(self, phase: str, experiment: Experiment) -> list[str]:
-        """The modules that the phase finds by name for this job; their code is a part of it."""
-        params, name = self.params, experiment.name
-        if phase == "prepare":
-            return [registry.datasets.module(params.datasets[experiment.dataset].source)]
-        if phase == "report":
-            return []
-        family = params.architectures[experiment.architecture].family
-        found = [registry.architectures.module(family)]
-        if phase == "pretrain":
-            found += ["st.networks.inits.random", "st.training.losses.ce"]
-        elif phase == "search":
-            found += [registry.criteria.module(params.searches[name].criterion)]
-            # what the phase imports only for such searches
-            found += ["st.pruning.latency"] if self.search_measures(name) else []
-            if self.search_needs_rewind(name):
-                found += ["st.pruning.lottery", "st.training.losses.ce"]
-        elif phase == "initialize":
-            found += [registry.inits.module(params.methods[name].init)]
-        elif phase == "train":
-            found += [registry.losses.module(loss) for loss in params.methods[name].objective]
-        elif phase in ("deploy", "evaluate"):
-            exports = self.exports(experiment.architecture)
-            made = [exports[name]] if phase == "deploy" else list(exports.values())
-            found += [registry.targets.module(export["to"]) for export in made]
-            found += ["st.deploy.running"] if made and phase == "evaluate" else []
-        return found
-
-    def files(self, phase: str, experiment: Experiment) -> Files:
-        """What the job reads and writes."""
-        if phase == "evaluate":
-            return self._measured(experiment)
-        if phase == "report":
-            inputs: Paths = {
-                "measured": self.made("evaluate"),
-                "histories": self.made("pretrain", "history") + self.made("train", "history"),
-                "structures": self.made("search"),
-            }
-        elif phase == "prepare":
-            inputs = {}
-        elif phase == "draw":
-            weights = self._options(experiment.architecture)["weights"]
-            inputs = {"data": place("prepare", "data", experiment), "weights": weights}
-        elif phase == "pretrain":
-            inputs = {
-                "data": place("prepare", "data", experiment),
-                "drawing": self._drawing(experiment),
-                "weights": weights_file(
-                    self.params.supernets[experiment.name],
-                    experiment.dataset,
-                    experiment.architecture,
-                ),
-            }
-        elif phase == "search":
-            inputs = self._searched(experiment)
-        elif phase == "deploy":
-            export = self.exports(experiment.architecture)[experiment.name]
-            inputs = {
-                "data": place("prepare", "data", experiment),
-                "model": self._models(experiment)[export["of"]],
-            }
-        else:
-            inputs = self._subnet(phase, experiment)
-        suffix = self._suffix(experiment) if phase == "deploy" else ""
-        outputs: Paths = {
-            name: place(phase, name, experiment, suffix=suffix) for name in OUTPUTS[phase]
-        }
-        return Files(inputs, outputs)
-
-    def _suffix(self, experiment: Experiment) -> str:
-        """Of the file for other programs that an experiment is about."""
-        export = self.exports(experiment.architecture)[experiment.name]
-        return registry.targets.get(export["to"]).suffix
-
     def targets(self) -> list[str]:
         """The kinds of files for other programs that are made."""
         return sorted({target for export in self.params.exports.values() for target in export.to})
-
-    def deployed(self, target: str) -> tuple[list[str], dict[str, str]]:
-        """The names in the table of all files of a kind, and what is written for one, with
-        Snakemake's wildcards."""
-        kind = registry.targets.get(target)
-        names = {
-            name: None
-            for architecture in self.params.architectures
-            for name, export in self.exports(architecture).items()
-            if export["to"] == target
-        }
-        outputs = OUTPUTS["deploy"]
-        found = {key: _fill(path, suffix=kind.suffix) for key, path in outputs.items()}
-        for suffix in kind.beside:
-            found[suffix.removeprefix(".")] = _fill(outputs["exported"], suffix=suffix)
-        return list(names), found
-
-    def beside(self, experiment: Experiment) -> list[str]:
-        """What lies beside the files for other programs that evaluate measures, and belongs to
-        them."""
-        return [
-            place("deploy", "exported", experiment, name, suffix)
-            for name, export in self.exports(experiment.architecture).items()
-            for suffix in registry.targets.get(export["to"]).beside
-        ]
-
-    def made(self, phase: str, *options: str) -> list[str]:
-        """The outputs of all jobs of a phase, or those of these options."""
-        found: list[str] = []
-        for experiment in self.experiments(phase):
-            outputs = self.files(phase, experiment).outputs
-            for option in options or outputs:
-                path = outputs[option]
-                found += [path] if isinstance(path, str) else path or []
-        return found
-
-    def _drawing(self, experiment: Experiment) -> str | None:
-        """The imported network, if it is one."""
-        family = self.params.architectures[experiment.architecture].family
-        return place("draw", "drawing", experiment) if imported(family) else None
-
-    def _searched(self, experiment: Experiment) -> Paths:
-        """The inputs of a search: the images and early weights only if it looks at them."""
-        name = experiment.name
-        supernet = self.params.searches[name].supernet
-        data, rewind = self.search_needs_data(name), self.search_needs_rewind(name)
-        return {
-            "supernet": place("pretrain", "model", experiment, supernet),
-            "data": place("prepare", "data", experiment) if data else None,
-            "rewind": place("pretrain", "rewind", experiment, supernet) if rewind else None,
-        }
-
-    def _subnet(self, phase: str, experiment: Experiment) -> Paths:
-        """The inputs of initialize and train."""
-        method = self.params.methods[experiment.name]
-        supernet = self.teacher(experiment.name)
-        if phase == "initialize":
-            # the option of pretrain's output that the init starts from: model, rewind or none
-            source = registry.inits.get(method.init).source
-            return {
-                "structure": place("search", "structure", experiment, method.search),
-                "source": place("pretrain", source, experiment, supernet)
-                if source
-                else self._drawing(experiment),
-            }
-        taught = self.needs_teacher(experiment.name)
-        return {
-            "data": place("prepare", "data", experiment),
-            "init": place("initialize", "init", experiment),
-            "teacher": place("pretrain", "model", experiment, supernet) if taught else None,
-        }
-
-    def _models(self, experiment: Experiment) -> dict[str, str]:
-        """The trained networks of an architecture and seed, by their rows in the table."""
-        found = {
-            self.row(name): place("pretrain", "model", experiment, name)
-            for name in self.supernets(experiment.architecture)
-        }
-        for name in self.methods(experiment.architecture):
-            found[name] = place("train", "model", experiment, name)
-        return found
-
-    def _measured(self, experiment: Experiment) -> Files:
-        """The files of evaluate, which has all networks of an architecture, in its job's order."""
-        models, exports = self._models(experiment), self.exports(experiment.architecture)
-        files = [
-            place("deploy", "exported", experiment, name, registry.targets.get(export["to"]).suffix)
-            for name, export in exports.items()
-        ]
-        return Files(
-            {
-                "data": place("prepare", "data", experiment),
-                "models": list(models.values()),
-                "exports": files or None,
-            },
-            {
-                option: [place("evaluate", option, experiment, row) for row in (*models, *exports)]
-                for option in OUTPUTS["evaluate"]
-            },
-        )
-
-
-def _fill(pattern: str, **names: str) -> str:
-    """Fill in some wildcards and leave the others."""
-    for key, value in names.items():
-        pattern = pattern.replace(f"{{{key}}}", value)
-    return pattern

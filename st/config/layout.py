@@ -1,7 +1,7 @@
 """Which files a phase reads and writes, by the command line's options, and where they are.
 
-Grid.files fills this in for a job. Nothing here needs more than Python's own library: `st --help`
-and tools/ read it too.
+st/config/wiring.py fills this in for a job. Nothing here needs more than Python's own library:
+`st --help` and tools/ read it too.
 """
 
 import re
@@ -107,3 +107,10 @@ def owner(path: str) -> tuple[str, str] | None:
             if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):
                 return phase, option
     return None
+
+
+def fill(pattern: str, **names: str) -> str:
+    """Fill in some wildcards and leave the others."""
+    for key, value in names.items():
+        pattern = pattern.replace(f"{{{key}}}", value)
+    return pattern

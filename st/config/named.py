@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from st.config import wiring
 from st.config.grid import Grid
 from st.config.layout import Experiment, Files
 from st.core.errors import StError
@@ -19,7 +20,7 @@ def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict
     """
     parts = [] if phase == "report" else _parts(phase, experiment)
     about = _experiment(grid, phase, parts)
-    return grid.job(phase, about), _paths(grid.files(phase, about)), "/".join(parts)
+    return grid.job(phase, about), _paths(wiring.files(grid, phase, about)), "/".join(parts)
 
 
 def _parts(phase: str, experiment: str | None) -> list[str]:

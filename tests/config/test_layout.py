@@ -8,7 +8,7 @@ import pytest
 from helpers.project import ROOT
 
 from st.cli import load_phase
-from st.config import layout
+from st.config import layout, wiring
 from st.config.check import parse
 from st.config.grid import Grid
 from st.config.layout import Experiment
@@ -46,10 +46,10 @@ def grid(tiny, tmp_path, monkeypatch):
 def test_a_librarys_code_is_no_input(grid, monkeypatch):
     """Wherever its environment lies; a module of one's own is one, with what it imports."""
     monkeypatch.chdir(Path(sys.prefix).parent)
-    assert grid.own_code("mine") == []
+    assert wiring.own_code(grid, "mine") == []
     monkeypatch.chdir(ROOT)
     grid.params.architectures["mine"].options["module"] = "st.core.seeds:stream"
-    assert [path.name for path in grid.own_code("mine")][-1] == "seeds.py"
+    assert [path.name for path in wiring.own_code(grid, "mine")][-1] == "seeds.py"
 
 
 def flat(files: layout.Paths) -> list[str]:
@@ -61,13 +61,13 @@ def test_all_inputs_are_the_outputs_of_earlier_phases(grid):
     made = {f"{name}.safetensors" for name in ("vgg", "mine", "given")}  # the user's
     for phase in [*PHASES, "report"]:
         for experiment in grid.experiments(phase):
-            files = grid.files(phase, experiment)
+            files = wiring.files(grid, phase, experiment)
             assert set(flat(files.inputs)) <= made
             assert set(files.outputs) == set(layout.OUTPUTS[phase])
             if phase != "report":
                 assert tuple(files.inputs) == layout.INPUTS[phase]
             assert grid.job(phase, experiment)
-        new = grid.made(phase)
+        new = wiring.made(grid, phase)
         assert len(set(new)) == len(new) and not made & set(new)
         made |= set(new)
         assert phase == "report" or {layout.owner(path)[0] for path in new} == {phase}
@@ -77,7 +77,7 @@ def test_what_only_some_jobs_have(grid):
     absent = set()
     for phase in PHASES:
         for experiment in grid.experiments(phase):
-            files = grid.files(phase, experiment)
+            files = wiring.files(grid, phase, experiment)
             absent |= {(phase, option) for option, path in files.inputs.items() if path is None}
             assert None not in files.outputs.values()
     assert absent == {(phase, name) for phase, names in layout.OPTIONAL.items() for name in names}
@@ -85,24 +85,25 @@ def test_what_only_some_jobs_have(grid):
 
 def test_which_supernet(grid):
     run = "digits/vgg/seed3"
-    search = grid.files("search", Experiment("digits", "vgg", 3, "rounds"))
+    search = wiring.files(grid, "search", Experiment("digits", "vgg", 3, "rounds"))
     assert search.inputs == {
         "supernet": f"results/pretrain/{run}/sparse/model.safetensors",
         "data": "results/prepare/digits/data.safetensors",
         "rewind": f"results/pretrain/{run}/sparse/rewind.safetensors",
     }
-    start = grid.files("initialize", Experiment("digits", "vgg", 3, "tuned"))
+    start = wiring.files(grid, "initialize", Experiment("digits", "vgg", 3, "tuned"))
     assert start.inputs == {
         "structure": f"results/search/{run}/taylor/structure.json",
         "source": f"results/pretrain/{run}/plain/model.safetensors",
     }
-    taught = grid.files("train", Experiment("digits", "vgg", 3, "st"))
+    taught = wiring.files(grid, "train", Experiment("digits", "vgg", 3, "st"))
     assert taught.inputs["teacher"] == f"results/pretrain/{run}/sparse/model.safetensors"
 
 
 def test_evaluate_has_a_row_for_each_of_its_files(grid):
     experiment = Experiment("digits", "vgg", 0)
-    files, rows = grid.files("evaluate", experiment), grid.job("evaluate", experiment)["rows"]
+    files = wiring.files(grid, "evaluate", experiment)
+    rows = grid.job("evaluate", experiment)["rows"]
     for option in ("metrics", "predictions"):
         assert [path.split("/")[-2] for path in files.outputs[option]] == [
             row["method"] for row in rows
@@ -121,12 +122,12 @@ def test_files_for_other_programs(grid):
     assert str(files["model"]) == "results/train/digits/vgg/seed3/small/model.safetensors"
     folder = "results/evaluate/digits/vgg/seed3/small-int8"
     assert str(files["exported"]) == f"{folder}/network.onnx"
-    measured = grid.files("evaluate", Experiment("digits", "vgg", 3))
+    measured = wiring.files(grid, "evaluate", Experiment("digits", "vgg", 3))
     assert str(files["exported"]) in measured.inputs["exports"]
-    assert grid.beside(Experiment("digits", "vgg", 3)) == [
+    assert wiring.beside(grid, Experiment("digits", "vgg", 3)) == [
         f"{folder.replace('int8', 'module')}/network.safetensors"
     ]
-    names, outputs = grid.deployed("module")
+    names, outputs = wiring.deployed(grid, "module")
     assert names == ["small-module"]
     place = "results/evaluate/{dataset}/{architecture}/seed{seed}/{exported}"
     assert outputs == {
@@ -134,7 +135,7 @@ def test_files_for_other_programs(grid):
         "about": f"{place}/network.py.json", "card": f"{place}/MODEL_CARD.md",
     }  # fmt: skip
     assert f"{folder}/metrics.json" in measured.outputs["metrics"]
-    assert grid.files("evaluate", Experiment("digits", "mine", 3)).inputs["exports"] is None
+    assert wiring.files(grid, "evaluate", Experiment("digits", "mine", 3)).inputs["exports"] is None
     about = {name: rows for name, rows in grid.report()["exports"].items() if rows}
     assert about == {
         "vgg": [
@@ -146,7 +147,7 @@ def test_files_for_other_programs(grid):
 def test_without_the_workflow_files_are_the_same(grid):
     job, files, label = named_job(grid, "train", "digits/vgg/seed3/st")
     experiment = Experiment("digits", "vgg", 3, "st")
-    expected = grid.files("train", experiment)
+    expected = wiring.files(grid, "train", experiment)
     assert {name: str(path) for name, path in files.items()} == expected.inputs | expected.outputs
     assert job == grid.job("train", experiment) and label == "digits/vgg/seed3/st"
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(workflow.basedir))
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from st.config import check, layout
+from st.config import check, layout, wiring
 from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.sources import sources
@@ -136,7 +136,7 @@ def inputs(phase):
     """The job's input files, to be unpacked: of those that it does not have, none."""
 
     def from_wildcards(wildcards):
-        files = GRID.files(phase, experiment(wildcards)).inputs
+        files = wiring.files(GRID, phase, experiment(wildcards)).inputs
         return {name: path or [] for name, path in files.items()}
 
     return from_wildcards
@@ -146,7 +146,7 @@ def code(phase, architecture=None):
     """The source files that a job consists of."""
 
     def from_wildcards(wildcards):
-        modules = GRID.modules(phase, experiment(wildcards, architecture))
+        modules = wiring.modules(GRID, phase, experiment(wildcards, architecture))
         return [os.path.relpath(path) for path in sources(f"st.phases.{phase}", *modules)]
 
     return from_wildcards

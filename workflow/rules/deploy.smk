@@ -15,11 +15,11 @@ for target in GRID.targets():
             unpack(inputs("deploy")),
             code=code("deploy"),
         output:
-            **GRID.deployed(target)[1],
+            **wiring.deployed(GRID, target)[1],
         log:
             "results/logs/deploy/{dataset}/{architecture}/seed{seed}/{exported}.log",
         wildcard_constraints:
-            exported=one_of(GRID.deployed(target)[0]),
+            exported=one_of(wiring.deployed(GRID, target)[0]),
         cache: CACHE
         conda:
             "../envs/st.yaml"

@@ -9,7 +9,9 @@ rule draw:
     input:
         unpack(inputs("draw")),
         code=code("draw"),
-        module=lambda wildcards: [os.path.relpath(p) for p in GRID.own_code(wildcards.architecture)],
+        module=lambda wildcards: [
+            os.path.relpath(p) for p in wiring.own_code(GRID, wildcards.architecture)
+        ],
     output:
         **layout.OUTPUTS["draw"],
     log:

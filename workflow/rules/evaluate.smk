@@ -12,7 +12,7 @@ test image); supernets by their row in the table
 
 def measured_files(architecture):
     """The files of these jobs, with wildcards for data set and seed."""
-    return GRID.files("evaluate", Experiment("{dataset}", architecture, "{seed}"))
+    return wiring.files(GRID, "evaluate", Experiment("{dataset}", architecture, "{seed}"))
 
 
 for architecture in PARAMS.architectures:
@@ -22,7 +22,7 @@ for architecture in PARAMS.architectures:
             f"evaluate_{architecture}"
         input:
             **{name: files or [] for name, files in measured_files(architecture).inputs.items()},
-            beside=GRID.beside(Experiment("{dataset}", architecture, "{seed}")),
+            beside=wiring.beside(GRID, Experiment("{dataset}", architecture, "{seed}")),
             code=code("evaluate", architecture),
         output:
             **measured_files(architecture).outputs,

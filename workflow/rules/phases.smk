@@ -13,33 +13,33 @@ localrules:
 
 rule phase_prepare:
     input:
-        GRID.made("prepare"),
-        GRID.made("draw"),
+        wiring.made(GRID, "prepare"),
+        wiring.made(GRID, "draw"),
 
 
 rule phase_pretrain:
     input:
-        GRID.made("pretrain"),
+        wiring.made(GRID, "pretrain"),
 
 
 rule phase_search:
     input:
-        GRID.made("search"),
+        wiring.made(GRID, "search"),
 
 
 rule phase_initialize:
     input:
-        GRID.made("initialize"),
+        wiring.made(GRID, "initialize"),
 
 
 rule phase_train:
     input:
-        GRID.made("train"),
+        wiring.made(GRID, "train"),
 
 
 rule phase_evaluate:
     input:
-        GRID.made("evaluate"),
+        wiring.made(GRID, "evaluate"),
 
 
 rule phase_report:

@@ -9,7 +9,7 @@ environment.json, the versions and machines that made them
 
 rule report:
     input:
-        **GRID.files("report", Experiment()).inputs,
+        **wiring.files(GRID, "report", Experiment()).inputs,
         # so that there is no table without the comparison that reads it
         comparison="results/comparison.html",
         code=code("report"),
@@ -46,7 +46,7 @@ rule report:
 
 rule notebook:
     input:
-        **GRID.files("report", Experiment()).inputs,
+        **wiring.files(GRID, "report", Experiment()).inputs,
         notebook="workflow/notebooks/comparison.ipynb",
         code=code("report"),
         render="st/report/notebook.py",
