@@ -160,15 +160,17 @@ def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
     if search["criterion"] == "uniform":
         subject = Subject(full, {}, budget, search["seed"])
         return registry.criteria.get("uniform")(subject)
-    graph, ranking = full.graph, search["ranking"] if most else "local"
+    graph, found = full.graph, []
     scores = {
         name: np.full(group.size, _macs_per_parameter(full, name))
         for name, group in graph.groups.items()
     }
-    keep = select_channels(
-        graph, scores, budget, ranking, search["min_channels"], search["round_to"]
-    )
-    return full.with_keep(keep)
+    for ranking in ("local", search["ranking"]) if most else ("local",):
+        keep = select_channels(
+            graph, scores, budget, ranking, search["min_channels"], search["round_to"]
+        )
+        found.append(full.with_keep(keep))
+    return max(found, key=lambda structure: structure.cost()[1])
 
 
 def _macs_per_parameter(full: Structure, group: str) -> float:
