@@ -78,8 +78,9 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
     params = commands.add_parser("params", help="check a params file and print it completed")
-    _add_params(params)
-    params.add_argument(
+    one = params.add_mutually_exclusive_group()
+    _add_params(one)
+    one.add_argument(
         "params", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="the same as --params"
     )
     text = "print a model, structure, history, metrics, data or predictions file for a person"
@@ -154,7 +155,7 @@ def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=_count, default=0, help="CPU threads")
 
 
-def _add_params(command: argparse.ArgumentParser) -> None:
+def _add_params(command: argparse._ActionsContainer) -> None:
     text = "default: %(default)s; --configfile, as snakemake calls it, is the same"
     command.add_argument(
         "--params", "--configfile", default="params.yaml", metavar="FILE", help=text

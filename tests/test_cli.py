@@ -167,6 +167,12 @@ def test_a_job_as_the_workflow_passes_it(project):
     assert "897 training" in (project / "logs/x.log").read_text()
 
 
+def test_two_params_files_are_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["params", "bad.yaml", "--configfile", "none.yaml"])
+    assert "--params/--configfile: not allowed with argument FILE" in capsys.readouterr().err
+
+
 def test_params_and_schema(project, capsys):
     assert st("params") == 0
     printed = yaml.safe_load(capsys.readouterr().out)

@@ -51,7 +51,8 @@ def predict(
         read = 2 * rates.start["initialize"] + sample.read
         cost["prepare"].append((read, sample.bytes))
         shapes = {dataset: shape_of(sample.data)}
-        measured, kinds = trainings(grid, shapes), trainings(grid, shapes, most)
+        measured = trainings(grid, shapes)
+        kinds = trainings(grid, shapes, most) if most else measured
 
         def seconds(key: str, measured=measured, kinds=kinds, size=size, test=test) -> float:
             if key not in rates.image:

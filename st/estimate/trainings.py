@@ -16,6 +16,7 @@ from st.core.errors import StError
 from st.core.job import Job
 from st.data.dataset import Data, Shape, load_data
 from st.networks.checkpoint import load_model
+from st.networks.drawing import Drawing
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget, select_channels
@@ -160,25 +161,29 @@ def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
     if search["criterion"] == "uniform":
         subject = Subject(full, {}, budget, search["seed"])
         return registry.criteria.get("uniform")(subject)
-    graph, found = full.graph, []
-    scores = {
-        name: np.full(group.size, _macs_per_parameter(full, name))
-        for name, group in graph.groups.items()
-    }
-    for ranking in ("local", search["ranking"]) if most else ("local",):
-        keep = select_channels(
-            graph, scores, budget, ranking, search["min_channels"], search["round_to"]
-        )
-        found.append(full.with_keep(keep))
-    return max(found, key=lambda structure: structure.cost()[1])
+
+    def found(ranking: str, worth: dict[str, float]) -> Structure:
+        scores = {name: np.full(group.size, worth[name]) for name, group in graph.groups.items()}
+        limits = search["min_channels"], search["round_to"]
+        return full.with_keep(select_channels(graph, scores, budget, ranking, *limits))
+
+    graph = full.graph
+    even = found("local", dict.fromkeys(graph.groups, 0.0))
+    if not most or search["ranking"] == "local":
+        return even
+    largest = found("global", _macs_per_parameter(graph))
+    return max(even, largest, key=lambda structure: structure.cost()[1])
 
 
-def _macs_per_parameter(full: Structure, group: str) -> float:
-    """What a channel of the group costs in a whole network."""
-    widths = full.graph.widths({})
-    less = full.graph.cost({**widths, group: widths[group] - 1})
-    params, macs = (a - b for a, b in zip(full.graph.cost(widths), less, strict=True))
-    return macs / max(1, params)
+def _macs_per_parameter(graph: Drawing) -> dict[str, float]:
+    """By group, what one of its channels costs in a whole network."""
+    widths, found = graph.widths({}), {}
+    whole = graph.cost(widths)
+    for group in graph.groups:
+        less = graph.cost({**widths, group: widths[group] - 1})
+        params, macs = (a - b for a, b in zip(whole, less, strict=True))
+        found[group] = macs / max(1, params)
+    return found
 
 
 def shape_of(data: Data) -> Shape:

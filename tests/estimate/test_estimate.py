@@ -1,7 +1,7 @@
 """Estimates: the right jobs, networks that cost what the budget says, times that add up."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -16,10 +16,10 @@ from st.config.check import load, parse
 from st.config.grid import Grid
 from st.core import registry
 from st.core.errors import StError
-from st.core.files import read_json
+from st.core.files import read_json, write_json
 from st.data.dataset import Data
 from st.data.shards import Shards
-from st.estimate.predict import predict
+from st.estimate.predict import predict, run
 from st.estimate.trainings import (
     Rates,
     Sample,
@@ -70,8 +70,8 @@ def test_stand_ins_use_up_the_budget(name, bounds, criterion):
 @pytest.mark.parametrize("budget", [{"params": 0.4}, {"params": 0.5, "macs": 0.6}])
 @pytest.mark.parametrize("shape", ["early", "late", "random", "even"])
 def test_what_a_search_finds_is_between_the_estimates(name, budget, shape):
-    """Of the rankings that a search may have, none has more MACs than the largest, and the largest
-    is what a search of the cheapest layers finds; a local one is the stand-in itself."""
+    """Of the rankings that a search may have, none has more MACs than the largest; a local one is
+    the stand-in itself."""
     full = small_structure(name)
     search = {
         "criterion": "bn_scale", "seed": 0, "min_channels": 1, "round_to": 1, "ranking": "global",
@@ -92,6 +92,8 @@ def test_what_a_search_finds_is_between_the_estimates(name, budget, shape):
     even, largest = (stand_in(full, search, most).cost()[1] for most in (False, True))
     assert even <= largest <= full.cost()[1]
     assert found.cost()[1] <= 1.02 * largest
+    normalized = {**search, "ranking": "normalized"}  # which may find the same
+    assert stand_in(full, normalized, most=True).cost()[1] == largest
     if shape == "even":
         assert found.cost()[1] == even
         local = {**search, "ranking": "local"}
@@ -121,6 +123,29 @@ def test_the_largest_structures_take_longer(tiny):
     assert largest["train"].seconds - usual["train"].seconds == pytest.approx(longer)
     assert longest > chain
     assert all(largest[name].seconds == usual[name].seconds for name in ("pretrain", "search"))
+
+
+@pytest.mark.parametrize("bounds", [{"params": 0.3}, {"params": 1.0}])
+def test_what_the_largest_take_is_printed_where_it_is_more(tiny, tmp_path, monkeypatch, bounds):
+    monkeypatch.chdir(tmp_path)
+    tiny["searches"]["slimming"]["budget"] = bounds
+    grid = Grid(parse(tiny))
+    rates = known(grid)
+    for key in rates.image:
+        if key.startswith("pretrain/"):
+            rates.image[key] = 6e-3
+    write_json("rates.json", asdict(rates))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny))
+    lines: list[str] = []
+    run("params.yaml", 1, "cpu", tmp_path / "rates.json", None, lines.append)
+    largest, _ = predict(grid, datasets(grid), rates, most=True)
+    told = [line for line in lines if line.startswith("if searches find")]
+    assert len(told) == (bounds["params"] < 1)
+    for line in told:
+        assert f"train takes {largest['train'].seconds / 3600:.3f} job-hours" in line
+        assert f"{largest['train'].seconds / 3600:.3f}" not in lines[5]
+        assert line.partition("; ")[2].startswith("with 1 at a time: ")
+        assert " to " not in line.partition("; ")[2]
 
 
 def test_times_add_up(tiny):
