@@ -8,8 +8,9 @@ import pandas as pd
 
 from st.core.job import Job
 from st.report import tables
-from st.report.columns import COLUMNS
+from st.report.columns import COLUMNS, GROUP
 from st.report.speed import not_faster
+from st.report.tables import PROCESSOR
 
 
 def split(job: Job, dataset: str) -> str:
@@ -39,10 +40,31 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         "captured": ", on a GPU as captured passes with weights already in what is computed in"
         if set(_trained(job, runs)["device"]) != {"CPU"}
         else "",
+        "compared": _compared(job, runs),
         "capped": _capped(job, runs),
     }
     meanings = [column.meaning.format(**facts) for column in COLUMNS if column.meaning]
     return " ".join(meanings) + _files(job)
+
+
+def _compared(job: Job, runs: pd.DataFrame) -> str:
+    """What latencies can be compared: jobs of a run may be done by several machines."""
+    trained, by = _trained(job, runs), [*GROUP, "seed"]
+    facts = [(runs, PROCESSOR), (trained, "device")]
+    machines = [" / ".join(dict.fromkeys(rows[fact])) for rows, fact in facts]
+    several = [rows[fact].nunique() > 1 for rows, fact in facts]
+    if not any(several):
+        return "it compares networks on this machine and says little about others"
+    named = "; ".join(found for found, many in zip(machines, several, strict=True) if many)
+    if any(rows.groupby(by)[fact].nunique().max() > 1 for rows, fact in facts):
+        return (
+            f"rows were measured on different machines ({named}; runs.csv says which): it compares "
+            "only those of the same one"
+        )
+    return (
+        "all rows of a group and seed were measured on one machine, but not all groups and seeds "
+        f"on the same one ({named}): it compares the rows of a group"
+    )
 
 
 def _files(job: Job) -> str:

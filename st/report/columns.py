@@ -99,8 +99,7 @@ COLUMNS = [
     ),
     Column(
         "latency_ms", "latency_ms", "median", decimals=3, title="Latency (ms)", cells=_latency,
-        meaning="Latency: {median}batches of {images} on {devices}{captured}; it compares networks "
-        "on this machine and says little about others.",
+        meaning="Latency: {median}batches of {images} on {devices}{captured}; {compared}.",
     ),
     Column(
         "epochs", "epochs", "mean", whole=True, title="Epochs", cells=_each("epochs", str),

@@ -26,19 +26,21 @@ def not_faster(job: Job, folder: str | Path) -> Iterator[str]:
         alike: dict[tuple, list[str]] = {}
         for name, runs in rows.items():
             macs = median(run["macs_kept"] for run in runs)
-            time = _time(runs) / _time(reference)
+            time = _time(runs, reference)
             if macs <= FEWER and time > FASTER:
                 alike.setdefault(tuple(run["macs"] for run in runs), []).append(name)
         for names in alike.values():
-            times = [_time(rows[name]) / _time(reference) for name in names]
+            times = [_time(rows[name], reference) for name in names]
             yield (
                 f"{', '.join(names)} of {architecture} on {dataset}: not faster with fewer MACs. "
                 + _told(rows[names[0]], reference, times, job["latency_batch"])
             )
 
 
-def _time(runs: Runs) -> float:
-    return median(run["latency_ms"] for run in runs)
+def _time(runs: Runs, reference: Runs) -> float:
+    """The share of the reference's time; by seed, because seeds may be of different machines."""
+    pairs = zip(runs, reference, strict=True)
+    return median(run["latency_ms"] / full["latency_ms"] for run, full in pairs)
 
 
 def _told(runs: Runs, reference: Runs, times: list[float], batch: int) -> str:

@@ -19,6 +19,7 @@ from st.report.predictions import load_predictions
 
 RUN = [*GROUP, "method", "seed"]
 MEASURED = [*RUN, *LARGEST, "teacher", "device", "torch", "st"]
+PROCESSOR = "processor"  # the column that says on which machine a run was evaluated
 CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
 ENVIRONMENTS = ["trained", "evaluated"]  # see st/core/provenance.py
 DECIMALS = {c.name: c.decimals for c in COLUMNS if c.decimals is not None}
@@ -81,10 +82,14 @@ def _problems(metrics: Any, names: dict[str, Any]) -> Iterator[str]:
 def collect(job: Job, folder: str | Path) -> pd.DataFrame:
     """All runs: one line per data set, architecture, row and seed, in the grid's order.
 
-    Columns are `MEASURED`. Raises StError as `read_metrics`.
+    Columns are `MEASURED` and `PROCESSOR`. Raises StError as `read_metrics`.
     """
-    runs = [{key: run[key] for key in MEASURED} for run in read_metrics(job, folder, exported=True)]
-    return pd.DataFrame(runs, columns=MEASURED)
+    runs = [
+        {key: run[key] for key in MEASURED}
+        | {PROCESSOR: str(run["evaluated"].get(PROCESSOR, "unknown"))}
+        for run in read_metrics(job, folder, exported=True)
+    ]
+    return pd.DataFrame(runs, columns=[*MEASURED, PROCESSOR])
 
 
 def answers(job: Job, folder: str | Path) -> dict[tuple[str, str, str], np.ndarray]:

@@ -136,3 +136,18 @@ def test_reports_say_where_fewer_macs_are_not_faster(tmp_path):
     assert "Its operators take 11.4 µs each on average" in line
     measured(tmp_path, job, {**taken, "st": 0.2, "scratch-b": 0.2})
     assert not list(not_faster(job, tmp_path))
+
+
+def test_networks_are_compared_on_the_machine_of_their_seed(tmp_path):
+    job = make_job()
+    taken = {"supernet": (1, 2, 30), "supernet-sparse": (1, 2, 30), "st": (1.2, 1, 36),
+             "scratch-b": (0.5, 2.4, 15), "kd-uniform": (0.5, 1, 15)}  # fmt: skip
+    measured(tmp_path, job, {name: times[0] for name, times in taken.items()})
+    for name, times in taken.items():
+        for seed, latency in zip(job["seeds"], times, strict=True):
+            path = place(METRICS, tmp_path, seed=seed, method=name)
+            changed = {"latency_ms": latency}
+            path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    (line,) = not_faster(job, tmp_path)
+    assert line.startswith("st of net on toy: not faster with fewer MACs. ")
+    assert "take 120 % of its time" in line

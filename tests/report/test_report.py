@@ -224,6 +224,26 @@ def test_a_gpus_latency_is_explained(made, device, words):
     assert words in caption and ("captured" in caption) == (device != "CPU")
 
 
+@pytest.mark.parametrize(
+    "machine, words",
+    [
+        (lambda run: "fast", "it compares networks on this machine"),
+        (lambda run: f"m{run.seed}", "on the same one (m0 / m1 / m2): it compares the rows"),
+        (lambda run: run.method, "(supernet / "),
+        # one row of one seed elsewhere is enough
+        (lambda run: "slow" if (run.method, run.seed) == ("st", 1) else "fast", "only those of"),
+    ],
+)
+def test_latencies_of_several_machines_are_no_one_machines(made, machine, words):
+    job, _, runs, _ = made
+    measured = runs.assign(processor=[machine(run) for run in runs.itertuples()])
+    caption = captions.caption(job, measured)
+    assert words in caption
+    assert ("this machine" in caption) == (measured["processor"].nunique() == 1)
+    gpus = measured.assign(device=[f"GPU {number}" for number in measured["seed"]])
+    assert "this machine" not in captions.caption(job, gpus)
+
+
 def test_ties_are_both_bold():
     group = pd.DataFrame({"accuracy_mean": [91.04, 90.98, 90.94]})
     assert tables.best(group) == [True, True, False]
