@@ -181,7 +181,7 @@ class Grid:
                     "history": fill(SUPERNET_HISTORY, supernet=name),
                 }
                 for name in self.supernets(architecture)
-            ] + [self._subnet_row(name) for name in self.methods(architecture)]
+            ] + [self._subnet_row(architecture, name) for name in self.methods(architecture)]
         return {
             "datasets": {name: d.held_out for name, d in self.params.datasets.items()},
             "seeds": self.params.seeds,
@@ -199,8 +199,8 @@ class Grid:
             "params": fingerprint(self.params.model_dump(exclude={"resources"})),
         }
 
-    def _subnet_row(self, name: str) -> Job:
-        method = self.params.methods[name]
+    def _subnet_row(self, architecture: str, name: str) -> Job:
+        method, arch = self.params.methods[name], self.params.architectures[architecture]
         search = self.params.searches[method.search]
         return {
             "method": name,
@@ -211,6 +211,8 @@ class Grid:
             "budget": search.budget.model_dump(exclude_none=True),
             "rounds": search.rounds,
             "init": method.init,
+            "init_options": method.init_options,
+            "training": recipe(self.params, arch, method).model_dump(),
             "anew": registry.inits.get(method.init).source is None,
             "epoch_rule": method.epoch_rule,
             "max_epoch_factor": method.max_epoch_factor,

@@ -41,7 +41,7 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         if set(_trained(job, runs)["device"]) != {"CPU"}
         else "",
         "compared": _compared(job, runs),
-        "capped": _capped(job, runs),
+        "scaled": _scaled(job, runs),
     }
     meanings = [column.meaning.format(**facts) for column in COLUMNS if column.meaning]
     return " ".join(meanings) + _files(job)
@@ -80,27 +80,33 @@ def _files(job: Job) -> str:
     )
 
 
-def _capped(job: Job, runs: pd.DataFrame) -> str:
-    """Which rows of the epoch rule `computation` had less of it than their supernet, because of
-    their max_epoch_factor."""
+def _scaled(job: Job, runs: pd.DataFrame) -> str:
+    """Which rows of the epoch rule `computation` did not have their supernet's: because of their
+    max_epoch_factor, or because the epochs that are scaled are not the supernet's."""
     shares: dict[str, list[float]] = {}
     for architecture, rows in job["rows"].items():
+        made = runs[runs["architecture"] == architecture].set_index("method")
+        # epochs x MACs in those of the reference supernet
+        spent = made["epochs"] * made["macs_kept"]
+        whole = {row["supernet"]: row["method"] for row in rows if "search" not in row}
         for row in rows:
-            most = row.get("epoch_rule") == "computation" and row["max_epoch_factor"]
-            if not most:
-                continue
-            here = (runs["architecture"] == architecture) & (runs["method"] == row["method"])
-            shares.setdefault(row["method"], []).extend(most * runs.loc[here, "macs_kept"])
-    capped = {name: parts for name, parts in shares.items() if min(parts) < 1}
-    if not capped:
+            supernets = spent[[whole[row["supernet"]]]].mean()
+            # a supernet that came with its weights was not trained here
+            if row.get("epoch_rule") == "computation" and supernets:
+                share = 100 * spent[[row["method"]]].mean() / supernets
+                shares.setdefault(row["method"], []).append(share)
+    # epochs are whole ones
+    apart = {name: found for name, found in shares.items() if any(abs(s - 100) > 2 for s in found)}
+    if not apart:
         return ""
-    parts = [100 * min(1, part) for found in capped.values() for part in found]
-    low, high = round(min(parts)), round(max(parts))
-    much = f"{low} %" if low == high else f"{low} to {high} %"
+    told: dict[str, list[str]] = {}
+    for name, found in apart.items():
+        low, high = round(min(found)), round(max(found))
+        told.setdefault(f"{low} %" if low == high else f"{low} to {high} %", []).append(name)
+    much = "; ".join(f"{', '.join(names)} {share}" for share, names in told.items())
     return (
-        f"; those of {', '.join(capped)} are scaled by the computation that the network saves, "
-        f"but at most by max_epoch_factor, so these trainings had {much} of their supernet's "
-        "computation"
+        "; where epochs are scaled by the computation that a network saves, at most by "
+        f"max_epoch_factor, training it had of its supernet's computation: {much}"
     )
 
 

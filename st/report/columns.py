@@ -103,7 +103,8 @@ COLUMNS = [
     ),
     Column(
         "epochs", "epochs", "mean", whole=True, title="Epochs", cells=_each("epochs", str),
-        meaning="Epochs: of training the network itself, without its supernet's{capped}.",
+        meaning="Epochs: of training the network itself, without its supernet's training and its "
+        "teacher's passes{scaled}.",
     ),
     Column(
         "teacher", "teacher", "first", title="Teacher", cells=_each("teacher", str),

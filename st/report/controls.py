@@ -12,6 +12,7 @@ import yaml
 from st.report.margins import Margin
 
 NO_SEARCH = ("uniform", "random")  # criteria that look at no supernet
+ALIKE = 1.25  # sizes that differ by less are not mentioned
 
 Row = dict[str, Any]
 
@@ -72,6 +73,17 @@ def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
     epochs = _epochs(other, runs), _epochs(row, runs)
     if epochs[0] != epochs[1]:
         found.append(f"{epochs[0]:.0f} instead of {epochs[1]:.0f} epochs")
+    found += [
+        f"{key} {value} instead of {row['training'][key]}"
+        for key, value in other["training"].items()
+        if key != "epochs" and value != row["training"][key]
+    ]
+    if other["init"] == row["init"] and other["init_options"] != row["init_options"]:
+        found.append("other init_options")
+    for kept, what in (("params_kept", "parameters"), ("macs_kept", "MACs")):
+        sizes = [runs[r["method"]][kept].mean() for r in (other, row)]
+        if not 1 / ALIKE <= sizes[0] / sizes[1] <= ALIKE:
+            found.append(f"{sizes[0] / sizes[1]:.2g} times the {what}")
     return ", ".join(found)
 
 

@@ -31,7 +31,8 @@ def row(method, supernet="sparse", **subnet):
     if subnet:
         subnet = {
             "criterion": "bn_scale", "budget": {"params": 0.1, "macs": 0.5}, "rounds": 3,
-            "epoch_rule": "same", "anew": subnet["init"] == "random", "max_epoch_factor": None,
+            "epoch_rule": "same", "max_epoch_factor": None, "anew": subnet["init"] == "random",
+            "init_options": {}, "training": {"epochs": 4, "lr": 0.1},
             "spec": {"search": subnet["search"], "objective": {"kd": 0.9}}, **subnet,
         }  # fmt: skip
     return {"method": method, "supernet": supernet, "history": history, **subnet}

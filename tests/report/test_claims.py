@@ -161,6 +161,18 @@ def test_a_control_with_other_epochs_is_not_enough(tmp_path):
     assert line.endswith("st-no-teacher: {search: slim, objective: {ce: 1}}")
 
 
+def test_what_else_sets_a_control_apart(tmp_path):
+    job = make_job()
+    job["rows"]["net"][3]["training"] = {"epochs": 9, "lr": 0.02}
+    job["rows"]["net"][4]["init_options"] = {"bn_scale": 0.5}
+    write_results(tmp_path, job, BEST)
+    runs, answers = tables.collect(job, tmp_path), tables.answers(job, tmp_path)
+    runs.loc[runs["method"] == "kd-uniform", "macs_kept"] = 0.05
+    teacher, search, _ = claims(job, runs, answers)[0].controls
+    assert "(scratch-b; also lr 0.02 instead of 0.1)" in teacher
+    assert "other init_options, 0.2 times the MACs)" in search
+
+
 def test_clean_controls_leave_nothing_missing(tmp_path):
     job = make_job()
     job["rows"]["net"][4] |= {"supernet": "sparse", "criterion": "uniform"}

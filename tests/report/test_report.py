@@ -173,16 +173,23 @@ def test_losses_without_effect_are_named(tmp_path, caplog):
     assert list(captions.notes(job, tmp_path)) == others
 
 
-def test_capped_trainings_are_named(made):
+def test_trainings_of_less_computation_are_named(made):
     job, _, runs, _ = made
     assert "max_epoch_factor" not in captions.caption(job, runs)
     row = {**job["rows"]["net"][3], "epoch_rule": "computation", "max_epoch_factor": 2.0}
     capped = {**job, "rows": {"net": [*job["rows"]["net"][:3], row]}}
-    # a quarter of the MACs, at most twice the epochs
-    assert "those of scratch-b are scaled" in captions.caption(capped, runs)
-    assert "had 50 % of their supernet's computation" in captions.caption(capped, runs)
-    row["max_epoch_factor"] = 4.0
-    assert "max_epoch_factor" not in captions.caption(capped, runs)
+    # a quarter of the MACs
+    supernet, own = (runs["method"] == name for name in ("supernet-sparse", "scratch-b"))
+    for trained, share in ((8, "50 %"), (4, "25 %")):
+        told = captions.caption(capped, runs.assign(epochs=runs["epochs"].mask(own, trained)))
+        assert f"had of its supernet's computation: scratch-b {share}." in told
+    # all of it, in four times the epochs, if the supernet was not trained for longer
+    whole = runs.assign(epochs=runs["epochs"].mask(own, 16))
+    assert "max_epoch_factor" not in captions.caption(capped, whole)
+    longer = whole.assign(epochs=whole["epochs"].mask(supernet, 12))
+    assert "computation: scratch-b 33 %." in captions.caption(capped, longer)
+    brought = whole.assign(epochs=whole["epochs"].mask(supernet, 0))
+    assert "max_epoch_factor" not in captions.caption(capped, brought)
 
 
 def test_environments_are_counted(made):
