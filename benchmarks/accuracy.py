@@ -49,6 +49,7 @@ def plain(data, recipe: Training, seed: int, device: str) -> float:
     torch.manual_seed(seed)
     mean, deviation = (torch.from_numpy(v).float()[:, None, None] for v in data.statistics())
     pixels, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+    choose(device, precision="float32")  # or torch's convolutions were TF32
     net = initial(seed).to(device).train()
     sgd = torch.optim.SGD(
         net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay

@@ -14,7 +14,8 @@ if any has failed.
 - losses, views: every registered loss, and what images and optimisers can be asked for, replayed as
   above
 - resumed: a training that is stopped and goes on ends with the weights of one that was not
-- together: a training as a group of one process (NCCL, SyncBatchNorm), beside one without
+- together: a training as a group of one process (NCCL; one needs no SyncBatchNorm), beside one
+  without
 - tas: a search, which stops where its loss is not finite, repeats
 - latency: of captured forward passes
 """

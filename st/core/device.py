@@ -64,6 +64,7 @@ class Device:
             form = "tf32" if result.computes == "tf32" else "ieee"
             torch.backends.cuda.matmul.fp32_precision = form
             torch.backends.cudnn.conv.fp32_precision = form  # type: ignore[attr-defined]
+            torch.backends.cudnn.rnn.fp32_precision = form  # type: ignore[attr-defined]
         return result
 
     def autocast(self) -> AbstractContextManager:
@@ -112,6 +113,7 @@ SETTINGS = (
     (torch.backends.cudnn, "deterministic"),
     (torch.backends.cudnn, "benchmark"),
     (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
+    (torch.backends.cudnn.rnn, "fp32_precision"),
     (torch.backends.cuda.matmul, "fp32_precision"),
     (torch.utils.deterministic, "fill_uninitialized_memory"),
 )
@@ -127,6 +129,7 @@ def apart() -> Iterator[None]:
     strict = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    current = torch.cuda.current_device() if gpus else None
     with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.enable_grad():
         try:
             torch.set_default_dtype(torch.float32)
@@ -137,6 +140,8 @@ def apart() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if where.type != "cpu":
                 torch.set_default_device(where)
+            if current is not None:
+                torch.cuda.set_device(current)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             for setting, value in zip(SETTINGS, found, strict=True):
@@ -197,7 +202,9 @@ class Captured:
     def _capture(self) -> Callable[[], None]:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device.name)
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # by default the thread that pins batches beside this one would end the capture
+            how = "thread_local"
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=how):
                 self._step()
         except BaseException:
             # torch leaves its context before it restores the stream, and keeps the graph's memory
@@ -225,6 +232,8 @@ def choose(
     if name == "auto":
         slots.take()
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and slots.held():
+            say("WARNING: has a slot of a GPU, but torch sees none (driver, MPS?): uses the CPU")
     if name == "cuda" and rank is not None:
         name = f"cuda:{rank}"
     kind, _, number = name.partition(":")
@@ -235,6 +244,8 @@ def choose(
             raise StError(f"device {name}: torch sees no GPU here; use device cpu")
         if int(number or 0) >= torch.cuda.device_count():
             raise StError(f"device {name}: there are {torch.cuda.device_count()} GPUs, from 0 on")
+        if number:  # what names no device, as captures do, means the current one
+            torch.cuda.set_device(int(number))
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False

@@ -35,6 +35,8 @@ def start() -> str:
     this one and they have. Returns what is to be told. Where it can't be had, nothing changes."""
     if MPS in os.environ:
         return f"jobs share GPUs through the multi-process service that {MPS} names"
+    if os.environ.get(VISIBLE, "").startswith("MIG-"):
+        return "jobs take turns on a GPU: a service is started for whole GPUs, not for parts (MIG)"
     if not which(CONTROL):
         return f"jobs take turns on a GPU: this machine has no {CONTROL}"
     folder = tempfile.mkdtemp(prefix="st-mps-")

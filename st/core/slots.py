@@ -14,12 +14,15 @@ import tempfile
 import time
 from itertools import takewhile
 from pathlib import Path
+from shutil import which
 from typing import IO
 
 from st.core.errors import StError
 from st.core.progress import say
 
 SLOTS = "ST_GPU_SLOTS"
+SHARED = "ST_GPU_SHARED"  # the same number for processes whose GPUs have been taken for them
+DEVICES = Path("/dev")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MPS = "CUDA_MPS_PIPE_DIRECTORY"  # where clients of a multi-process service find it: st/core/mps.py
 INTERVAL = 0.5  # seconds between two looks for a free slot
@@ -35,15 +38,30 @@ def gpus() -> list[str]:
         return list(takewhile(lambda n: n.isdecimal() or n.startswith(("GPU-", "MIG-")), names))
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    except OSError:
-        return []
-    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+        count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    except OSError:  # containers may have the driver without its programs
+        count = present()
     return [str(number) for number in range(count)]
+
+
+def here() -> list[str]:
+    """The GPUs that jobs of this machine may use; none where no driver is, whatever is named."""
+    return gpus() if which("nvidia-smi") or present() else []
+
+
+def present() -> int:
+    """How many GPUs NVIDIA's driver shows this machine or container."""
+    return sum(path.name.removeprefix("nvidia").isdecimal() for path in DEVICES.glob("nvidia*"))
 
 
 def on_each() -> int:
     """How many jobs may share a GPU, as the workflow says; 1 without one."""
-    return max(1, int(os.environ.get(SLOTS, "1")))
+    return max(1, int(os.environ.get(SLOTS) or os.environ.get(SHARED) or "1"))
+
+
+def held() -> bool:
+    """Whether this process has a slot."""
+    return bool(_held)
 
 
 def take(count: int = 1) -> None:

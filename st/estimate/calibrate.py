@@ -1,5 +1,7 @@
 """How long trainings take on this device, measured: for st/estimate/predict.py."""
 
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -14,21 +16,35 @@ import numpy as np
 
 from st.config.check import load
 from st.config.grid import Grid
+from st.core import mps, slots
 from st.core.errors import StError
 from st.data.dataset import Data, chosen
 from st.estimate.trainings import Rates, Sample, Training, batch, shape_of, to_measure, trainings
 
 SECONDS = 1.0  # at least, for each kind
+# times the steps of an epoch on a GPU: beside its captured steps it has one that is not
+MORE_STEPS = 8
 
 
 def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> Rates:
-    """Measure, in `jobs` processes at once. They are new ones, as those of jobs are."""
-    start = {phase: _start(phase, jobs) for phase in ("initialize", "train", "evaluate")}
+    """Measure, in `jobs` processes at once. They are new ones, as those of jobs are, and have GPUs
+    by the workflow's slots."""
+    gpus = [] if device == "cpu" else slots.here()
+    if gpus and device == "auto":
+        each = math.ceil(jobs / len(gpus))
+        os.environ |= {slots.SLOTS: str(each), slots.VISIBLE: ",".join(gpus)}
+        if each > 1:
+            mps.start()
+    start = {
+        phase: _start(phase, jobs, device if gpus and phase != "initialize" else "cpu")
+        for phase in ("initialize", "train", "evaluate")
+    }
     totals, parts = {}, {}
     grid = Grid(load(params))
     for name, sample in data.items():
         totals[name] = sample.train
-        parts[name] = _part(sample.data, to_measure(shape_of(sample.data), batch(grid, name)))
+        images = to_measure(shape_of(sample.data), batch(grid, name))
+        parts[name] = _part(sample.data, images * (MORE_STEPS if gpus else 1))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         arguments = (params, parts, totals, device)
         measured = list(pool.map(_measure_all, [arguments] * jobs, chunksize=1))
@@ -39,17 +55,21 @@ def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> R
     return Rates(start, image, setup)
 
 
-def idle_job(phase: str) -> list[str]:
+def idle_job(phase: str, device: str = "cpu") -> list[str]:
     """The command of a job that starts and ends as those of the phase do, and does nothing."""
-    program = f"from st import cli; cli.load_phase('{phase}'); cli.process.leave(0)"
+    used = f"from st.core.device import choose; choose('{device}').wait(); "
+    program = (
+        f"from st import cli; cli.load_phase('{phase}'); {used if device != 'cpu' else ''}"
+        "cli.process.leave(0)"
+    )
     return [sys.executable, "-c", program]
 
 
-def _start(phase: str, jobs: int) -> float:
+def _start(phase: str, jobs: int, device: str) -> float:
     """Seconds of an idle job, from the start of its process to the end."""
     for _ in range(2):  # the first time python may have to compile
         started = time.perf_counter()
-        processes = [subprocess.Popen(idle_job(phase)) for _ in range(jobs)]
+        processes = [subprocess.Popen(idle_job(phase, device)) for _ in range(jobs)]
         statuses = [process.wait() for process in processes]
         if any(statuses):
             raise StError(f"a process that only imports st.phases.{phase} failed, see above")
@@ -92,9 +112,8 @@ def _measure_all(arguments: tuple) -> tuple[dict[str, float], dict[str, float]]:
         for module, room in rooms.items():
             module.room = _always(room * (size / totals[dataset]))
         run = _run(spec, parts[dataset], where)
-        epoch, before = _measure(run)
+        image[key], setup[key] = _measure(run) / size, _keep_outputs(run) / size
         run.images.close()
-        image[key], setup[key] = epoch / size, before / size if spec.teacher else 0.0
     return image, setup
 
 
@@ -113,7 +132,7 @@ def _run(spec: Training, data: Data, where) -> Any:
 
     # weights that nobody chose must not diverge while they are timed
     recipe = Recipe(**{**spec.job["training"], "lr": 1e-6})
-    where = replace(where, precision=recipe.precision)
+    where = where.using(recipe.precision)
     return Run(
         network=where.place(bare(spec.structure)),
         images=Images(data, where),
@@ -132,12 +151,29 @@ class _Enough(Exception):
     pass
 
 
-def _measure(run) -> tuple[float, float]:
-    """Seconds for an epoch, and before the first. The training is run again until it took long
-    enough; its first time is not counted."""
+def _keep_outputs(run) -> float:
+    """Seconds for what of a teacher is computed before the first epoch; 0 if nothing is."""
+    from st.training.teacher import Teacher
+
+    if not run.objective.teacher:
+        return 0.0
+    seconds = 0.0
+    for _ in range(2):  # the first time kernels are chosen
+        started = time.perf_counter()
+        teacher = Teacher(
+            run.teacher, run.objective.taps, run.images, run.augment, run.epochs, run.device
+        )
+        run.device.wait()
+        seconds = time.perf_counter() - started
+    return seconds if teacher.keeps else 0.0
+
+
+def _measure(run) -> float:
+    """Seconds for an epoch. The training is run again until it took long enough; its first time is
+    not counted."""
     from st.training.loop import fit
 
-    epochs, before = [], []
+    epochs: list[float] = []
     for again in range(1_000):
         stamps = [time.perf_counter()]
 
@@ -151,9 +187,7 @@ def _measure(run) -> tuple[float, float]:
         with suppress(_Enough):
             fit(run, after_epoch)
         if again:
-            steady = np.diff(stamps)[1:] if len(stamps) > 2 else np.diff(stamps)
-            epochs += list(steady)
-            before.append(max(0.0, stamps[1] - stamps[0] - statistics.median(steady)))
+            epochs += list(np.diff(stamps)[1:] if len(stamps) > 2 else np.diff(stamps))
             if sum(epochs) > SECONDS:
                 break
-    return statistics.median(epochs), statistics.median(before)
+    return statistics.median(epochs)

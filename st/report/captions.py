@@ -37,7 +37,8 @@ def caption(job: Job, runs: pd.DataFrame) -> str:
         "median": "median over seeds, " if seeds > 1 else "",
         "images": f"{batch} image{'s' * (batch > 1)}",
         "devices": devices(_trained(job, runs)),
-        "captured": ", on a GPU as captured passes with weights already in what is computed in"
+        "captured": ", on a GPU as captured passes (where its log does not say otherwise) with "
+        "weights already in what is computed in, beside what other jobs compute there"
         if set(_trained(job, runs)["device"]) != {"CPU"}
         else "",
         "compared": _compared(job, runs),

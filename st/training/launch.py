@@ -73,7 +73,8 @@ def launch(arguments: list[str], processes: int, device: str, tell: Callable[[st
         )
     if device == "auto":
         slots.take(processes)
-    os.environ.pop(slots.SLOTS, None)
+    if slots.SLOTS in os.environ:
+        os.environ[slots.SHARED] = os.environ.pop(slots.SLOTS)
     with tempfile.TemporaryDirectory(prefix="st-") as name:
         return _run(arguments, processes, Path(name), tell)
 

@@ -44,17 +44,23 @@ class Teacher:
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
         whole = each * augment.views * len(images.train_images)
         if augment.views < epochs and whole < room(device):
-            parts = []
             total, show = len(images.train_images), partial(augment.apply, size=images.size)
             batches = torch.arange(total).split(512)
+            self._cache = {
+                tap: value.new_empty(augment.views, total, *value.shape[1:])
+                for tap, value in sample.items()
+            }
             for view in range(augment.views):
                 views = torch.full((total,), view)
-                for shown in images.train_images.batches(batches, show, views):
-                    parts.append(self._run(images.normalise(shown)))
-            self._cache = {
-                tap: torch.cat([part.pop(tap) for part in parts]).unflatten(0, (augment.views, -1))
-                for tap in taps
-            }
+                shown = images.train_images.batches(batches, show, views)
+                for index, batch in zip(batches, shown, strict=True):
+                    for tap, value in self._run(images.normalise(batch)).items():
+                        self._cache[tap][view, index[0] : index[-1] + 1] = value
+
+    @property
+    def keeps(self) -> bool:
+        """Whether all outputs have been computed beforehand."""
+        return self._cache is not None
 
     def _run(self, batch: Tensor) -> dict[str, Tensor]:
         return observe(self.network, batch, self.taps, self.device)

@@ -51,6 +51,12 @@ def lines(log: Path, count: int) -> list[str]:
     return log.read_text().splitlines()
 
 
+def test_parts_of_gpus_have_no_service(tmp_path):
+    environment, log = machine(tmp_path)
+    told, folder = said(environment | {"CUDA_VISIBLE_DEVICES": "MIG-45a1"})
+    assert "take turns" in told and "MIG" in told and folder == "none" and not log.exists()
+
+
 def test_a_service_lives_as_long_as_its_workflow(tmp_path):
     environment, log = machine(tmp_path)
     told, folder = said(environment | {"CUDA_VISIBLE_DEVICES": "1"})

@@ -78,8 +78,22 @@ def test_without_cuda_visible_devices_the_driver_is_asked(tmp_path, monkeypatch)
     assert slots.gpus() == ["0", "1", "2"]
     monkeypatch.setenv("PATH", fake_driver(tmp_path, 0, status=9))
     assert slots.gpus() == []
+    # containers may have devices without the driver's programs
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert slots.gpus() == []
+    monkeypatch.setattr(slots, "DEVICES", tmp_path)
+    assert slots.gpus() == slots.here() == []
+    for name in ("nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert slots.gpus() == slots.here() == ["0", "1"]
+
+
+def test_no_gpu_is_here_because_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(slots, "DEVICES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert slots.here() == []
+    monkeypatch.setenv("PATH", fake_driver(tmp_path, 3))
+    assert slots.here() == ["0", "1"]
 
 
 def test_without_a_workflow_nothing_is_taken(monkeypatch, tmp_path):
@@ -196,3 +210,5 @@ def test_the_workflow_states_the_slots(arguments, slot, tmp_path):
         )  # fmt: skip
     log = (project / "results/logs/pretrain/digits/vgg/seed0/plain.log").read_text()
     assert re.findall(r"has slot (\d) of GPU 0", log) == [slot][: slot is not None]
+    # this driver has no GPU that torch could use, which is no secret
+    assert ("torch sees none" in log) == (slot is not None)

@@ -222,7 +222,7 @@ def test_large_maps_are_not_cached(monkeypatch, share, cached):
     room = share * 4 * floats * 40 * augment.views
     monkeypatch.setattr("st.training.teacher.room", lambda device: room)
     teacher = Teacher(run.teacher, objective.taps, run.images, augment, 99, run.device)
-    assert (teacher._cache is not None) == cached
+    assert teacher.keeps == cached
     views, index = augment.draw(40, 0, 0), torch.arange(8)
     batch = run.images.normalise(augment.apply(run.images.train_images[:], views)[index])
     found, expected = teacher(batch, index, views[index]), teacher._run(batch)

@@ -212,7 +212,8 @@ def test_a_failed_capture_restores_the_stream_and_tells_all_causes(monkeypatch):
             freed.append(self)
 
     class Capture:
-        def __init__(self, graph, stream):
+        def __init__(self, graph, stream, capture_error_mode):
+            assert capture_error_mode == "thread_local"  # other threads may use the device
             self.stream = stream
 
         def __enter__(self):
@@ -250,12 +251,13 @@ def test_a_failed_capture_restores_the_stream_and_tells_all_causes(monkeypatch):
 
 @pytest.mark.parametrize("precision, form", [("float32", "ieee"), ("tf32", "tf32")])
 def test_float32_on_a_gpu_is_not_tf32(precision, form, monkeypatch):
-    matmul, conv = SimpleNamespace(), SimpleNamespace()
+    matmul, conv, rnn = SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
     monkeypatch.setattr(torch.backends.cudnn, "conv", conv, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "rnn", rnn, raising=False)
     used = Device("cuda:0").using(precision)
     assert used.computes == precision and not used.half
-    assert matmul.fp32_precision == conv.fp32_precision == form
+    assert matmul.fp32_precision == conv.fp32_precision == rnn.fp32_precision == form
     assert Device("cuda:0").using("auto").half
     assert matmul.fp32_precision == conv.fp32_precision == "ieee"
     assert Device("cpu").using("tf32").computes == "float32"
@@ -264,6 +266,7 @@ def test_float32_on_a_gpu_is_not_tf32(precision, form, monkeypatch):
 def test_torch_has_the_switches_of_tf32():
     assert torch.backends.cuda.matmul.fp32_precision in ("none", "ieee", "tf32")
     assert torch.backends.cudnn.conv.fp32_precision in ("none", "ieee", "tf32")
+    assert torch.backends.cudnn.rnn.fp32_precision in ("none", "ieee", "tf32")
 
 
 def test_a_step_never_waits_for_the_device(monkeypatch):

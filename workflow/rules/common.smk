@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 from importlib.metadata import version
-from shutil import which
 
 sys.path.insert(0, str(workflow.basedir))
 
@@ -70,7 +69,7 @@ for name in ("MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP"):
 
 PLUGINS = " ".join(shlex.quote(f"--plugin={name}") for name in PARAMS.plugins)
 
-GPUS = slots.gpus() if which("nvidia-smi") else []
+GPUS = slots.here()
 
 # A GPU for jobs that compute on one. On a cluster the profile says how to ask for it (`gpu` or `gres`
 # in default-resources), because the machine that submits jobs may have none; rules that say nothing
