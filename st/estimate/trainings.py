@@ -16,10 +16,10 @@ from st.core.errors import StError
 from st.core.job import Job
 from st.data.dataset import Data, Shape, load_data
 from st.networks.checkpoint import load_model
-from st.networks.drawing import Drawing
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
-from st.pruning.selection import Budget, select_channels
+from st.pruning.search import searched
+from st.pruning.selection import Budget, macs_per_parameter, select_channels
 from st.training.epochs import scaled_epochs
 
 STEPS = 16  # of an epoch that is measured, of images of 32 x 32
@@ -158,9 +158,8 @@ def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
     if budget.macs is None:  # a call's time stands for its work, unless that is bounded itself
         budget = replace(budget, macs=budget.latency)
     budget = replace(budget, latency=None)
-    if search["criterion"] == "uniform":
-        subject = Subject(full, {}, budget, search["seed"])
-        return registry.criteria.get("uniform")(subject)
+    if search["criterion"] in ("uniform", "tapered"):  # they look at no weights
+        return searched(search, Subject(full, {}, budget, search["seed"]))
 
     def found(ranking: str, worth: dict[str, float]) -> Structure:
         scores = {name: np.full(group.size, worth[name]) for name, group in graph.groups.items()}
@@ -171,18 +170,8 @@ def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
     even = found("local", dict.fromkeys(graph.groups, 0.0))
     if not most or search["ranking"] == "local":
         return even
-    largest = found("global", _macs_per_parameter(graph))
+    largest = found("global", macs_per_parameter(graph))
     return max(even, largest, key=lambda structure: structure.cost()[1])
-
-
-def _macs_per_parameter(graph: Drawing) -> dict[str, float]:
-    """By group, what one of its channels costs in a whole network."""
-    widths, found = graph.widths({}), {}
-    whole = graph.cost(widths)
-    for group in graph.groups:
-        less = graph.cost({**widths, group: widths[group] - 1})
-        params, macs = (a - b for a, b in zip(whole, less, strict=True))
-        found[group] = macs / max(1, params)
     return found
 
 

@@ -42,6 +42,17 @@ def usage(graph: Drawing, widths: Mapping[str, int]) -> tuple[int, int, int]:
     return *graph.cost(widths), sum(widths.values())
 
 
+def macs_per_parameter(graph: Drawing) -> dict[str, float]:
+    """By group, of what one of its channels costs in a whole network."""
+    widths, found = graph.widths({}), {}
+    whole = graph.cost(widths)
+    for group in graph.groups:
+        less = graph.cost({**widths, group: widths[group] - 1})
+        params, macs = (a - b for a, b in zip(whole, less, strict=True))
+        found[group] = macs / max(1, params)
+    return found
+
+
 def least_widths(
     graph: Drawing, min_channels: int, round_to: int, whole: Collection[str] = ()
 ) -> dict[str, int]:

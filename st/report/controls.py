@@ -11,7 +11,7 @@ import yaml
 
 from st.report.margins import Margin
 
-NO_SEARCH = ("uniform", "random")  # criteria that look at no supernet
+NO_SEARCH = ("uniform", "tapered", "random")  # criteria that look at no supernet
 ALIKE = 1.25  # sizes that differ by less are not mentioned
 
 Row = dict[str, Any]

@@ -1,6 +1,7 @@
 """Criteria, against scores computed channel by channel."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from st.networks import network
 from st.networks.checkpoint import Checkpoint
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
+from st.pruning.search import searched
 from st.pruning.selection import Budget
 
 IMAGES = 30
@@ -247,6 +249,34 @@ def test_uniform_says_what_it_cannot_do():
     plugin = Structure("vgg", {"layers": [8]}, (1, 8, 8), 10)
     with pytest.raises(StError, match="no option 'width'"):
         criteria.get("uniform")(Subject(plugin, {}, Budget(0.5), 0))
+
+
+def found_by(structure, criterion, budget, seed=0, ranking="global"):
+    job = {"criterion": criterion, "options": {}, "ranking": ranking}
+    job |= {"min_channels": 1, "round_to": 1}
+    return searched(job, Subject(structure, {}, budget, seed))
+
+
+@pytest.mark.parametrize("budget", [Budget(0.1, 0.5), Budget(0.3, 0.2), Budget(0.3, 0.3)])
+def test_tapered_uses_up_both_bounds(budget):
+    full = Structure("vgg", {"depth": 16, "width": 0.25}, (3, 32, 32), 10)
+    found = found_by(full, "tapered", budget)
+    used = np.array(found.cost()) / budget.limits(full.graph)[:2]
+    assert (used <= 1).all() and (used > 0.98).all()
+    # shares follow the images' size: down with it where MACs may be more than parameters
+    share = [found.widths[name] / full.widths[name] for name in full.graph.groups]
+    change = np.sign(budget.macs - budget.params)
+    assert all(change * (b - a) <= 0.05 for a, b in itertools.pairwise(share))
+    assert (change * (share[0] - share[-1]) > 0.2) == (change != 0)
+    # which channels is chance
+    other = found_by(full, "tapered", budget, seed=1)
+    assert other.widths == found.widths and other.to_json() != found.to_json()
+
+
+@pytest.mark.parametrize("budget", [Budget(0.4), Budget(None, 0.5), Budget(channels=0.5)])
+def test_tapered_keeps_equal_shares_for_one_bound(small, budget):
+    tapered = found_by(small, "tapered", budget)
+    assert tapered.widths == found_by(small, "random", budget, ranking="local").widths
 
 
 @pytest.mark.parametrize("init", ["inherit", "rewind"])
