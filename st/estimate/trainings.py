@@ -172,7 +172,6 @@ def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
         return even
     largest = found("global", macs_per_parameter(graph))
     return max(even, largest, key=lambda structure: structure.cost()[1])
-    return found
 
 
 def shape_of(data: Data) -> Shape:

@@ -52,12 +52,13 @@ def known(grid: Grid) -> Rates:
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("bounds", [{"params": 0.4}, {"macs": 0.4}, {"latency": 0.4}])
-@pytest.mark.parametrize("criterion", ["bn_scale", "uniform"])
+@pytest.mark.parametrize("criterion", ["bn_scale", "uniform", "tapered"])
 def test_stand_ins_use_up_the_budget(name, bounds, criterion):
     full = small_structure(name)
     full = replace(full, options=registry.architectures.check(full.family, full.options))
     search = {
-        "criterion": criterion, "seed": 0, "min_channels": 1, "round_to": 1, "ranking": "global",
+        "criterion": criterion, "seed": 0, "options": {}, "min_channels": 1, "round_to": 1,
+        "ranking": "global",
         "budget": {"params": None, "macs": None, "latency": None, **bounds},
     }  # fmt: skip
     part = stand_in(full, search)
@@ -74,7 +75,8 @@ def test_what_a_search_finds_is_between_the_estimates(name, budget, shape):
     the stand-in itself."""
     full = small_structure(name)
     search = {
-        "criterion": "bn_scale", "seed": 0, "min_channels": 1, "round_to": 1, "ranking": "global",
+        "criterion": "bn_scale", "seed": 0, "options": {}, "min_channels": 1, "round_to": 1,
+        "ranking": "global",
         "budget": {"params": None, "macs": None, "latency": None, **budget},
     }  # fmt: skip
     groups, generator = full.graph.groups, np.random.default_rng(0)
