@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
 from st.core.progress import say, say_all
@@ -56,11 +57,18 @@ def run(
         [f"{name}: {width}" for name, width in uneven.items()],
     )
     measured = {"latency_kept": latency(found)} if latency else {}
+    told = getattr(registry.criteria.get(job["criterion"]), "told", None)
+    least = [
+        name
+        for name, width in found.widths.items()
+        if width <= job["min_channels"] < full.full.widths.get(name, 0)
+    ]
+    say_all(f"groups that keep no more than min_channels {job['min_channels']}", least)
     save_structure(
         structure, found, search=job, params=params, macs=macs,
         params_kept=params / full_params, macs_kept=macs / full_macs,
         widths=found.widths, supernet_widths=full.full.widths,
-        not_rounded=uneven, **measured,
+        not_rounded=uneven, **measured, **(told(subject) if told else {}),
     )  # fmt: skip
     if lottery:
         lottery.tidy(job, structure.parent)

@@ -238,12 +238,20 @@ def _plain(value: Any) -> str:
 
 def notes(job: Job, folder: str | Path) -> Iterator[str]:
     """Sentences about losses that did next to nothing: their rows are not what they are called;
-    then about networks that fewer MACs did not make faster."""
+    about penalties of which the same is true; then about networks that fewer MACs did not make
+    faster."""
     for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
         where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
         yield (
             f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
             f"its share of the gradient was at most {share:.2g} % in any epoch."
+        )
+    for dataset, architecture, search, supernet, near, removed in tables.ranked_in_use(job, folder):
+        yield (
+            f"search {search} of {architecture} on {dataset}: {100 * removed:.0f} % of the "
+            f"channels were removed, and of the BatchNorm scales of supernet {supernet}, which "
+            f"rank them, {100 * near:.1f} % are near zero. The L1 penalty (`sparsity`) was too weak, the "
+            "training too short, or there was none: what was removed was in use."
         )
     yield from not_faster(job, folder)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from st.config.layout import METRICS, PREDICTIONS
+from st.config.layout import METRICS, PREDICTIONS, STRUCTURE
 from st.core.errors import StError, one_line
 from st.core.files import read_json
 from st.core.job import Job
@@ -19,6 +19,7 @@ from st.report.predictions import load_predictions
 
 RUN = [*GROUP, "method", "seed"]
 MEASURED = [*RUN, *LARGEST, "teacher", "device", "torch", "st"]
+FEW = 0.1  # of the removed channels: fewer scales near zero than that tell nothing
 PROCESSOR = "processor"  # the column that says on which machine a run was evaluated
 CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
 ENVIRONMENTS = ["trained", "evaluated"]  # see st/core/provenance.py
@@ -127,6 +128,27 @@ def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, st
             key = (names["dataset"], names["architecture"], names["method"], loss)
             found.setdefault(key, []).append(part)
     return [(*key, max(parts), len(parts)) for key, parts in found.items()]
+
+
+def ranked_in_use(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, float]]:
+    """Searches by BatchNorm scales of which next to none were near zero: (data set, architecture,
+    search, supernet, the share that is, the share of the channels that was removed), means over
+    seeds, in the grid's order."""
+    found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    for names, row in _runs(job):
+        if "search" not in row:
+            continue
+        key = (names["dataset"], names["architecture"], row["search"], row["supernet"])
+        structure = read_json(place(STRUCTURE, folder, **names, search=row["search"]))
+        if "scales_near_zero" in structure:
+            kept, full = (sum(structure[key].values()) for key in ("widths", "supernet_widths"))
+            found.setdefault(key, []).append((structure["scales_near_zero"], 1 - kept / full))
+    means = {key: np.mean(shares, axis=0) for key, shares in found.items()}
+    return [
+        (*key, float(near), float(removed))
+        for key, (near, removed) in means.items()
+        if near < FEW * removed
+    ]
 
 
 def _runs(job: Job, exported: bool = False) -> Iterator[tuple[dict[str, Any], Job]]:

@@ -72,6 +72,17 @@ def test_bn_scale_is_the_scale_that_follows(subject):
         np.testing.assert_array_equal(values, np.abs(subject.tensors[norm]))
 
 
+def test_bn_scale_tells_how_many_scales_are_near_zero(subject):
+    norms = {norm for group in subject.graph.groups.values() for norm in group.norms}
+    scales = [subject.tensors[name] for name in sorted(norms)]
+    for scale in scales:
+        scale[:] = 0.5
+    told = criteria.get("bn_scale").told
+    assert told(subject) == {"scales_near_zero": 0.0}
+    scales[0][0], scales[-1][-1] = 0.009, -0.009
+    assert told(subject)["scales_near_zero"] == 2 / sum(map(len, scales))
+
+
 def test_norms_of_filters_and_of_what_reads_a_selection(subject):
     l1, l2 = scores(subject, "l1_norm"), scores(subject, "l2_norm")
     for name in subject.graph.groups:

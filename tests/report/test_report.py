@@ -11,7 +11,7 @@ import pytest
 from helpers.project import ROOT
 from helpers.synthetic import ACCURACY, IMAGES, make_job, place, write_results
 
-from st.config.layout import METRICS, PREDICTIONS
+from st.config.layout import METRICS, PREDICTIONS, STRUCTURE
 from st.core.errors import StError
 from st.phases import report
 from st.report import captions, columns, figures, tables
@@ -171,6 +171,25 @@ def test_losses_without_effect_are_named(tmp_path, caplog):
     assert note in caplog.text
     path.write_text(path.read_text().replace(",99.2,0.8", ",98.9,1.1"))
     assert list(captions.notes(job, tmp_path)) == others
+
+
+def test_searches_of_supernets_that_are_not_sparse_are_named(tmp_path):
+    job = make_job()
+    write_results(tmp_path, job)
+    assert not any("near zero" in note for note in captions.notes(job, tmp_path))
+
+    def near_zero(*shares):
+        for seed, share in zip(job["seeds"], shares, strict=True):
+            path = place(STRUCTURE, tmp_path, search="slim", seed=seed)
+            text = json.loads(path.read_text()) | {"scales_near_zero": share}
+            path.write_text(json.dumps(text))
+        return [note for note in captions.notes(job, tmp_path) if "near zero" in note]
+
+    # of 24 channels 4 to 6 are removed
+    assert not near_zero(0.02, 0.02, 0.03)
+    (note,) = near_zero(0.0, 0.001, 0.03)  # the mean counts; once, though two rows use the search
+    assert note.startswith("search slim of net on toy: 21 % of the channels were removed, and of ")
+    assert "supernet sparse, which rank them, 1.0 % are near zero" in note
 
 
 def test_trainings_of_less_computation_are_named(made):

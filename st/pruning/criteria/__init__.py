@@ -14,6 +14,8 @@ function, all optional:
   supernet's weights do not fit them;
 - `suits`: a function that is given the supernet's structure, the budget and the options,
   and raises StError if they do not go together: so that params.yaml can be checked before any job;
+- `told`: a function that is given the subject and returns what else structure.json is to say, as
+  JSON, for the report;
 - `data`: True if it looks at training images (through st/pruning/scoring.py, imported within the
   function).
 """

@@ -6,6 +6,8 @@ from st.core.errors import StError
 from st.core.registry import criteria
 from st.pruning.criteria import Members, Scores, Subject, combined, rows_of
 
+NEAR_ZERO = 0.01
+
 
 @criteria.register
 def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
@@ -28,3 +30,17 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
             "geometric_median or taylor"
         )
     return scores
+
+
+def near_zero(subject: Subject) -> dict[str, float]:
+    """The share of the scales that an L1 penalty has brought near zero: without such, what has the
+    smallest ones is not unnecessary."""
+    scales = np.concatenate([
+        scale.ravel()
+        for name, group in subject.graph.groups.items()
+        for scale in rows_of(subject, name, [(norm, 0) for norm in group.norms])
+    ])  # fmt: skip
+    return {"scales_near_zero": float((np.abs(scales) < NEAR_ZERO).mean())}
+
+
+bn_scale.told = near_zero
