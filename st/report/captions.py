@@ -250,8 +250,8 @@ def notes(job: Job, folder: str | Path) -> Iterator[str]:
         yield (
             f"search {search} of {architecture} on {dataset}: {100 * removed:.0f} % of the "
             f"channels were removed, and of the BatchNorm scales of supernet {supernet}, which "
-            f"rank them, {100 * near:.1f} % are near zero. The L1 penalty (`sparsity`) was too weak, the "
-            "training too short, or there was none: what was removed was in use."
+            f"rank them, {100 * near:.1f} % are near zero. The L1 penalty (`sparsity`) was too "
+            "weak, the training too short, or there was none: what was removed was in use."
         )
     yield from not_faster(job, folder)
 
