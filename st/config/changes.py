@@ -15,6 +15,7 @@ from typing import Any
 from st.core import registry
 from st.core.errors import StError
 from st.core.files import read_json, write_json
+from st.core.job import Job
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT
 from st.data.folder import full_fingerprint, quick_fingerprint
@@ -68,9 +69,23 @@ def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:
     return {"quick": quick_fingerprint(read), "contents": full_fingerprint(read)}
 
 
+def note(path: Path, source: dict[str, str], job: Job) -> None:
+    """Write what a prepared data set says of its source into a file beside it, which goes where
+    results go, while the data set stays."""
+    write_json(_note(path), {**source, "fingerprint": job.get("fingerprint")})
+
+
+def _note(path: Path) -> Path:
+    return path.with_name("source.json")
+
+
 def _prepared(path: Path) -> dict[str, Any]:
-    """A prepared data set's facts of its source, and its job's fingerprint; empty without one."""
+    """A prepared data set's facts of its source, and its job's fingerprint; what came with results
+    where there is none; else empty."""
     try:
+        if not path.exists():
+            noted = read_json(_note(path))
+            return noted if isinstance(noted, dict) else {}
         header = read_header(path, FORMAT)
         return {**(header["source"] or {}), "fingerprint": header["job"].get("fingerprint")}
     except (StError, KeyError, TypeError, AttributeError):

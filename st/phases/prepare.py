@@ -47,6 +47,8 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
         found = found.holdout(job["holdout"])
     if job.get("normalisation"):
         found = found.normalised(**job["normalisation"])
+    if source:
+        changes.note(data, source, job)
     save_data(data, found, job, source)
     channels, height, width = found.input_shape
     say(

@@ -43,6 +43,23 @@ def made(params: dict) -> dict:
     return found
 
 
+@pytest.mark.parametrize("compare", ["dates", "contents"])
+def test_results_know_their_images_where_these_were_never_prepared(place, compare):
+    root, params = place
+    params["datasets"]["pets"]["compare"] = compare
+    first = made(params)
+    Path(DATA.format(dataset="pets")).unlink()  # stays where it was made
+    assert job(params) == first
+    for path in (root / "images").rglob("*.png"):  # a copy
+        os.utime(path)
+    assert job(params) == first
+    (root / "images").rename(root / "elsewhere")
+    assert job(params) == first
+    (root / "elsewhere").rename(root / "images")
+    Image.fromarray(np.full((8, 8), 7, dtype=np.uint8)).save(root / "images/cat/0.png")
+    assert job(params) != first
+
+
 def test_sources_without_files_have_none(tiny):
     assert "fingerprint" not in Grid(parse(tiny)).prepare("digits")
 
@@ -131,7 +148,7 @@ def test_a_stated_normalisation(place):
 def test_the_header_says_where_it_is_from(place):
     _, params = place
     found = made(params)
-    about = changes._prepared(DATA.format(dataset="pets"))
+    about = changes._prepared(Path(DATA.format(dataset="pets")))
     assert about["fingerprint"] == found["fingerprint"] and json.dumps(about)
 
 
