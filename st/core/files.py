@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EISDIR
 from glob import escape
@@ -65,6 +65,13 @@ def together(paths: Sequence[str | Path]) -> Iterator[Path]:
         raise StError(unwritable(first, error.strerror or str(error))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_apart(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raise StError if writing `path` would replace one of the files that are read, by whatever
+    name."""
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise StError(f"{path}: is an input itself; write to another name or folder")
 
 
 def unwritable(path: str | Path, reason: str) -> str:

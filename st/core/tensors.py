@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from st.core.errors import StError, one_line
-from st.core.files import unwritable, whole
+from st.core.files import whole
 
 VERSION = 2  # of all formats; 2: with a checksum
 
@@ -51,11 +51,19 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict
     # within the header: safetensors writes several keys in any order
     header = {**header, "checksum": checksum(contiguous, json.dumps(header))}
     with whole(path) as temporary:
-        try:
-            save_file(contiguous, temporary, {"st": json.dumps(header)})
-            temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
-        except SafetensorError as error:  # a full disk, say
-            raise StError(unwritable(path, str(error))) from error
+        save_tensors(temporary, contiguous, {"st": json.dumps(header)})
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file with the permissions of any new file; raises OSError where the library
+    can't write it."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from error
+    path.chmod(0o666 & ~_umask())  # the library lets nobody else read it
 
 
 def _umask() -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from st.core.errors import StError
 from st.core.registry import targets
+from st.core.tensors import save_tensors
 from st.deploy.targets import metadata
 
 if TYPE_CHECKING:
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 def module(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None = None) -> None:
     """For who wants to own the code: classes of torch's layers with this network's channels, the
     names of the model's weights, nothing of this package. It can be trained on."""
-    from safetensors.numpy import save_file
-
     from st.deploy.source.write import written
 
     code, tensors = written(model, path.stem, raw)
     path.write_text(code, encoding="utf-8")
-    save_file(tensors, _weights(path), metadata(model, raw))
+    save_tensors(_weights(path), tensors, metadata(model, raw))
 
 
 def _weights(path: Path) -> Path:
