@@ -151,8 +151,8 @@ def alone(folder: Path, purpose: str) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """A whole file of UTF-8 text, or none."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with whole(path) as temporary:  # names of files that are no text are escaped as in Python
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
@@ -182,7 +182,11 @@ def read_json(path: str | Path) -> Any:
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Rows that share their keys; floats with six significant digits."""
-    with whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        whole(path) as temporary,
+        # names of files need not be UTF-8; they are written as they are
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:

@@ -40,6 +40,14 @@ def test_places_that_cannot_be_written(tmp_path):
     assert sorted(f.name for f in tmp_path.rglob("*")) == ["file", "folder"]
 
 
+def test_names_of_files_that_are_no_text(tmp_path):
+    """For people they are escaped, for programs they are what they are."""
+    write_text(tmp_path / "a", "caf\udce9")
+    assert (tmp_path / "a").read_bytes() == b"caf\\udce9"
+    write_csv(tmp_path / "b", [{"file": "caf\udce9"}])
+    assert (tmp_path / "b").read_bytes() == b"file\ncaf\xe9\n"
+
+
 def test_json_and_csv(tmp_path):
     write_json(tmp_path / "a.json", {"b": [1, 2.5, None, "é"]})
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5, None, "é"]}
