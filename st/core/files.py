@@ -176,7 +176,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise StError(
-            f"{path}: is not JSON ({one_line(error)}); delete it and build it again"
+            f"{path}: is not JSON ({one_line(error)}); if a run made it, delete it and build it "
+            "again"
         ) from error
 
 

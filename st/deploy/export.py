@@ -140,6 +140,8 @@ def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | 
     """
     if path is None:
         return None, None
+    if not Path(path).exists():
+        raise StError(f"{path}: is missing; name a prepared data set, a data.safetensors")
     data, digest = load_data(path)
     if data.input_shape != tuple(model.input_shape) or data.classes != model.classes:
         raise StError(

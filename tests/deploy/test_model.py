@@ -272,10 +272,10 @@ def test_what_cannot_be_predicted(folder, capsys):
     good = str(folder / "images")
     model = str(folder / "model.safetensors")
     for arguments, words in [
-        ([str(folder / "none"), good], "none: is missing"),
+        ([str(folder / "none"), good], "none: is missing; name a model.safetensors"),
         ([str(folder / "data"), good], "data: is not a search-and-train model"),
         ([str(folder / "foreign"), good], "foreign: is not a search-and-train model"),
-        ([str(folder / "broken.png"), good], "broken.png: is damaged"),
+        ([str(folder / "broken.png"), good], "broken.png: is not a search-and-train model; name"),
         ([str(folder), good], "is a folder; name the model"),
         ([model, str(folder / "empty")], "empty: has no images"),
         ([model, str(folder / "none.png")], "none.png: is missing"),
