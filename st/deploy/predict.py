@@ -16,7 +16,7 @@ def predict(
     """Print probability, class and file of each image, or write them to the csv file `out`.
 
     `images`: files, and folders of which all images are taken. Raises StError that names the file
-    which is missing or can't be read.
+    which is missing, can't be read or would be replaced.
     """
     files = image_files(images)
     if out:

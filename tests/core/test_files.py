@@ -53,5 +53,8 @@ def test_json_and_csv(tmp_path):
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5, None, "é"]}
     assert (tmp_path / "a.json").read_text().endswith("}\n")
     assert json.loads((tmp_path / "a.json").read_bytes())["b"][3] == "é"
+    (tmp_path / "b.json").write_bytes(b"\x80 somebody's")
+    with pytest.raises(StError, match=r"b\.json: is not JSON .*; if a run made it, delete it"):
+        read_json(tmp_path / "b.json")
     write_csv(tmp_path / "a.csv", [{"x": 1, "y": 1 / 3}, {"x": 2, "y": None}])
     assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,0.333333\n2,\n"
