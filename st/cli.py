@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -380,4 +381,6 @@ def _label(options: argparse.Namespace) -> str:
 
 def entry() -> None:
     """The program `st`: runs `main` and leaves with its status."""
+    if isinstance(sys.stdout, TextIOWrapper):  # of names that are no text it shows something else
+        sys.stdout.reconfigure(errors="backslashreplace")
     process.leave(main())

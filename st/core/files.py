@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EISDIR
 from glob import escape
@@ -65,6 +65,13 @@ def together(paths: Sequence[str | Path]) -> Iterator[Path]:
         raise StError(unwritable(first, error.strerror or str(error))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_apart(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raise StError if writing `path` would replace one of the files that are read, by whatever
+    name."""
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise StError(f"{path}: is an input itself; write to another name or folder")
 
 
 def unwritable(path: str | Path, reason: str) -> str:
@@ -144,8 +151,8 @@ def alone(folder: Path, purpose: str) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """A whole file of UTF-8 text, or none."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with whole(path) as temporary:  # names of files that are no text are escaped as in Python
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
@@ -169,13 +176,18 @@ def read_json(path: str | Path) -> Any:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise StError(
-            f"{path}: is not JSON ({one_line(error)}); delete it and build it again"
+            f"{path}: is not JSON ({one_line(error)}); if a run made it, delete it and build it "
+            "again"
         ) from error
 
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Rows that share their keys; floats with six significant digits."""
-    with whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        whole(path) as temporary,
+        # names of files need not be UTF-8; they are written as they are
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from st.core.errors import StError, one_line
-from st.core.files import unwritable, whole
+from st.core.files import whole
 
 VERSION = 2  # of all formats; 2: with a checksum
 
@@ -51,11 +51,19 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], header: dict
     # within the header: safetensors writes several keys in any order
     header = {**header, "checksum": checksum(contiguous, json.dumps(header))}
     with whole(path) as temporary:
-        try:
-            save_file(contiguous, temporary, {"st": json.dumps(header)})
-            temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
-        except SafetensorError as error:  # a full disk, say
-            raise StError(unwritable(path, str(error))) from error
+        save_tensors(temporary, contiguous, {"st": json.dumps(header)})
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file with the permissions of any new file; raises OSError where the library
+    can't write it."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from error
+    path.chmod(0o666 & ~_umask())  # the library lets nobody else read it
 
 
 def _umask() -> int:
@@ -66,34 +74,43 @@ def _umask() -> int:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """The file, open; raises StError that names it if it is missing or damaged."""
-    if not Path(path).exists():
-        raise StError(f"{path}: is missing; the phase before this one makes it")
+def _opened(path: str | Path, kind: str) -> Iterator[Any]:
+    """The file, open; raises StError that names it if it is missing, no such file or damaged."""
     try:
+        with open(path, "rb") as start:
+            begins = start.read(9)
         with safe_open(path, framework="numpy") as file:
             yield file
+    except FileNotFoundError as error:
+        raise StError(f"{path}: is missing; the phase before this one makes it") from error
+    except OSError as error:
+        raise StError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from error
     # TypeError: bfloat16; the others: what only foreign files hold
-    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        # they begin with a header's length, for which three of eight bytes suffice, and its brace;
+        # what does not was never one, and its owner need not delete it
+        if any(begins[3:8]) or begins[8:] not in (b"", b"{"):
+            raise _foreign(path, kind) from error
         raise StError(
             f"{path}: is damaged ({one_line(error)}); delete it and build it again"
         ) from error
 
 
+def _foreign(path: str | Path, kind: str) -> StError:
+    return StError(f"{path}: is not a {kind}; name a file that a run made")
+
+
 def read_header(path: str | Path, kind: str) -> dict:
     """The header alone, unchecked but for the format; raises StError that names the file."""
-    with _opened(path) as file:
+    with _opened(path, kind) as file:
         return _header(path, file, kind)
 
 
 def read_kind(path: str | Path) -> str:
     """The format that a file of tensors says it has, '' if it says none; raises StError that names
     the file if it is no such file."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = _said(file)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise StError(f"{path}: is not a file of a run ({one_line(error)})") from error
+    with _opened(path, "file of a run") as file:
+        header = _said(file)
     found = header.get("format") if isinstance(header, dict) else None
     return found if isinstance(found, str) else ""
 
@@ -106,7 +123,7 @@ def _said(file: Any) -> Any:
 def _header(path: str | Path, file: Any, kind: str) -> dict:
     header = _said(file)
     if not isinstance(header, dict) or header.get("format") != kind:
-        raise StError(f"{path}: is not a {kind}")
+        raise _foreign(path, kind)
     if header.get("version") != VERSION:
         found = one_line(header.get("version"), 30)
         raise StError(
@@ -124,7 +141,7 @@ def read_tensors(
     written into one stays with its process. Files are replaced, never changed, so they stay as they
     are.
     """
-    with _opened(path) as file:
+    with _opened(path, kind) as file:
         header = _header(path, file, kind)
         names = file.keys()
         tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}

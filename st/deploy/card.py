@@ -4,6 +4,7 @@ Markdown with YAML front matter as model hubs read it. It is made of the model f
 reports of all files in its folder (st/deploy/export.py), and again with each export.
 """
 
+import json
 import math
 from pathlib import Path
 from statistics import NormalDist
@@ -300,8 +301,9 @@ def _usage(model: "Model", reports: list[Report]) -> str:
     parts = []
     names = repr(model.classes) if len(model.classes) <= 20 else "[...]  # as listed above"
     for report in reports:
+        name = json.dumps(report["file"], ensure_ascii=False)[1:-1]  # within quotes
         call = targets.get(report["target"]).call.format(
-            file=report["file"], stem=Path(report["file"]).stem, input=report["input"]["name"],
+            file=name, stem=Path(report["file"]).stem, input=report["input"]["name"],
             dtype=DTYPES[report["input"]["type"]],
             shape=", ".join(str(n) for n in report["input"]["shape"][1:]),
         )  # fmt: skip

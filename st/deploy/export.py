@@ -9,7 +9,7 @@ import torch
 
 from st import __version__
 from st.core.errors import StError, one_line
-from st.core.files import together, write_json, write_text
+from st.core.files import check_apart, together, write_json, write_text
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.core.tensors import read_header
@@ -66,9 +66,8 @@ def write(
     check_card(card, model.provenance["weights"])
     model.normalise  # noqa: B018 - raises where the file does not say it
     files = parts(kind, path)
-    for file in files:
-        if file.resolve() == Path(model.path).resolve():
-            raise StError(f"{file}: is the model itself; export to another name or folder")
+    for file in (*files, about, card):
+        check_apart(file, [model.path, *([data] if data else [])])
     with together([*files, about, card]) as folder:
         found, told_of_data = _data(model, data)
         if kind.calibrated and found is None:
@@ -141,6 +140,8 @@ def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | 
     """
     if path is None:
         return None, None
+    if not Path(path).exists():
+        raise StError(f"{path}: is missing; name a prepared data set, a data.safetensors")
     data, digest = load_data(path)
     if data.input_shape != tuple(model.input_shape) or data.classes != model.classes:
         raise StError(

@@ -199,7 +199,9 @@ def load(path: str | Path, plugins: Sequence[str] = ()) -> Model:
     path = Path(path)
     if path.is_dir():
         raise StError(f"{path}: is a folder; name the model.safetensors in it")
-    if path.suffix in OTHERS and path.is_file():
+    if not path.exists():
+        raise StError(f"{path}: is missing; name a model.safetensors")
+    if path.suffix in OTHERS:
         raise StError(f"{path}: is {OTHERS[path.suffix]}")
     return Model(load_model(path))
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from st.core.device import choose
-from st.core.files import write_csv
+from st.core.errors import StError
+from st.core.files import check_apart, write_csv
 from st.deploy.model import load
 from st.deploy.pictures import image_files
 
@@ -15,9 +16,13 @@ def predict(
     """Print probability, class and file of each image, or write them to the csv file `out`.
 
     `images`: files, and folders of which all images are taken. Raises StError that names the file
-    which is missing or can't be read.
+    which is missing, can't be read or would be replaced.
     """
     files = image_files(images)
+    if out:
+        if out.suffix != ".csv":
+            raise StError(f"{out}: must end in .csv")
+        check_apart(out, [path, *files])
     where = choose(device, threads)
     model = load(path).to(where.name)
     rows = []

@@ -1,18 +1,23 @@
 """Weights from elsewhere: safetensors files of tensors by name."""
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from st.core import registry
 from st.core.errors import StError, one_line
-from st.core.files import whole
+from st.core.files import check_apart, whole
+from st.core.tensors import save_tensors
 from st.networks.checkpoint import Checkpoint
 from st.networks.structure import Structure
+
+if TYPE_CHECKING:
+    import torch
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -120,32 +125,59 @@ def convert(source: Path, target: Path) -> int:
     how many. Nothing of it is run: torch reads weights only."""
     import torch
 
-    if not source.is_file():
-        raise StError(f"{source}: is missing")
-    try:
-        found: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch finds in it
-        raise StError(
-            f"{source}: cannot be read without running it ({type(error).__name__}: "
-            f"{one_line(error)[:200]}); save its state_dict() instead of the whole module"
-        ) from error
+    if target.suffix != ".safetensors":
+        raise StError(f"{target}: must end in .safetensors")
+    check_apart(target, [source])
+    found = _unpickled(source)
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
             break
     tensors = {
-        str(name).removeprefix("module."): value
+        # what DataParallel and torch.compile put before, and this also between, names
+        str(name).replace("_orig_mod.", "").removeprefix("module."): _array(source, name, value)
         for name, value in (found.items() if isinstance(found, dict) else ())
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
         raise StError(f"{source}: holds no tensors by name")
     with whole(target) as temporary:
-        save_file(
-            {
-                name: np.array((v.float() if v.is_floating_point() else v).numpy(), order="C")
-                for name, v in tensors.items()
-            },
-            temporary,
-        )
+        save_tensors(temporary, tensors)
     return len(tensors)
+
+
+def _unpickled(source: Path) -> Any:
+    """What a file of torch's holds; raises StError if it is more than tensors and numbers."""
+    import torch
+
+    if not source.is_file():
+        raise StError(f"{source}: is missing")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StError(f"{source}: cannot be read ({error.strerror or one_line(error)})") from error
+    except Exception as error:  # whatever torch finds in it
+        foreign = re.search(r"GLOBAL (\S+)", str(error))  # the rest is how to run it all the same
+        if foreign is None:
+            raise StError(
+                f"{source}: is not what torch.save wrote, or is damaged; save a state_dict() by it"
+            ) from error
+        raise StError(
+            f"{source}: cannot be read without running it: it holds {foreign[1]}; save the "
+            "network's state_dict() alone"
+        ) from error
+
+
+def _array(source: Path, name: object, value: "torch.Tensor") -> np.ndarray:
+    """A tensor's values; floats of any size as float32."""
+    try:
+        plain = value.detach()
+        if plain.is_complex():
+            raise TypeError
+        return np.array((plain.float() if plain.is_floating_point() else plain).numpy(), order="C")
+    except (RuntimeError, TypeError) as error:
+        raise StError(
+            f"{source}: '{name}' is no array of numbers ({value.dtype}, {value.layout}, on "
+            f"{value.device}); save it as a dense tensor of floats or integers"
+        ) from error

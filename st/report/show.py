@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from st.core.errors import StError
+from st.core.errors import StError, one_line
 from st.core.files import read_json
 from st.core.tensors import read_kind
 from st.data.dataset import FORMAT as DATA
@@ -22,6 +22,7 @@ from st.report.predictions import load_predictions
 
 Facts = dict[str, Any]
 BARS = " ▁▂▃▄▅▆▇█"
+PLAIN = "st show adds nothing to other text files; read it as it is"
 POINTS = 60  # of a history's curve on a terminal
 
 
@@ -112,26 +113,27 @@ def _predictions(path: Path) -> Facts:
 def _json(path: Path) -> Facts:
     found = read_json(path)
     if not isinstance(found, dict):
-        raise StError(f"{path}: is not a file of a run; name a structure.json or metrics.json")
+        found = {}
     if "architecture" in found and "keep" in found:
         searched = {name: found[name] for name in ("search", "not_rounded") if name in found}
         structure = Structure.from_json(found, str(path))
         return {"file": str(path), "kind": "structure", **_structure(structure), **searched}
     if "accuracy" in found and "params_kept" in found:
         return {"file": str(path), "kind": "metrics", **found}
-    raise StError(f"{path}: is not a file of a run; name a structure.json or metrics.json")
+    raise StError(f"{path}: is neither a structure nor one network's metrics; {PLAIN}")
 
 
 def _history(path: Path) -> Facts:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        if not rows or not {"epoch", "loss"} <= rows[0].keys():
+            raise StError(f"{path}: is not a training's history; {PLAIN}")
         columns = {
             name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]
         }
-        columns["epoch"], columns["loss"]
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise StError(f"{path}: is not a training's history ({error})") from error
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise StError(f"{path}: is not a training's history ({one_line(error)})") from error
     return {"file": str(path), "kind": "history", "epochs": len(rows), "columns": columns}
 
 

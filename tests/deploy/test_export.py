@@ -320,7 +320,7 @@ def test_the_card(project, tmp_path):
 def test_the_code_of_the_card_runs(project, tmp_path):
     """As it stands there, but for the package."""
     model = st.load(project[0])
-    kinds = {"torch": "net.pt2", "module": "own.py"}
+    kinds = {"torch": 'n"et.pt2', "module": "own.py"}
     if all(__import__("importlib.util").util.find_spec(name) for name in targets.get("onnx").needs):
         kinds |= {"onnx": "net.onnx", "int8": "net.int8.onnx"}
     for to, name in kinds.items():
@@ -382,12 +382,20 @@ def test_what_cannot_be_exported(project, tmp_path, capsys):
         (model, "x.onnx", "--to", "onxx", "unknown target 'onxx'; did you mean 'onnx'?"),
         (model, "x.tflite", "--to", "torch", "x.tflite: a file of the target 'torch' must end"),
         (model, "x", "--to", "torch", "must end in .pt2"),
-        (tmp_path / "none", "x.pt2", "--to", "torch", "none: is missing"),
-        (tmp_path / "junk", "x.pt2", "--to", "torch", "junk: is damaged"),
+        (tmp_path / "none", "x.pt2", "--to", "torch", "none: is missing; name a model"),
+        (tmp_path / "junk", "x.pt2", "--to", "torch", "junk: is not a search-and-train model"),
         (data, "x.pt2", "--to", "torch", "is not a search-and-train model"),
         (raw, "x.pt2", "--to", "torch", "does not say how images are normalised"),
         (other, "x.pt2", "--to", "torch", "--data", data, "are not those of"),
-        (model, "x.pt2", "--to", "torch", "--data", tmp_path / "none", "none: is missing"),
+        (
+            model,
+            "x.pt2",
+            "--to",
+            "torch",
+            "--data",
+            tmp_path / "none",
+            "is missing; name a prepared",
+        ),
         (model, "x.pt2", "--to", "torch", "--data", model, "is not a search-and-train data"),
         (model, "x.pt2", "--to", "torch", "--plugin", "nothing", "'nothing' cannot be imported"),
         (model, "x.safetensors", "--to", "module", "must end in .py"),
@@ -412,13 +420,27 @@ def test_where_nothing_can_be_written(project, tmp_path, capsys):
         (tmp_path / "folder.py", "there is a folder of this name"),
         ("", "is no name of a file; an example: out/net.py"),
         (f"{tmp_path}/..", "is no name of a file"),
-        (tmp_path / "net.py", "net.safetensors: is the model itself"),  # whose weights lie beside
+        (tmp_path / "net.py", "net.safetensors: is an input itself"),  # whose weights lie beside
     ]:
         assert cli.main(["export", str(model), str(out), "--to", "module"]) == 2
         told = capsys.readouterr().err
         assert words in told and told.count("\n") == 1
     assert {file.name for file in tmp_path.iterdir()} == {"file", "folder.py", "net.safetensors"}
     assert model.read_bytes() == project[0].read_bytes()
+
+
+def test_no_input_is_replaced(project, tmp_path, capsys):
+    """By whatever name: neither by the file, nor by those beside it."""
+    model, data = tmp_path / "x.pt2.json", tmp_path / "y.pt2"
+    model.write_bytes(project[0].read_bytes())
+    data.write_bytes(project[1].read_bytes())
+    (tmp_path / "link.pt2").symlink_to("y.pt2")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, replaced in [("x.pt2", "x.pt2.json"), ("y.pt2", "y.pt2"), ("link.pt2", "link.pt2")]:
+        arguments = ["export", str(model), str(tmp_path / name), "--data", str(data)]
+        assert cli.main([*arguments, "--to", "torch"]) == 2
+        assert f"{tmp_path / replaced}: is an input itself" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

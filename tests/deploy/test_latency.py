@@ -89,7 +89,7 @@ def test_what_cannot_be_measured(tmp_path, capsys):
         (["junk.pt2"], "junk.pt2: cannot be run"),
         (["gone.py"], "gone.safetensors: is missing; it belongs to"),
         (["junk.py"], "junk.py: cannot be run"),
-        (["junk.safetensors"], "junk.safetensors: is damaged"),
+        (["junk.safetensors"], "junk.safetensors: is not a search-and-train model; name"),
         (["a.safetensors", "b.safetensors"], "images of 1x12x12 and 1x16x16 cannot be compared"),
     ]:
         assert cli.main(["latency", *(str(tmp_path / name) for name in names)]) == 2

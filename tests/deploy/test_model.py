@@ -3,7 +3,10 @@
 import csv
 import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 import typing
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 from helpers.images import stripes
 from helpers.networks import pruned, random_keep, random_tensors, small_structure
+from helpers.project import ROOT
 from helpers.training import JOB, RECIPE, run
 from PIL import Image
 
@@ -268,20 +272,60 @@ def test_what_cannot_be_predicted(folder, capsys):
     good = str(folder / "images")
     model = str(folder / "model.safetensors")
     for arguments, words in [
-        ([str(folder / "none"), good], "none: is missing"),
+        ([str(folder / "none"), good], "none: is missing; name a model.safetensors"),
         ([str(folder / "data"), good], "data: is not a search-and-train model"),
         ([str(folder / "foreign"), good], "foreign: is not a search-and-train model"),
-        ([str(folder / "broken.png"), good], "broken.png: is damaged"),
+        ([str(folder / "broken.png"), good], "broken.png: is not a search-and-train model; name"),
         ([str(folder), good], "is a folder; name the model"),
         ([model, str(folder / "empty")], "empty: has no images"),
         ([model, str(folder / "none.png")], "none.png: is missing"),
         ([model, good, str(folder / "broken.png")], "broken.png: is not a readable image"),
         ([model, good, "--device", "cudda"], "device cudda"),
         ([model, good, "--plugin", "nothing"], "'nothing' cannot be imported"),
-        ([model, good, "--out", f"{folder}/images/a.png/x"], "a.png/x: cannot be written"),
+        ([model, good, "--out", f"{folder}/images/a.png/x.csv"], "x.csv: cannot be written"),
     ]:
         assert cli.main(["predict", *arguments]) == 2, arguments
         told = capsys.readouterr().err
         assert told.startswith("st: error: ") and words in told and told.count("\n") == 1
     out = folder / "out.csv"
     assert predict(folder, folder / "broken.png", "--out", out) == 2 and not out.exists()
+
+
+def test_predictions_replace_no_input(folder, capsys):
+    """By whatever name."""
+    shutil.copy(folder / "model.safetensors", folder / "model.csv")
+    (folder / "images/a.png").rename(folder / "a.csv")
+    (folder / "link.csv").symlink_to("a.csv")
+    for model, images, out, words in [
+        ("model.csv", "images", "model.safetensors", "model.safetensors: must end in .csv"),
+        ("model.csv", "images", "images/b.bmp", "b.bmp: must end in .csv"),
+        ("model.csv", "images", "model.csv", "model.csv: is an input itself; write to another"),
+        ("model.csv", "a.csv", "images/../a.csv", "a.csv: is an input itself"),
+        ("model.csv", "a.csv", "link.csv", "link.csv: is an input itself"),
+        ("model.csv", "link.csv", "a.csv", "a.csv: is an input itself"),
+    ]:
+        before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+        given = [str(folder / name) for name in (model, images)]
+        assert cli.main(["predict", *given, "--out", str(folder / out)]) == 2
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n") == 1
+        assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its names are always UTF-8")
+def test_names_of_images_that_are_no_text(folder, capfdbinary):
+    """The table has a file's name as it is; a terminal gets something in its place."""
+    odd = os.fsencode(folder) + b"/images/caf\xe9.png"
+    shutil.copy(folder / "images/a.png", odd)
+    out = folder / "out.csv"
+    assert predict(folder, folder / "images", "--out", out) == 0
+    assert odd in out.read_bytes()
+    command = [sys.executable, "-m", "st", "predict", folder / "model.safetensors", odd]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 0 and b"/images/caf\\udce9.png" in done.stdout, done.stderr
+    os.rename(odd, folder / "images/two\nlines.png")
+    (folder / "images/two\nlines.png").write_bytes(b"junk")
+    capfdbinary.readouterr()
+    assert predict(folder, folder / "images") == 2
+    told = capfdbinary.readouterr().err
+    assert b"two lines.png: is not a readable image" in told and told.count(b"\n") == 1

@@ -223,6 +223,24 @@ def test_it_can_be_trained_on(tmp_path):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_names_that_no_module_can_have(tmp_path):
+    structure = small_structure("vgg", SHAPE)
+    model = saved(tmp_path, structure, random_tensors(structure, np.random.default_rng(0)))
+    for name, words in [
+        ("resnet-20", "is no name of a module"),
+        ("net.v2", "is no name of a module"),
+        ("class", "is no name of a module"),
+        ("torch", "would hide the module 'torch'"),
+        ("json", "would hide the module 'json'"),
+    ]:
+        with pytest.raises(st.StError, match=rf"^{name}\.py: {words}"):
+            st.export(model, tmp_path / f"{name}.py", "module")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    st.export(model, tmp_path / "resnet_20.py", "module")
+    for path in tmp_path.iterdir():  # others may read all of them
+        assert path.stat().st_mode == (tmp_path / "m.safetensors").stat().st_mode
+
+
 def test_names_that_code_cannot_have(tmp_path, monkeypatch):
     """A plugin's layers may be called anything."""
 

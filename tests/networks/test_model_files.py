@@ -12,7 +12,7 @@ from safetensors.torch import save_file as save_torch
 
 from st.core.errors import StError
 from st.core.job import fingerprint
-from st.core.tensors import VERSION, read_tensors, write_tensors
+from st.core.tensors import VERSION, read_kind, read_tensors, write_tensors
 from st.networks import network
 from st.networks.checkpoint import Checkpoint, load_model, save_model
 from st.networks.structure import load_structure
@@ -82,10 +82,21 @@ def test_models_that_do_not_fit_their_structure(saved):
 def test_models_that_are_something_else(saved, tmp_path):
     path, part, tensors = saved
     refused(tmp_path / "nothing", load_model, "is missing")
-    refused(tmp_path, load_model)
-    for content in (b"", b"\x00", b"hello", b"\xff" * 64, b"\x08" + bytes(7) + b"[1,2,3] "):
+    refused(tmp_path, load_model, "cannot be read (Is a directory)")
+    whole = path.read_bytes()
+    for length in (0, 1, 7, 8, 9, 200, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refused(path, load_model, "is damaged", "delete it and build it again")
+    for content in (
+        b"# A text",
+        b"junk",
+        b"\xff" * 64,
+        bytes(64),
+        b"\x08" + bytes(7) + b"[1,2,3] ",
+    ):
         path.write_bytes(content)
-        refused(path, load_model, "damaged")
+        refused(path, load_model, "is not a search-and-train model; name a file that a run made")
+        refused(path, read_kind, "is not a file of a run")
     for header in (None, {"st": "[]"}, {"st": "{}"}, {"st": '{"format": "x"}'}, {"other": "1"}):
         save_file(tensors, path, header)
         refused(path, load_model, "is not a search-and-train model")

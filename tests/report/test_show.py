@@ -62,6 +62,26 @@ def test_what_a_training_leaves(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "name, content, words",
+    [
+        (
+            "metrics.json",
+            "[]",
+            "is neither a structure nor one network's metrics; st show adds",
+        ),
+        ("environment.json", '{"data": {}}', "is neither a structure nor one network's metrics"),
+        ("table.csv", "dataset,seeds\ndigits,3\n", "is not a training's history; st show adds"),
+        ("history.csv", "epoch,loss\n1,x\n", "is not a training's history (could not convert"),
+    ],
+)
+def test_what_a_report_leaves_is_text_already(name, content, words, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    assert cli.main(["show", str(tmp_path / name)]) == 2
+    told = capsys.readouterr().err
+    assert f"{name}: {words}" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "name, content",
     [
         ("none", None),
@@ -70,7 +90,9 @@ def test_what_a_training_leaves(tmp_path, capsys):
         ("a.json", b"{"),
         ("a.csv", b"x,y\n1,2\n"),
         ("a.csv", b""),
-        ("a.csv", b"epoch,loss\n1,x\n"),
+        ("a.csv", b"epoch,loss\n1,2,3\n"),
+        ("a.csv", b"epoch,loss\n" + b"1" * 200_000),
+        ("a.csv", b"\xff\x00"),
         ("a.safetensors", b"junk"),
         ("a.pth", b"PK\x03\x04"),
     ],

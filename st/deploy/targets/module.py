@@ -1,6 +1,8 @@
 """A network as source code: a file of plain PyTorch, and its weights as safetensors beside it."""
 
+import sys
 from collections.abc import Callable
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,23 +10,36 @@ import numpy as np
 
 from st.core.errors import StError
 from st.core.registry import targets
+from st.core.tensors import save_tensors
 from st.deploy.targets import metadata
 
 if TYPE_CHECKING:
     from st.deploy.model import Model
 
 
+# beside the standard library, what importing the file loads
+LOADED = {"__main__", "numpy", "safetensors", "torch", "torchgen", "tqdm", "typing_extensions"}
+
+
 @targets.register
 def module(model: "Model", path: Path, raw: bool, calibration: np.ndarray | None = None) -> None:
     """For who wants to own the code: classes of torch's layers with this network's channels, the
     names of the model's weights, nothing of this package. It can be trained on."""
-    from safetensors.numpy import save_file
-
     from st.deploy.source.write import written
 
+    _check_name(path)
     code, tensors = written(model, path.stem, raw)
     path.write_text(code, encoding="utf-8")
-    save_file(tensors, _weights(path), metadata(model, raw))
+    save_tensors(_weights(path), tensors, metadata(model, raw))
+
+
+def _check_name(path: Path) -> None:
+    """Raise StError unless the file can be imported by its name, and others still by theirs."""
+    name = path.stem
+    if not name.isidentifier() or iskeyword(name):
+        raise StError(f"{path.name}: is no name of a module; use letters, digits and _ only")
+    if name in LOADED | sys.stdlib_module_names:
+        raise StError(f"{path.name}: would hide the module '{name}'; export to another name")
 
 
 def _weights(path: Path) -> Path:
