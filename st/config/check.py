@@ -31,7 +31,7 @@ from st.core.registry import closest
 from st.core.tensors import read_header
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
-from st.networks.place import parted
+from st.networks.place import installed, parted
 from st.networks.structure import Structure
 from st.pruning.selection import Budget, check_reachable
 from st.training.losses import taps_of
@@ -194,6 +194,7 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
     options = registry.architectures.check(architecture.family, architecture.options)
     path = Path(DRAWING.format(dataset=dataset, architecture=key))
     place, _ = parted(options["module"])
+    installed(options["module"])
     for file in (place if place.endswith(".py") else None, options["weights"]):
         if file is not None and not Path(file).is_file():
             raise StError(f"'{file}' is missing; paths are relative to the project")

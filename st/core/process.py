@@ -23,6 +23,8 @@ from st.core.errors import StError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 16  # items that a process is given at once
+# More is a slip of the hand, and ends torch without a message. Clusters may give more than one sees.
+MOST_THREADS = max(1024, os.cpu_count() or 1)
 
 
 def leave(status: int) -> NoReturn:

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from st.core.errors import StError
+from st.core.guest import MAIN, guest
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -116,14 +117,20 @@ losses = Registry("loss", "st.training.losses")
 targets = Registry("target", "st.deploy.targets")
 
 
-def load_plugins(modules: Iterable[str]) -> None:
-    """Import the user's own modules, found from the working directory or the environment."""
+def look_here() -> None:
+    """Let the user's own modules be found from the working directory."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import the user's own modules, found from the working directory or the environment."""
+    look_here()
     for module in modules:
         try:
-            importlib.import_module(module)
+            with guest(f"plugins: '{module}'", "when it is imported", MAIN):
+                importlib.import_module(module)
         except StError:
             raise
         except Exception as error:  # a user's module may fail in any way

@@ -15,6 +15,11 @@ GRAY, LABELS = np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 3
 COLOUR = torch.rand(6, 3, 8, 8)
 
 
+class Ends(torch.nn.Flatten):
+    def forward(self, x):
+        exit(1)
+
+
 @pytest.fixture(scope="module")
 def net():
     return st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 8]})
@@ -75,6 +80,7 @@ def test_of_data(train, options, words):
 @pytest.mark.parametrize(
     "network, shape, options, words",
     [
+        (Ends(), (1, 8, 8), {}, "module 'Ends': ends the program when it is run (status 1)"),
         ("vg", (1, 8, 8), {"classes": 3}, "unknown architecture 'vg'; did you mean 'vgg'?"),
         ("vgg", (8, 8), {"classes": 3}, "must be (channels, height, width), not (8, 8)"),
         ("vgg", (1, 8, 8), {}, "classes: are missing"),
@@ -176,7 +182,8 @@ def _uniform():
         ({"ce": 1}, {"augment": {"jitter": {"hue": 0.1}}}, "augment.jitter.hue: has no effect"),
         ({"ce": 1}, {"sparsity": -1}, "sparsity: must be a number of 0 to 1"),
         ({"ce": 1}, {"device": "gpu"}, "device gpu: is not known; use auto, cpu, cuda"),
-        ({"ce": 1}, {"threads": -2}, "threads: must be 0 or more, not -2"),
+        ({"ce": 1}, {"threads": -2}, "threads: must be 0 to "),
+        ({"ce": 1}, {"threads": 100000}, "not 100000"),
         ({"ce": 1}, {"seed": True}, "seed: must be a whole number"),
     ],
 )

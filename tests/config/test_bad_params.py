@@ -82,6 +82,16 @@ BAD = [
     ("methods.st.epoch_rule", "sames", "'same'"),
     ("plugins", ["no_such_module"], "no_such_module"),
     ("plugins", ["json..x"], "json..x"),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "timm:resnet18"}},
+        "timm is missing; pip install timm",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "no_such_package.nets:Net"}},
+        "no_such_package is missing",
+    ),
     # options of what is registered
     ("datasets.digits.options", {"size": 8}, "unknown option 'size'", "datasets.digits"),
     ("architectures.vgg.options", {"layer": [8]}, "did you mean 'layers'", "architectures.vgg"),
@@ -281,6 +291,7 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             ("1 / 0", "ZeroDivisionError"),
             ("raise ValueError('two\\nlines')", "two lines"),
             ("def f(", "SyntaxError"),
+            ("import sys; sys.exit()", "ends the program when it is imported (status 0); guard"),
             ("from st.core.registry import losses\n@losses.register\ndef kd(): pass", "already"),
         ]
     ):
