@@ -92,13 +92,13 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        raise _refusal(source, [explain(e, _known_keys) for e in error.errors()]) from None
+        raise _refusal(source, [_told(e, data) for e in error.errors()]) from None
     try:
         registry.load_plugins(params.plugins)
     except StError as error:
         raise _refusal(source, [str(error)]) from error
     found, supernets, taps = _networks(params)
-    problems = [*_repeated_seeds(params), *found, *_contradictions(params, supernets, taps)]
+    problems = [*found, *_contradictions(params, supernets, taps)]
     problems = problems or [*_exports(params), *without_effect(params, supernets)]
     if problems:
         raise _refusal(source, problems)
@@ -108,6 +108,26 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
 def _refusal(source: str, problems: list[str]) -> StError:
     """One line per problem, whatever line breaks the names in it have."""
     return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
+
+
+# Where options stand: their section, the key that names whose they are, what these are, their key.
+OPTIONS = (
+    ("datasets", "source", registry.datasets, "options"),
+    ("architectures", "family", registry.architectures, "options"),
+    ("architectures", "init", registry.inits, "init_options"),  # it is always random
+    ("searches", "criterion", registry.criteria, "options"),
+    ("methods", "init", registry.inits, "init_options"),
+)
+
+
+def _told(error: Any, data: Any) -> str:
+    """One of pydantic's errors in one line; of an option one level too high, where it belongs."""
+    kind, *names = error["loc"] or ("",)
+    if error["type"] == "extra_forbidden" and len(names) == 2:
+        for section, key, known, options in OPTIONS:
+            if kind == section and known.takes(data[kind][names[0]].get(key, "random"), names[1]):
+                return f"{kind}.{names[0]}.{names[1]}: belongs under `{options}`"
+    return explain(error, _known_keys)
 
 
 def _known_keys(location: Sequence) -> list[str]:
@@ -139,11 +159,6 @@ def _problems(function, *arguments, **options) -> list[str]:
 
 def _reference(name: str, known, what: str) -> list[str]:
     return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
-
-
-def _repeated_seeds(params: Params) -> list[str]:
-    repeated = sorted({s for s in params.seeds if params.seeds.count(s) > 1})
-    return [f"seeds: duplicate value {seed}" for seed in repeated]
 
 
 Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
@@ -338,9 +353,7 @@ def _exports(params: Params) -> Iterator[str]:
     for key, export in params.exports.items():
         found = _reference(key, rows, "row of the table")
         yield from (f"exports.{key}: {p}" for p in found)
-        for target in dict.fromkeys(export.to):
-            if export.to.count(target) > 1:
-                yield f"exports.{key}.to: duplicate value '{target}'"
+        for target in export.to:
             if f"{key}-{target}" in rows:
                 yield f"exports.{key}.to: '{key}-{target}' is a row already; rename that method"
             needed = registry.targets.get(target).needs

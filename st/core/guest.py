@@ -20,7 +20,7 @@ def guest(what: str, when: str, advice: str) -> Iterator[None]:
     """
     argv, refuse = sys.argv, argparse.ArgumentParser.error
     sys.argv = argv[:1]
-    argparse.ArgumentParser.error = _refuse  # type: ignore[method-assign]
+    argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]
     try:
         yield
     except SystemExit as error:

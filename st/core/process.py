@@ -23,7 +23,7 @@ from st.core.errors import StError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 16  # items that a process is given at once
-# More is a slip of the hand, and ends torch without a message. Clusters may give more than one sees.
+# More is a slip of the hand, and ends torch without a message; clusters may give more than is seen.
 MOST_THREADS = max(1024, os.cpu_count() or 1)
 
 

@@ -28,7 +28,7 @@ BAD = [
     ("datasets.digits.augment.resized_crop", True, "mapping"),
     ("datasets.digits.augment.resized_crop", {"scale": [0.5]}, "at least 2 values, not [0.5]"),
     ("datasets.digits.augment.resized_crop", {"ratio": [1, 1, 2]}, "at most 2 values"),
-    ("architectures.vgg.width", 1, "unknown key"),
+    ("architectures.vgg.widths", 1, "unknown key"),
     ("architectures.vgg.training.epohcs", 1, "did you mean 'epochs'"),
     ("supernets.sparse.spars", True, "did you mean 'sparse'"),
     ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
@@ -37,6 +37,13 @@ BAD = [
     ("methods.st.inti", "random", "did you mean 'init'"),
     ("methods.st.training.decays", 1, "did you mean 'decay'"),
     ("evaluation.latency", 1, "did you mean"),
+    # options that stand one level too high, of whatever is chosen
+    ("datasets.f", {"source": "imagefolder", "root": "/"}, "belongs under `options`"),
+    ("architectures.vgg.width", 1, "belongs under `options`"),
+    ("architectures.vgg.bn_scale", 1, "belongs under `init_options`"),
+    ("searches.slimming.members", "sum", "belongs under `options`"),
+    ("methods.st.linear", "uniform", "belongs under `init_options`"),
+    ("searches.slimming.epochs", 3, "unknown key"),  # another criterion's
     # missing keys
     ("seeds", DROP, "is missing"),
     ("datasets", DROP, "is missing"),
@@ -123,7 +130,22 @@ BAD = [
     ("methods", {"supernet-x": {"search": "slimming"}}, "own", "methods.supernet-x"),
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
-    ("seeds", [0, 1, 0], "duplicate value 0"),
+    ("seeds", [0, 1, 0], "should name 0 once, not [0, 1, 0]"),
+    ("plugins", ["json", "json"], "should name 'json' once"),
+    ("methods.st.architectures", [], "must not be empty"),
+    ("methods.st.architectures", ["vgg", "vgg"], "should name 'vgg' once"),
+    ("claims", {"st": []}, "must not be empty", "claims.st"),
+    ("claims", {"st": ["lottery", "lottery"]}, "should name 'lottery' once", "claims.st"),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torch.nn:ReLU", "stages": []}},
+        "option 'stages': ",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torch.nn:ReLU", "stages": ["a", "a"]}},
+        "should name 'a' once",
+    ),
     ("searches.slimming.budget", {}, "is missing; give params"),
     ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
     (
@@ -301,6 +323,21 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             parse({**tiny, "plugins": [f"plugin{number}"]}, "p.yaml")
         message = str(caught.value)
         assert message.startswith("p.yaml: plugin") and "\n" not in message and words in message
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("datasets.digits.roots", "/"),
+        ("datasets.digits.augment.rotate", 10),
+        ("datasets.digits.options", {"root": "/", "image_size": 8}),
+    ],
+)
+def test_words_that_are_not_alike_are_not_meant(tiny, key, value):
+    tiny["datasets"]["digits"]["source"] = "imagefolder"
+    with pytest.raises(StError, match=r"unknown.*\(?known: ") as caught:
+        parse(changed(tiny, key, value))
+    assert "did you mean" not in str(caught.value)
 
 
 def test_mutated_files(tiny):
