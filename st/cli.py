@@ -286,7 +286,7 @@ def _print_params(path: str) -> None:
 
     from st.config.check import load
 
-    print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
+    print(yaml.safe_dump(load(path, images=True).model_dump(), sort_keys=False), end="")
 
 
 def load_phase(name: str) -> ModuleType:

@@ -185,6 +185,7 @@ BAD = [
     (["params", "none.yaml"], "none.yaml: cannot be read"),
     (["params", "--configfile", "none.yaml"], "none.yaml: cannot be read"),
     (["params", "bad.yaml"], "bad.yaml: seeds: is missing"),
+    (["params", "far.yaml"], "far.yaml: datasets.digits.options.root: /none is not there"),
     (["pretrain", f"{EXPERIMENT}/sparse", "--params", "bad.yaml"], "bad.yaml: seeds: is missing"),
     (["pretrain", f"{EXPERIMENT}/sparse"], "results/prepare/digits/data.safetensors: is missing"),
     (["pretrain", f"{EXPERIMENT}/spars"], "did you mean 'sparse'"),
@@ -215,6 +216,9 @@ BAD = [
 )
 def test_errors_are_one_line(project, capsys, arguments, words):
     (project / "bad.yaml").write_text("datasets: {d: {source: digits}}\narchitectures: {}\n")
+    far = yaml.safe_load((project / "params.yaml").read_text())
+    far["datasets"]["digits"] = {"source": "imagefolder", "options": {"root": "/none"}}
+    (project / "far.yaml").write_text(yaml.safe_dump(far))
     before = files(project)
     assert st(*arguments) == 2
     told = capsys.readouterr()

@@ -1,6 +1,7 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from st.config import changes
 from st.config.combinations import without_effect
 from st.config.grid import Grid
-from st.config.layout import DRAWING
+from st.config.layout import DATA, DRAWING, fill
 from st.config.params import (
     Architecture,
     DataSet,
@@ -29,6 +31,8 @@ from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
 from st.core.tensors import read_header
+from st.data.dataset import FORMAT as DATA_FORMAT
+from st.data.dataset import Shape, check_normalisation
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
 from st.networks.place import installed, parted
@@ -82,13 +86,15 @@ def read(path: str | Path) -> Any:
         raise StError(f"{path}: is not YAML: {text}") from error
 
 
-def load(path: str | Path) -> Params:
-    """Read and check a params file; raises StError with one line per problem."""
-    return parse(read(path), str(path))
+def load(path: str | Path, images: bool = False) -> Params:
+    """Read and check a params file; raises StError with one line per problem. `images`: see
+    `parse`."""
+    return parse(read(path), str(path), images)
 
 
-def parse(data: Any, source: str = "params.yaml") -> Params:
-    """Check params that were read already. `source` names them in messages."""
+def parse(data: Any, source: str = "params.yaml", images: bool = False) -> Params:
+    """Check params that were read already. `source` names them in messages; `images`: also whether
+    those that would have to be prepared are there."""
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
@@ -98,6 +104,7 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
     except StError as error:
         raise _refusal(source, [str(error)]) from error
     found, supernets, taps = _networks(params)
+    found += _missing_images(params) if images and not found else []
     problems = [*found, *_contradictions(params, supernets, taps)]
     problems = problems or [*_exports(params), *without_effect(params, supernets)]
     if problems:
@@ -172,8 +179,7 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
     shapes, taps = [], {}
     for key, data in params.datasets.items():
         try:
-            options = registry.datasets.check(data.source, data.options)
-            shapes.append((key, registry.datasets.get(data.source).shape(**options)))
+            shapes.append((key, _shape(data)))
         except StError as error:
             problems.append(f"datasets.{key}: {error}")
     for key, architecture in params.architectures.items():
@@ -201,6 +207,41 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
             if shape:
                 supernets[dataset, key] = Structure(architecture.family, options, *shape)
     return problems, supernets, taps
+
+
+def _shape(data: DataSet) -> Shape | None:
+    """The images' shape and the number of classes, where the source tells them; raises StError if
+    its options, or the normalisation, are wrong."""
+    options = registry.datasets.check(data.source, data.options)
+    shape = registry.datasets.get(data.source).shape(**options)
+    if shape and data.normalisation:
+        check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
+    return shape
+
+
+def _missing_images(params: Params) -> Iterator[str]:
+    """Data sets of which nothing is there: neither images nor results. With the results a machine
+    plans, and reruns what needs no images, without them."""
+    for key, data in params.datasets.items():
+        options = registry.datasets.check(data.source, data.options)
+        paths = changes.paths(data.source, options)
+        own = not registry.datasets.module(data.source).startswith("st.")
+        if own or options.get("download"):  # a plugin's may come from anywhere
+            continue
+        if paths and not any(map(os.path.exists, paths)) and not _has_results(key, options):
+            place = f"datasets.{key}.options" + (".root" if "root" in options else "")
+            yield f"{place}: {paths[0]} is not there; name the images' place, or put them there"
+
+
+def _has_results(dataset: str, options: dict[str, Any]) -> bool:
+    """Whether anything was made of a data set; if it was prepared, with these options."""
+    prepared = Path(fill(DATA, dataset=dataset))
+    if not prepared.exists():
+        return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
+    try:
+        return read_header(prepared, DATA_FORMAT)["job"]["options"] == options
+    except (StError, KeyError, TypeError):
+        return False
 
 
 def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:

@@ -130,6 +130,11 @@ BAD = [
     ("methods", {"supernet-x": {"search": "slimming"}}, "own", "methods.supernet-x"),
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
+    (
+        "datasets.digits.normalisation",
+        {"mean": [0.5], "std": [0.5, 0.5]},
+        *("normalisation.std: has 2 values, but the images have 1 channels", "datasets.digits"),
+    ),
     ("seeds", [0, 1, 0], "should name 0 once, not [0, 1, 0]"),
     ("plugins", ["json", "json"], "should name 'json' once"),
     ("methods.st.architectures", [], "must not be empty"),
