@@ -27,6 +27,7 @@ from st.config.params import (
     weights_file,
 )
 from st.config.parts import explain, keys, objective_problems, search_problems
+from st.config.sources import beside
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
@@ -254,6 +255,8 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
     for file in (place if place.endswith(".py") else None, options["weights"]):
         if file is not None and not Path(file).is_file():
             raise StError(f"'{file}' is missing; paths are relative to the project")
+    if place.endswith(".py"):
+        beside(Path(place))  # as the workflow will: it and what it imports must be Python
     if not path.exists():
         return None
     try:

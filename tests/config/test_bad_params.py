@@ -310,6 +310,17 @@ def test_files_that_cannot_be_read(tmp_path):
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
+def test_modules_that_are_not_python(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whole.py").write_text("import broken\n")
+    (tmp_path / "broken.py").write_text("def f(")
+    options = {"module": "whole.py:Net"}
+    tiny["architectures"]["mine"] = {"family": "import", "options": options}
+    with pytest.raises(StError, match=r"architectures\.mine: broken\.py: is not Python") as caught:
+        parse(tiny)
+    assert "\n" not in str(caught.value)
+
+
 def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
