@@ -49,6 +49,12 @@ def refused(words: str, function, *arguments, **options) -> None:
         ((GRAY, LABELS), {"holdout": 0.5, "classes": 2}, "labels: 2, of image 2, is no class"),
         ((GRAY, LABELS - 1), {"holdout": 0.5, "classes": 3}, "labels: -1, of image 0"),
         ((GRAY, LABELS), {"holdout": 0.5, "classes": "abc"}, "classes: must be names"),
+        ((GRAY, LABELS + 1), {"holdout": 0.5}, "labels: no image is of class 0, of 0 to 3; number"),
+        ((GRAY, 2 * LABELS), {"holdout": 0.5}, "class 1, 3, of 0 to 4"),
+        ((GRAY, LABELS + 10**12), {"holdout": 0.5}, "class 0, 1, 2, ..., of 0 to 1000000000002"),
+        ((GRAY, LABELS), {"test": (GRAY, LABELS + 1)}, "class 3, of 0 to 3"),
+        ((GRAY, 0 * LABELS), {"holdout": 0.5}, "classes: there is one only; networks"),
+        ((GRAY, 0 * LABELS), {"holdout": 0.5, "classes": ["a"]}, "classes: there is one only"),
         ((GRAY[:0], LABELS[:0]), {"holdout": 0.5}, "must be (n, channels, height, width)"),
         ((GRAY.reshape(6, -1), LABELS), {"holdout": 0.5}, "not (6, 64)"),
         ((GRAY - 1.0, LABELS), {"holdout": 0.5}, "float64 of -1 to -1; give integers of 0 to 255"),
@@ -212,7 +218,7 @@ def test_of_what_is_no_network_or_data(net, data, tmp_path):
     words = "has the class 'a' where the data have 'class0'"
     refused(f"network: {words}", st.evaluate, named, data)
     refused(f"teacher: {words}", st.train, net, data, {"kd": 1}, teacher=named, epochs=1)
-    one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS))
+    one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS), classes=3)
     refused("batch normalisation needs two", st.train, net, one, epochs=1)
 
 
