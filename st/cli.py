@@ -331,7 +331,7 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
         files["threads"] = options.threads
     if not member or member.rank == 0:
         begun = member is not None and member.folder is not None  # by the parent
-        progress.start(f"{options.command} {label}", options.log, new=not begun)
+        progress.start(f"{options.command} {label}".strip(), options.log, new=not begun)
     if processes > 1 and options.device not in ("auto", "cpu", "cuda"):
         raise StError(
             f"--device {options.device}: with --processes {processes} each takes a GPU of its own; "

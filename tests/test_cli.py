@@ -200,6 +200,8 @@ BAD = [
     (["train", "digits/st"], "train needs DATASET/ARCHITECTURE/seedN/NAME"),
     (["evaluate", f"{EXPERIMENT}/st"], "evaluate needs DATASET/ARCHITECTURE/seedN"),
     (["evaluate", EXPERIMENT], "data.safetensors: is missing"),
+    (["report"], "No such file or directory); make it by snakemake, or by `st evaluate`"),
+    (["report"], "report: error: results/evaluate/digits/vgg/seed0/supernet/metrics.json: "),
     (["prepare", "digits/vgg"], "prepare needs DATASET"),
     (["prepare", ""], "unknown data set ''"),
     (["prepare", "--job", "{"], "--job: is not JSON"),

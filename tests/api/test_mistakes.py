@@ -114,7 +114,7 @@ def test_of_networks(network, shape, options, words):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"budget": None}, "budget: is missing; give params, macs, latency or several"),
+        ({"budget": None}, "budget: is missing; give params, macs, channels, latency or several"),
         ({"budget": 0.5}, "budget: must be a mapping of keys to values, not 0.5"),
         ({"budget": {"flops": 0.5}}, "budget.flops: unknown key; known: channels, latency, macs"),
         ({"budget": {"macs": 50}}, "budget.macs: should be less than or equal to 1, not 50"),
@@ -199,6 +199,14 @@ def test_of_trainings(net, data, objective, options, words):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_of_batches_larger_than_the_data(net, data, caplog):
+    """Not refused: they are all images, and that is said."""
+    caplog.set_level("INFO", logger="st")
+    st.train(net, data, epochs=1, batch_size=5000, device="cpu", threads=1)
+    count = len(data.train_labels)
+    assert f"batch_size: 5000, but there are {count} training images: each step" in caplog.text
+
+
 def test_of_gpus_that_are_not_there(net, data):
     refused("device cuda: torch sees no GPU here", st.train, net, data, device="cuda", epochs=1)
 

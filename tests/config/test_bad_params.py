@@ -151,7 +151,10 @@ BAD = [
         {"family": "import", "options": {"module": "torch.nn:ReLU", "stages": ["a", "a"]}},
         "should name 'a' once",
     ),
-    ("searches.slimming.budget", {}, "is missing; give params"),
+    (
+        *("searches.slimming.budget", {}),
+        "is missing; give params, macs, channels, latency or several",
+    ),
     ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
     (
         "searches.p",
