@@ -16,6 +16,7 @@ from st import __version__
 from st.config import layout
 from st.core import process
 from st.core.errors import StError, explained, one_line
+from st.core.guest import INSTEAD, status
 from st.training.launch import ABANDONED, Abandoned, Member, launch
 
 # phase -> (help, whether it computes with torch)
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         if torch:
             _add_device(command)
         elif name in READS:
-            command.add_argument("--threads", type=_count, default=0, help="CPU threads")
+            command.add_argument("--threads", type=_threads, default=0, help="CPU threads")
         if name in PARALLEL:
             command.add_argument(
                 "--processes",
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     profiled.add_argument("--rounds", type=_positive, default=50, help=text)
     profiled.add_argument("--json", action="store_true", help="print it as JSON")
     profiled.add_argument("--plugin", action="append", default=[], help="a module to import")
-    profiled.add_argument("--threads", type=_count, default=1, help="CPU threads; 0: all")
+    profiled.add_argument("--threads", type=_threads, default=1, help="CPU threads; 0: all")
     commands.add_parser("schema", help="print the JSON schema of params files")
     commands.add_parser("record", help="record the finished results for DVC and other clones")
     return root
@@ -153,7 +154,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    command.add_argument("--threads", type=_count, default=0, help="CPU threads")
+    command.add_argument("--threads", type=_threads, default=0, help="CPU threads")
 
 
 def _add_params(command: argparse._ActionsContainer) -> None:
@@ -169,6 +170,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _threads(text: str) -> int:
+    if _count(text) > process.MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be at most {process.MOST_THREADS}, not {text}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not _count(text):
         raise argparse.ArgumentTypeError(f"must be 1 or more, not '{text}'")
@@ -177,7 +184,7 @@ def _positive(text: str) -> int:
 
 def _processes(text: str) -> int:
     """A number, which may follow the GPUs' model, as clusters are asked for GPUs: a100:2."""
-    return max(1, _count(text.rpartition(":")[2]))
+    return max(1, _threads(text.rpartition(":")[2]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -254,6 +261,11 @@ def main(arguments: list[str] | None = None) -> int:
     except StError as error:
         _fail(str(error))
         return 2
+    except SystemExit as error:  # ours is that of a signal
+        if error.code == 128 + signal.SIGTERM:
+            raise
+        _fail(f"a plugin's or module's code ended the program ({status(error)}); {INSTEAD}")
+        return 2
     except KeyboardInterrupt:
         _fail("interrupted")
         return 130
@@ -275,7 +287,7 @@ def _print_params(path: str) -> None:
 
     from st.config.check import load
 
-    print(yaml.safe_dump(load(path).model_dump(), sort_keys=False), end="")
+    print(yaml.safe_dump(load(path, images=True).model_dump(), sort_keys=False), end="")
 
 
 def load_phase(name: str) -> ModuleType:
@@ -320,7 +332,7 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
         files["threads"] = options.threads
     if not member or member.rank == 0:
         begun = member is not None and member.folder is not None  # by the parent
-        progress.start(f"{options.command} {label}", options.log, new=not begun)
+        progress.start(f"{options.command} {label}".strip(), options.log, new=not begun)
     if processes > 1 and options.device not in ("auto", "cpu", "cuda"):
         raise StError(
             f"--device {options.device}: with --processes {processes} each takes a GPU of its own; "

@@ -185,6 +185,7 @@ BAD = [
     (["params", "none.yaml"], "none.yaml: cannot be read"),
     (["params", "--configfile", "none.yaml"], "none.yaml: cannot be read"),
     (["params", "bad.yaml"], "bad.yaml: seeds: is missing"),
+    (["params", "far.yaml"], "far.yaml: datasets.digits.options.root: /none is not there"),
     (["pretrain", f"{EXPERIMENT}/sparse", "--params", "bad.yaml"], "bad.yaml: seeds: is missing"),
     (["pretrain", f"{EXPERIMENT}/sparse"], "results/prepare/digits/data.safetensors: is missing"),
     (["pretrain", f"{EXPERIMENT}/spars"], "did you mean 'sparse'"),
@@ -199,6 +200,8 @@ BAD = [
     (["train", "digits/st"], "train needs DATASET/ARCHITECTURE/seedN/NAME"),
     (["evaluate", f"{EXPERIMENT}/st"], "evaluate needs DATASET/ARCHITECTURE/seedN"),
     (["evaluate", EXPERIMENT], "data.safetensors: is missing"),
+    (["report"], "No such file or directory); make it by snakemake, or by `st evaluate`"),
+    (["report"], "report: error: results/evaluate/digits/vgg/seed0/supernet/metrics.json: "),
     (["prepare", "digits/vgg"], "prepare needs DATASET"),
     (["prepare", ""], "unknown data set ''"),
     (["prepare", "--job", "{"], "--job: is not JSON"),
@@ -215,6 +218,9 @@ BAD = [
 )
 def test_errors_are_one_line(project, capsys, arguments, words):
     (project / "bad.yaml").write_text("datasets: {d: {source: digits}}\narchitectures: {}\n")
+    far = yaml.safe_load((project / "params.yaml").read_text())
+    far["datasets"]["digits"] = {"source": "imagefolder", "options": {"root": "/none"}}
+    (project / "far.yaml").write_text(yaml.safe_dump(far))
     before = files(project)
     assert st(*arguments) == 2
     told = capsys.readouterr()
@@ -253,6 +259,10 @@ def test_devices_that_are_not_there(project, capsys, device, words):
         ["train", "a", "--job", "{}"],
         ["train", "a", "--threads", "-1"],
         ["train", "a", "--threads", "many"],
+        ["train", "a", "--threads", "100000"],
+        ["prepare", "a", "--threads", "100000"],
+        ["profile", "a", "--threads", "100000"],
+        ["train", "a", "--processes", "100000"],
         ["prepare", "digits", "--models", "x"],
     ],
 )
@@ -263,6 +273,52 @@ def test_wrong_usage(project, capsys, arguments):
     told = capsys.readouterr().err
     assert "usage: st" in told and "Traceback" not in told
     assert files(project) == {"params.yaml"}
+
+
+ENDS = """
+import sys
+import torch
+from st.core.registry import datasets
+@datasets.register
+def ends():
+    sys.exit(0)
+ends.shape = lambda: ((1, 8, 8), 10)
+class Net(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(64, num_classes)
+    def forward(self, x):
+        sys.exit("no more")
+"""
+
+
+@pytest.mark.parametrize(
+    "change, command, words",
+    [
+        ({"datasets": {"d": {"source": "ends"}}}, ["prepare", "d"], "the program (status 0)"),
+        (
+            {
+                "datasets": {"digits": {"source": "digits"}},
+                "architectures": {"n": {"family": "import", "options": {"module": "ends:Net"}}},
+            },
+            ["draw", "digits/n"],
+            "module 'ends:Net': ends the program when it is made or run (no more)",
+        ),
+    ],
+)
+def test_code_that_ends_the_program(project, tiny, change, command, words):
+    (project / "ends.py").write_text(ENDS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert st("prepare", "digits") == 0
+    (project / "params.yaml").write_text(yaml.safe_dump({**tiny, "plugins": ["ends"], **change}))
+    before = files(project)
+    done = subprocess.run(
+        [sys.executable, "-m", "st", *command],
+        capture_output=True, text=True, env=environment, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert {name for name in files(project) if ".pyc" not in name} == before
 
 
 def test_as_a_program(project):

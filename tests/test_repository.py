@@ -45,3 +45,10 @@ def test_hooks_need_no_network():
     assert {repo["repo"] for repo in config["repos"]} == {"local"}
     for hook in config["repos"][0]["hooks"]:
         assert hook["language"] == "system" and hook["entry"].startswith(".venv/bin/")
+
+
+def test_lists_of_files_and_rooms_are_complete():
+    readme, contributing = ((ROOT / n).read_text() for n in ("README.md", "CONTRIBUTING.md"))
+    assert not [path.name for path in PARAMS[1:] if f"`{path.name}`" not in readme]
+    rooms = [path.parent.name for path in ROOT.glob("st/*/__init__.py")]
+    assert not [room for room in rooms if f"\n| {room} |" not in contributing]

@@ -173,7 +173,9 @@ def build(options: argparse.Namespace) -> None:
         raise Problem(f"--platform {options.platform}: must be like manylinux_2_28_x86_64")
     target = (options.python, *tag.groups())
     for data in options.data:
-        if not data.is_file() or ".tar" not in data.name:
+        if not data.is_file():
+            raise Problem(f"--data {data}: is missing; name an archive, NAME.tar.xz for instance")
+        if ".tar" not in data.name:
             raise Problem(f"--data {data}: must be an archive, NAME.tar.xz for instance")
     have = installed(options.have) if options.have else brought()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,6 +1,7 @@
 """`st.dataset`: images and labels in memory, as trainings and searches take them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def dataset(
     0 on, (n,). `train` alone may also be the name of a source (`digits`, `cifar10`, a plugin's)
     with its `options` as in params.yaml, or a data set's file that `st prepare` has made.
 
-    `classes`: their names, or how many there are; default: those that the Dataset or file names, or
-    numbers up to the largest label. `holdout`: evaluate on this fraction (0 to 1) of each class's
-    training images in place of `test`, which then may be missing. `normalisation`: {mean: [...],
-    std: [...]} of each channel, for values of 0 to 1; default: the training images' own.
+    `classes`: their names, or how many there are, at least two; default: those that the Dataset or
+    file names, or numbers up to the largest label, each of which must have training images.
+    `holdout`: evaluate on this fraction (0 to 1) of each class's training images in place of
+    `test`, which then may be missing. `normalisation`: {mean: [...], std: [...]} of each channel,
+    for values of 0 to 1; default: the training images' own.
 
     Raises StError that says which part is wrong: shapes, types, values out of range, labels that
     are no class, a class of which `holdout` leaves no image.
@@ -94,7 +96,7 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
             "the training images are {}, the test images {}; they must have the same channels, and "
             "networks see the test images' size, which no training image may be below".format(*told)
         )
-    names = _names(classes, train, max(int(labels.max(initial=-1)) for _, labels in pairs))
+    names = _names(classes, train, *(labels for _, labels in pairs))
     for (_, labels), role in zip(pairs, ROLE, strict=True):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
@@ -105,16 +107,34 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
     return Data(*pairs[0], *pairs[1], names)
 
 
-def _names(classes: Sequence[str] | int | None, train: Any, largest: int) -> list[str]:
+def _names(
+    classes: Sequence[str] | int | None, train: Any, labels: np.ndarray, test_labels: np.ndarray
+) -> list[str]:
     if classes is None:
-        classes = getattr(train, "classes", None) or largest + 1
+        classes = getattr(train, "classes", None) or _counted(labels, test_labels)
     if isinstance(classes, int):
         classes = [str(number) for number in range(classes)]
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
         raise StError(f"classes: must be names, or their number, not {one_line(classes, 60)}")
     if not classes:
         raise StError("classes: must not be empty")
+    if len(classes) == 1:
+        raise StError("classes: there is one only; networks tell at least two apart")
     return list(classes)
+
+
+def _counted(labels: np.ndarray, test_labels: np.ndarray) -> int:
+    """How many classes the labels are of; raises StError if one of them has no training images."""
+    count = max(int(part.max(initial=-1)) for part in (labels, test_labels)) + 1
+    used = set(labels.tolist())
+    missing = list(islice((number for number in range(count) if number not in used), 4))
+    if missing:
+        told = ", ".join(map(str, missing[:3])) + (", ..." if missing[3:] else "")
+        raise StError(
+            f"training labels: no image is of class {told}, of 0 to {count - 1}; number classes "
+            "from 0 on without gaps, or name them all by classes=..."
+        )
+    return count
 
 
 def _part(part: Any, role: str) -> tuple[Any, Any]:

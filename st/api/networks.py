@@ -15,6 +15,7 @@ from st.config.parts import section
 from st.core import registry
 from st.core.device import apart
 from st.core.errors import StError
+from st.core.guest import INSTEAD, guest
 from st.core.seeds import derive
 from st.data.dataset import check_normalisation
 from st.deploy.model import USE, Model, checkpoint
@@ -111,8 +112,9 @@ def _imported(
     """A module as the phase `draw` imports it; what is to be said of it are its facts' notes."""
     if streams not in ("prune", "keep"):
         raise StError(f"streams: must be 'prune' or 'keep', not {streams!r}")
-    own, notes = adapted(module, shape, classes, derive(seed, "draw"))
-    program, tensors = imported(own, shape, stages, streams == "prune")
+    with guest(f"module '{type(module).__name__}'", "when it is run", INSTEAD):
+        own, notes = adapted(module, shape, classes, derive(seed, "draw"))
+        program, tensors = imported(own, shape, stages, streams == "prune")
     kind = type(own)
     options = {
         "module": f"{kind.__module__}:{kind.__qualname__}", "arguments": None, "weights": None,

@@ -1,6 +1,7 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from st.config import changes
 from st.config.combinations import without_effect
 from st.config.grid import Grid
-from st.config.layout import DRAWING
+from st.config.layout import DATA, DRAWING, fill
 from st.config.params import (
     Architecture,
     DataSet,
@@ -25,13 +27,16 @@ from st.config.params import (
     weights_file,
 )
 from st.config.parts import explain, keys, objective_problems, search_problems
+from st.config.sources import beside
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
 from st.core.tensors import read_header
+from st.data.dataset import FORMAT as DATA_FORMAT
+from st.data.dataset import Shape, check_normalisation
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
-from st.networks.place import parted
+from st.networks.place import installed, parted
 from st.networks.structure import Structure
 from st.pruning.selection import Budget, check_reachable
 from st.training.losses import taps_of
@@ -82,23 +87,26 @@ def read(path: str | Path) -> Any:
         raise StError(f"{path}: is not YAML: {text}") from error
 
 
-def load(path: str | Path) -> Params:
-    """Read and check a params file; raises StError with one line per problem."""
-    return parse(read(path), str(path))
+def load(path: str | Path, images: bool = False) -> Params:
+    """Read and check a params file; raises StError with one line per problem. `images`: see
+    `parse`."""
+    return parse(read(path), str(path), images)
 
 
-def parse(data: Any, source: str = "params.yaml") -> Params:
-    """Check params that were read already. `source` names them in messages."""
+def parse(data: Any, source: str = "params.yaml", images: bool = False) -> Params:
+    """Check params that were read already. `source` names them in messages; `images`: also whether
+    those that would have to be prepared are there."""
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        raise _refusal(source, [explain(e, _known_keys) for e in error.errors()]) from None
+        raise _refusal(source, [_told(e, data) for e in error.errors()]) from None
     try:
         registry.load_plugins(params.plugins)
     except StError as error:
         raise _refusal(source, [str(error)]) from error
     found, supernets, taps = _networks(params)
-    problems = [*_repeated_seeds(params), *found, *_contradictions(params, supernets, taps)]
+    found += _missing_images(params) if images and not found else []
+    problems = [*found, *_contradictions(params, supernets, taps)]
     problems = problems or [*_exports(params), *without_effect(params, supernets)]
     if problems:
         raise _refusal(source, problems)
@@ -108,6 +116,26 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
 def _refusal(source: str, problems: list[str]) -> StError:
     """One line per problem, whatever line breaks the names in it have."""
     return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
+
+
+# Where options stand: their section, the key that names whose they are, what these are, their key.
+OPTIONS = (
+    ("datasets", "source", registry.datasets, "options"),
+    ("architectures", "family", registry.architectures, "options"),
+    ("architectures", "init", registry.inits, "init_options"),  # it is always random
+    ("searches", "criterion", registry.criteria, "options"),
+    ("methods", "init", registry.inits, "init_options"),
+)
+
+
+def _told(error: Any, data: Any) -> str:
+    """One of pydantic's errors in one line; of an option one level too high, where it belongs."""
+    kind, *names = error["loc"] or ("",)
+    if error["type"] == "extra_forbidden" and len(names) == 2:
+        for section, key, known, options in OPTIONS:
+            if kind == section and known.takes(data[kind][names[0]].get(key, "random"), names[1]):
+                return f"{kind}.{names[0]}.{names[1]}: belongs under `{options}`"
+    return explain(error, _known_keys)
 
 
 def _known_keys(location: Sequence) -> list[str]:
@@ -141,11 +169,6 @@ def _reference(name: str, known, what: str) -> list[str]:
     return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
 
 
-def _repeated_seeds(params: Params) -> list[str]:
-    repeated = sorted({s for s in params.seeds if params.seeds.count(s) > 1})
-    return [f"seeds: duplicate value {seed}" for seed in repeated]
-
-
 Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
 
 
@@ -157,8 +180,7 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
     shapes, taps = [], {}
     for key, data in params.datasets.items():
         try:
-            options = registry.datasets.check(data.source, data.options)
-            shapes.append((key, registry.datasets.get(data.source).shape(**options)))
+            shapes.append((key, _shape(data)))
         except StError as error:
             problems.append(f"datasets.{key}: {error}")
     for key, architecture in params.architectures.items():
@@ -188,15 +210,53 @@ def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str,
     return problems, supernets, taps
 
 
+def _shape(data: DataSet) -> Shape | None:
+    """The images' shape and the number of classes, where the source tells them; raises StError if
+    its options, or the normalisation, are wrong."""
+    options = registry.datasets.check(data.source, data.options)
+    shape = registry.datasets.get(data.source).shape(**options)
+    if shape and data.normalisation:
+        check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
+    return shape
+
+
+def _missing_images(params: Params) -> Iterator[str]:
+    """Data sets of which nothing is there: neither images nor results. With the results a machine
+    plans, and reruns what needs no images, without them."""
+    for key, data in params.datasets.items():
+        options = registry.datasets.check(data.source, data.options)
+        paths = changes.paths(data.source, options)
+        own = not registry.datasets.module(data.source).startswith("st.")
+        if own or options.get("download"):  # a plugin's may come from anywhere
+            continue
+        if paths and not any(map(os.path.exists, paths)) and not _has_results(key, options):
+            place = f"datasets.{key}.options" + (".root" if "root" in options else "")
+            yield f"{place}: {paths[0]} is not there; name the images' place, or put them there"
+
+
+def _has_results(dataset: str, options: dict[str, Any]) -> bool:
+    """Whether anything was made of a data set; if it was prepared, with these options."""
+    prepared = Path(fill(DATA, dataset=dataset))
+    if not prepared.exists():
+        return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
+    try:
+        return read_header(prepared, DATA_FORMAT)["job"]["options"] == options
+    except (StError, KeyError, TypeError):
+        return False
+
+
 def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
     """An imported network, if it has been drawn with these options; raises StError if they are
     wrong."""
     options = registry.architectures.check(architecture.family, architecture.options)
     path = Path(DRAWING.format(dataset=dataset, architecture=key))
     place, _ = parted(options["module"])
+    installed(options["module"])
     for file in (place if place.endswith(".py") else None, options["weights"]):
         if file is not None and not Path(file).is_file():
             raise StError(f"'{file}' is missing; paths are relative to the project")
+    if place.endswith(".py"):
+        beside(Path(place))  # as the workflow will: it and what it imports must be Python
     if not path.exists():
         return None
     try:
@@ -337,9 +397,7 @@ def _exports(params: Params) -> Iterator[str]:
     for key, export in params.exports.items():
         found = _reference(key, rows, "row of the table")
         yield from (f"exports.{key}: {p}" for p in found)
-        for target in dict.fromkeys(export.to):
-            if export.to.count(target) > 1:
-                yield f"exports.{key}.to: duplicate value '{target}'"
+        for target in export.to:
             if f"{key}-{target}" in rows:
                 yield f"exports.{key}.to: '{key}-{target}' is a row already; rename that method"
             needed = registry.targets.get(target).needs

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, WithJsonSchema
 
 from st.core import registry
 from st.core.errors import StError
-from st.core.types import Finite, Flag, Fraction, Number, Section, Whole
+from st.core.types import Distinct, Finite, Flag, Fraction, Number, Section, Several, Whole
 from st.data.augment import Augment
 from st.training.recipe import Training, TrainingChange
 
@@ -210,7 +210,7 @@ class Method(Section):
     max_epoch_factor: Annotated[float, Finite(ge=1)] | None = Field(
         None, description="computation: at most this factor (Liu et al. 2019 stop at 2)."
     )
-    architectures: list[str] | None = Field(
+    architectures: Several[str] | None = Field(
         None, description="Only for these architectures; default: all."
     )
 
@@ -218,10 +218,7 @@ class Method(Section):
 class Export(Section):
     """Files for other programs that are made of a row's networks; each is a row of its own."""
 
-    to: Annotated[
-        list[Literal["onnx", "int8", "torch", "module"]],
-        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
-    ] = Field(
+    to: Several[Literal["onnx", "int8", "torch", "module"]] = Field(
         ["onnx"],
         description="onnx: the same network in ONNX; int8: in 8-bit integers, by onnxruntime's "
         "static quantisation with ranges measured on training images; torch: torch.export's "
@@ -276,11 +273,8 @@ class Resources(Section):
 class Params(Section):
     """A grid of experiments: data sets x architectures x seeds x methods."""
 
-    plugins: list[Module] = Field([], description="One's own modules, imported first.")
-    seeds: Annotated[
-        list[Annotated[Whole, Field(ge=0, lt=2**32)]],
-        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
-    ]
+    plugins: Distinct[Module] = Field([], description="One's own modules, imported first.")
+    seeds: Several[Annotated[Whole, Field(ge=0, lt=2**32)]]
     datasets: Annotated[dict[Name, DataSet], Field(min_length=1)]
     architectures: Annotated[dict[Name, Architecture], Field(min_length=1)]
     training: Training = Training()
@@ -290,7 +284,7 @@ class Params(Section):
     )
     searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
     methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
-    claims: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
+    claims: dict[Name, Several[str]] = Field(
         {},
         description="Verdicts for unusual grids: a method, and the rows of the table that it must "
         "beat, in this order. Otherwise each method that starts anew and learns from its supernet "

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from st.config.params import Search
+from st.config.params import BudgetSection, Search
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
@@ -79,7 +79,8 @@ def search_problems(search: Search) -> Iterator[str]:
     if given and not getattr(criterion, "budget", True):
         yield f"budget: criterion '{search.criterion}' takes none; leave it out"
     elif not given and getattr(criterion, "budget", True):
-        yield "budget: is missing; give params, macs, latency or several"
+        *most, last = BudgetSection.model_fields
+        yield f"budget: is missing; give {', '.join(most)}, {last} or several"
     if search.rounds > 1 and not getattr(criterion, "ranks", True):
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     options = registry.criteria.check(search.criterion, search.options)

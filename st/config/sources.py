@@ -9,6 +9,8 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from st.core.errors import StError, one_line
+
 ROOMS = (
     "core", "networks", "data", "training", "pruning", "config", "report", "deploy", "api",
     "phases",
@@ -80,9 +82,14 @@ def beside(path: Path) -> list[Path]:
 
 @cache
 def _imports(path: Path) -> list[str]:
-    """All names that a file imports; `from a import b` gives both a and a.b."""
+    """All names that a file imports; `from a import b` gives both a and a.b. Raises StError if it
+    is not Python."""
     names = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:  # a user's file
+        raise StError(f"{path}: is not Python ({one_line(error)}); correct it") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -224,8 +224,8 @@ def choose(
     """The device called `name`, set up to be deterministic. auto: a GPU if there is one; of several
     one with a free slot, if a workflow runs this. `rank`: the number of this process on this
     machine, if each of several takes a GPU."""
-    if threads and threads < 0:
-        raise StError(f"threads: must be 0 or more, not {threads}")
+    if threads and not 0 <= threads <= process.MOST_THREADS:
+        raise StError(f"threads: must be 0 to {process.MOST_THREADS}, not {threads}")
     if threads:
         torch.set_num_threads(threads)
     process.keep_memory()

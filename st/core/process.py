@@ -23,6 +23,8 @@ from st.core.errors import StError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 16  # items that a process is given at once
+# More is a slip of the hand, and ends torch without a message; clusters may give more than is seen.
+MOST_THREADS = max(1024, os.cpu_count() or 1)
 
 
 def leave(status: int) -> NoReturn:

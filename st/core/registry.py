@@ -22,12 +22,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from st.core.errors import StError
+from st.core.guest import MAIN, guest
 
 
 def closest(name: str, known: Iterable[str]) -> str:
     """'did you mean ...?' for a misspelt name, and the names there are."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    known, name = sorted(known), str(name)
+    # who misspells a word or shortens it rarely begins with another letter: 'rotate', 'jitter'
+    begins = [word for word in known if word[:1] == name[:1]]
+    near = difflib.get_close_matches(name, begins, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     names = f"known: {', '.join(known) or 'none'}"
     return f"did you mean '{near[0]}'? ({names})" if near else names
 
@@ -68,6 +72,10 @@ class Registry:
     def module(self, name: str) -> str:
         """The module that defines `name`, for the workflow's code inputs."""
         return self.get(name).__module__
+
+    def takes(self, name: Any, option: str) -> bool:
+        """Whether there is an entry of this name that has this option."""
+        return name in self.names() and option in _options(self.get(name)).model_fields
 
     def check(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """`options` completed by the defaults of the entry's keyword-only arguments.
@@ -116,14 +124,20 @@ losses = Registry("loss", "st.training.losses")
 targets = Registry("target", "st.deploy.targets")
 
 
-def load_plugins(modules: Iterable[str]) -> None:
-    """Import the user's own modules, found from the working directory or the environment."""
+def look_here() -> None:
+    """Let the user's own modules be found from the working directory."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import the user's own modules, found from the working directory or the environment."""
+    look_here()
     for module in modules:
         try:
-            importlib.import_module(module)
+            with guest(f"plugins: '{module}'", "when it is imported", MAIN):
+                importlib.import_module(module)
         except StError:
             raise
         except Exception as error:  # a user's module may fail in any way

@@ -1,10 +1,12 @@
 """The types that options and keys of params.yaml are made of."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import GroupedMetadata, Interval
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field
+
+Item = TypeVar("Item")
 
 
 def _no_boolean(value: Any) -> Any:
@@ -33,6 +35,20 @@ class Finite(GroupedMetadata):
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Finite()]
 Fraction = Annotated[float, Finite(gt=0, le=1)]
+
+
+def _once(values: list[Item]) -> list[Item]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"should name {value!r} once")
+    return values
+
+
+_unique: Any = {"uniqueItems": True}  # in the JSON schema
+Distinct = Annotated[list[Item], Field(json_schema_extra=_unique), AfterValidator(_once)]
+Several = Annotated[
+    list[Item], Field(min_length=1, json_schema_extra=_unique), AfterValidator(_once)
+]
 Flag = Annotated[bool, Field(strict=True)]
 
 

@@ -1,5 +1,7 @@
 """Names of torch modules of others."""
 
+from importlib.util import find_spec
+
 from st.core.errors import StError
 
 
@@ -13,3 +15,15 @@ def parted(name: str) -> tuple[str, str]:
             "torchvision.models:resnet18"
         )
     return place, attribute
+
+
+def installed(name: str) -> None:
+    """Raise StError if the package of an option `module` is not there. Nothing is imported."""
+    place, _ = parted(name)
+    package = place.partition(".")[0]
+    try:
+        found = place.endswith(".py") or find_spec(package) is not None
+    except ValueError:  # made by a program, such as a notebook's
+        found = True
+    if not found:
+        raise StError(f"module '{name}': {package} is missing; pip install {package}")

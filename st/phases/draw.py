@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from st.core.guest import INSTEAD, guest
 from st.core.job import Job
 from st.core.progress import say
 from st.core.seeds import derive
@@ -22,13 +23,14 @@ def run(job: Job, data: Path, drawing: Path, weights: Path | None = None) -> Non
     """
     images, _ = load_data(data)
     options, shape, classes = job["options"], images.input_shape, len(images.classes)
-    module, notes = made(
-        options["module"], options["arguments"] or {}, shape, classes, derive(0, "draw")
-    )
-    notes += fill(module, weights) if weights else []
-    program, tensors = imported(
-        module, shape, options["stages"], options["streams"] == "prune", classes
-    )
+    with guest(f"module '{options['module']}'", "when it is made or run", INSTEAD):
+        module, notes = made(
+            options["module"], options["arguments"] or {}, shape, classes, derive(0, "draw")
+        )
+        notes += fill(module, weights) if weights else []
+        program, tensors = imported(
+            module, shape, options["stages"], options["streams"] == "prune", classes
+        )
     structure = Structure("import", options, shape, classes, program=program)
     for note in (*notes, *program.notes):
         say(f"{options['module']}: {note}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from st.core.errors import StError
 from st.core.files import write_json, write_text
 from st.core.job import Job
 from st.core.progress import say
@@ -14,7 +15,12 @@ def run(job: Job, folder: Path) -> None:
 
     Raises StError that names the first file that is missing.
     """
-    runs = tables.collect(job, folder)
+    try:
+        runs = tables.collect(job, folder)
+    except StError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise StError(f"{error}; make it by snakemake, or by `st evaluate`") from error
+        raise
     table, caption = tables.aggregate(runs), captions.caption(job, runs)
     for dataset, architecture, _ in tables.groups(table):
         drawn = {

@@ -76,6 +76,12 @@ def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None =
     recipe, augment = Training(**job["training"]), Augment(**job["augment"])
     for key, problem in augment.misfits(data.input_shape[0]):  # only now is every shape known
         raise StError(f"augment.{key}: {problem}")
+    images = len(data.train_labels)
+    if work.epochs and recipe.batch_size > images:
+        say(
+            f"training.batch_size: {recipe.batch_size}, but there are {images} training images: "
+            "each step takes all of them"
+        )
     return Run(
         network=where.place(network.build(structure, work.initial)),
         images=Images(data, where),

@@ -15,6 +15,11 @@ GRAY, LABELS = np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 3
 COLOUR = torch.rand(6, 3, 8, 8)
 
 
+class Ends(torch.nn.Flatten):
+    def forward(self, x):
+        exit(1)
+
+
 @pytest.fixture(scope="module")
 def net():
     return st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 8]})
@@ -44,6 +49,12 @@ def refused(words: str, function, *arguments, **options) -> None:
         ((GRAY, LABELS), {"holdout": 0.5, "classes": 2}, "labels: 2, of image 2, is no class"),
         ((GRAY, LABELS - 1), {"holdout": 0.5, "classes": 3}, "labels: -1, of image 0"),
         ((GRAY, LABELS), {"holdout": 0.5, "classes": "abc"}, "classes: must be names"),
+        ((GRAY, LABELS + 1), {"holdout": 0.5}, "labels: no image is of class 0, of 0 to 3; number"),
+        ((GRAY, 2 * LABELS), {"holdout": 0.5}, "class 1, 3, of 0 to 4"),
+        ((GRAY, LABELS + 10**12), {"holdout": 0.5}, "class 0, 1, 2, ..., of 0 to 1000000000002"),
+        ((GRAY, LABELS), {"test": (GRAY, LABELS + 1)}, "class 3, of 0 to 3"),
+        ((GRAY, 0 * LABELS), {"holdout": 0.5}, "classes: there is one only; networks"),
+        ((GRAY, 0 * LABELS), {"holdout": 0.5, "classes": ["a"]}, "classes: there is one only"),
         ((GRAY[:0], LABELS[:0]), {"holdout": 0.5}, "must be (n, channels, height, width)"),
         ((GRAY.reshape(6, -1), LABELS), {"holdout": 0.5}, "not (6, 64)"),
         ((GRAY - 1.0, LABELS), {"holdout": 0.5}, "float64 of -1 to -1; give integers of 0 to 255"),
@@ -75,6 +86,7 @@ def test_of_data(train, options, words):
 @pytest.mark.parametrize(
     "network, shape, options, words",
     [
+        (Ends(), (1, 8, 8), {}, "module 'Ends': ends the program when it is run (status 1)"),
         ("vg", (1, 8, 8), {"classes": 3}, "unknown architecture 'vg'; did you mean 'vgg'?"),
         ("vgg", (8, 8), {"classes": 3}, "must be (channels, height, width), not (8, 8)"),
         ("vgg", (1, 8, 8), {}, "classes: are missing"),
@@ -102,7 +114,7 @@ def test_of_networks(network, shape, options, words):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"budget": None}, "budget: is missing; give params, macs, latency or several"),
+        ({"budget": None}, "budget: is missing; give params, macs, channels, latency or several"),
         ({"budget": 0.5}, "budget: must be a mapping of keys to values, not 0.5"),
         ({"budget": {"flops": 0.5}}, "budget.flops: unknown key; known: channels, latency, macs"),
         ({"budget": {"macs": 50}}, "budget.macs: should be less than or equal to 1, not 50"),
@@ -176,7 +188,8 @@ def _uniform():
         ({"ce": 1}, {"augment": {"jitter": {"hue": 0.1}}}, "augment.jitter.hue: has no effect"),
         ({"ce": 1}, {"sparsity": -1}, "sparsity: must be a number of 0 to 1"),
         ({"ce": 1}, {"device": "gpu"}, "device gpu: is not known; use auto, cpu, cuda"),
-        ({"ce": 1}, {"threads": -2}, "threads: must be 0 or more, not -2"),
+        ({"ce": 1}, {"threads": -2}, "threads: must be 0 to "),
+        ({"ce": 1}, {"threads": 100000}, "not 100000"),
         ({"ce": 1}, {"seed": True}, "seed: must be a whole number"),
     ],
 )
@@ -186,6 +199,14 @@ def test_of_trainings(net, data, objective, options, words):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_of_batches_larger_than_the_data(net, data, caplog):
+    """Not refused: they are all images, and that is said."""
+    caplog.set_level("INFO", logger="st")
+    st.train(net, data, epochs=1, batch_size=5000, device="cpu", threads=1)
+    count = len(data.train_labels)
+    assert f"batch_size: 5000, but there are {count} training images: each step" in caplog.text
+
+
 def test_of_gpus_that_are_not_there(net, data):
     refused("device cuda: torch sees no GPU here", st.train, net, data, device="cuda", epochs=1)
 
@@ -205,7 +226,7 @@ def test_of_what_is_no_network_or_data(net, data, tmp_path):
     words = "has the class 'a' where the data have 'class0'"
     refused(f"network: {words}", st.evaluate, named, data)
     refused(f"teacher: {words}", st.train, net, data, {"kd": 1}, teacher=named, epochs=1)
-    one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS))
+    one = st.dataset((GRAY[:1], LABELS[:1]), (GRAY, LABELS), classes=3)
     refused("batch normalisation needs two", st.train, net, one, epochs=1)
 
 

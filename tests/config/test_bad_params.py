@@ -28,7 +28,7 @@ BAD = [
     ("datasets.digits.augment.resized_crop", True, "mapping"),
     ("datasets.digits.augment.resized_crop", {"scale": [0.5]}, "at least 2 values, not [0.5]"),
     ("datasets.digits.augment.resized_crop", {"ratio": [1, 1, 2]}, "at most 2 values"),
-    ("architectures.vgg.width", 1, "unknown key"),
+    ("architectures.vgg.widths", 1, "unknown key"),
     ("architectures.vgg.training.epohcs", 1, "did you mean 'epochs'"),
     ("supernets.sparse.spars", True, "did you mean 'sparse'"),
     ("supernets.sparse.training.momentun", 0, "did you mean 'momentum'"),
@@ -37,6 +37,13 @@ BAD = [
     ("methods.st.inti", "random", "did you mean 'init'"),
     ("methods.st.training.decays", 1, "did you mean 'decay'"),
     ("evaluation.latency", 1, "did you mean"),
+    # options that stand one level too high, of whatever is chosen
+    ("datasets.f", {"source": "imagefolder", "root": "/"}, "belongs under `options`"),
+    ("architectures.vgg.width", 1, "belongs under `options`"),
+    ("architectures.vgg.bn_scale", 1, "belongs under `init_options`"),
+    ("searches.slimming.members", "sum", "belongs under `options`"),
+    ("methods.st.linear", "uniform", "belongs under `init_options`"),
+    ("searches.slimming.epochs", 3, "unknown key"),  # another criterion's
     # missing keys
     ("seeds", DROP, "is missing"),
     ("datasets", DROP, "is missing"),
@@ -82,6 +89,16 @@ BAD = [
     ("methods.st.epoch_rule", "sames", "'same'"),
     ("plugins", ["no_such_module"], "no_such_module"),
     ("plugins", ["json..x"], "json..x"),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "timm:resnet18"}},
+        "timm is missing; pip install timm",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "no_such_package.nets:Net"}},
+        "no_such_package is missing",
+    ),
     # options of what is registered
     ("datasets.digits.options", {"size": 8}, "unknown option 'size'", "datasets.digits"),
     ("architectures.vgg.options", {"layer": [8]}, "did you mean 'layers'", "architectures.vgg"),
@@ -113,8 +130,31 @@ BAD = [
     ("methods", {"supernet-x": {"search": "slimming"}}, "own", "methods.supernet-x"),
     ("methods", {"a": {"search": "x\ny"}}, "unknown search 'x y'", "methods.a.search"),
     # what contradicts itself or the rest
-    ("seeds", [0, 1, 0], "duplicate value 0"),
-    ("searches.slimming.budget", {}, "is missing; give params"),
+    (
+        "datasets.digits.normalisation",
+        {"mean": [0.5], "std": [0.5, 0.5]},
+        *("normalisation.std: has 2 values, but the images have 1 channels", "datasets.digits"),
+    ),
+    ("seeds", [0, 1, 0], "should name 0 once, not [0, 1, 0]"),
+    ("plugins", ["json", "json"], "should name 'json' once"),
+    ("methods.st.architectures", [], "must not be empty"),
+    ("methods.st.architectures", ["vgg", "vgg"], "should name 'vgg' once"),
+    ("claims", {"st": []}, "must not be empty", "claims.st"),
+    ("claims", {"st": ["lottery", "lottery"]}, "should name 'lottery' once", "claims.st"),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torch.nn:ReLU", "stages": []}},
+        "option 'stages': ",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torch.nn:ReLU", "stages": ["a", "a"]}},
+        "should name 'a' once",
+    ),
+    (
+        *("searches.slimming.budget", {}),
+        "is missing; give params, macs, channels, latency or several",
+    ),
     ("searches.slimming.options", {"name": "a"}, "unknown option", "searches.slimming.criterion"),
     (
         "searches.p",
@@ -273,6 +313,17 @@ def test_files_that_cannot_be_read(tmp_path):
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
+def test_modules_that_are_not_python(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whole.py").write_text("import broken\n")
+    (tmp_path / "broken.py").write_text("def f(")
+    options = {"module": "whole.py:Net"}
+    tiny["architectures"]["mine"] = {"family": "import", "options": options}
+    with pytest.raises(StError, match=r"architectures\.mine: broken\.py: is not Python") as caught:
+        parse(tiny)
+    assert "\n" not in str(caught.value)
+
+
 def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -281,6 +332,7 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             ("1 / 0", "ZeroDivisionError"),
             ("raise ValueError('two\\nlines')", "two lines"),
             ("def f(", "SyntaxError"),
+            ("import sys; sys.exit()", "ends the program when it is imported (status 0); guard"),
             ("from st.core.registry import losses\n@losses.register\ndef kd(): pass", "already"),
         ]
     ):
@@ -290,6 +342,21 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             parse({**tiny, "plugins": [f"plugin{number}"]}, "p.yaml")
         message = str(caught.value)
         assert message.startswith("p.yaml: plugin") and "\n" not in message and words in message
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("datasets.digits.roots", "/"),
+        ("datasets.digits.augment.rotate", 10),
+        ("datasets.digits.options", {"root": "/", "image_size": 8}),
+    ],
+)
+def test_words_that_are_not_alike_are_not_meant(tiny, key, value):
+    tiny["datasets"]["digits"]["source"] = "imagefolder"
+    with pytest.raises(StError, match=r"unknown.*\(?known: ") as caught:
+        parse(changed(tiny, key, value))
+    assert "did you mean" not in str(caught.value)
 
 
 def test_mutated_files(tiny):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.params import changed
 from PIL import Image
 
 from st.config import changes
@@ -58,6 +59,59 @@ def test_results_know_their_images_where_these_were_never_prepared(place, compar
     (root / "elsewhere").rename(root / "images")
     Image.fromarray(np.full((8, 8), 7, dtype=np.uint8)).save(root / "images/cat/0.png")
     assert job(params) != first
+
+
+def test_images_that_are_nowhere_are_told_before_any_job(place):
+    root, params = place
+    parse(params, images=True)
+    made(params)
+    (root / "images").rename(root / "elsewhere")
+    parse(params, images=True)  # a machine that has the results only
+    options = params["datasets"]["pets"]["options"]
+    words = r"datasets\.pets\.options\.root: images is not there"
+    with pytest.raises(StError, match=words):  # it would be prepared again
+        parse(
+            {**params, "datasets": changed(params["datasets"], "pets.options.size", 9)}, "p", True
+        )
+    options["size"] = 8
+    shutil.rmtree("results/prepare")
+    with pytest.raises(StError, match=words):
+        parse(params, images=True)
+    parse(params)  # what only reads the file
+    metrics = Path("results/evaluate/pets/vgg/seed0/st/metrics.json")  # as brought from elsewhere
+    metrics.parent.mkdir(parents=True)
+    metrics.touch()
+    parse(params, images=True)
+    (root / "images").touch()
+    with pytest.raises(StError, match=r"datasets\.pets: images: is not a folder"):
+        parse(params)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_images_that_would_be_downloaded(place, download):
+    _, params = place
+    options = {"download": download}
+    params["datasets"] = {"pets": {"source": "mnist", "options": options}}
+    if download:
+        parse(params, images=True)
+    else:
+        with pytest.raises(StError, match=r"pets\.options\.root: data/MNIST/raw is not there"):
+            parse(params, images=True)
+
+
+@pytest.mark.parametrize("size", [8, None])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"val": "test"}, "the option 'val' needs a folder val/ beside train/"),
+        ({"test_fraction": None}, "give 'test_fraction', or sort the images into train/ and test/"),
+    ],
+)
+def test_parts_that_are_not_there(place, size, change, words):
+    _, params = place
+    params["datasets"]["pets"]["options"] |= {"size": size, **change}
+    with pytest.raises(StError, match=f"^params.yaml: datasets.pets: images: {words}$"):
+        parse(params)
 
 
 def test_sources_without_files_have_none(tiny):
@@ -159,5 +213,5 @@ def test_the_report_says_what_was_evaluated(place):
     pets["holdout"] = 0.2
     assert Grid(parse(params)).report()["datasets"] == {"pets": "held-out training images"}
     pets["holdout"] = 0
-    pets["options"]["val"] = "holdout"
+    pets["options"] |= {"val": "holdout", "root": "elsewhere"}
     assert Grid(parse(params)).report()["datasets"] == {"pets": "the val images"}

@@ -31,7 +31,7 @@ def packages(monkeypatch):
         ({"st": {"to": "onnx"}}, "exports.st.to: "),
         ({"st": {"too": ["onnx"]}}, "exports.st.too: unknown key; did you mean 'to'?"),
         ({"st": {"raw": 1}}, "exports.st.raw: "),
-        ({"st": {"to": ["onnx", "onnx"]}}, "exports.st.to: duplicate value 'onnx'"),
+        ({"st": {"to": ["onnx", "onnx"]}}, "exports.st.to: should name 'onnx' once"),
         ({"st": ["onnx"]}, "exports.st: must be a mapping"),
         ([], "exports: "),
     ],

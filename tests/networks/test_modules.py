@@ -224,7 +224,8 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
     "name, arguments, words",
     [
         ("resnet18", {}, "must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME"),
-        ("no_such_package:Net", {}, "cannot be imported .ModuleNotFoundError"),
+        ("no_such_package:Net", {}, "no_such_package is missing; pip install no_such_package"),
+        ("os.no_such_module:Net", {}, "cannot be imported .ModuleNotFoundError"),
         ("no_such_file.py:Net", {}, "no_such_file.py: is missing"),
         ("torchvision.models:resnet19", {}, "there is no 'resnet19'; did you mean 'resnet1"),
         ("mine:number", {}, "is no class, function or module of torch"),
@@ -244,6 +245,40 @@ def test_what_cannot_be_made_is_one_line(name, arguments, words):
     with pytest.raises(StError, match=words) as caught:
         make(name, **arguments)
     assert "\n" not in str(caught.value)
+
+
+ENDS = {
+    "import sys; sys.exit()": "status 0",
+    "exit(3)": "status 3",
+    "raise SystemExit('no\\ndata')": "no data",
+    "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('data')\n"
+    "parser.parse_args()": "the following arguments are required: data",
+}
+
+
+@pytest.mark.parametrize("text", ENDS)
+def test_files_that_end_the_program_are_one_line(tmp_path, text, capfd, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)  # and taken back
+    path = tmp_path / "ends.py"
+    path.write_text(text)
+    with pytest.raises(StError) as caught:
+        make(f"{path}:Net")
+    assert str(caught.value) == (
+        f"module '{path}:Net': ends the program when it is imported ({ENDS[text]}); "
+        'guard what runs with `if __name__ == "__main__":`'
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_files_do_not_see_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["st", "draw", "digits/mine"])
+    (tmp_path / "script.py").write_text(
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr')\n"
+        "parser.parse_args()\nfrom mine import Pooled\n"
+    )
+    assert type(make(f"{tmp_path}/script.py:Pooled")[0]) is Pooled
+    assert sys.argv == ["st", "draw", "digits/mine"]
 
 
 def test_timm_is_optional(monkeypatch):

@@ -239,6 +239,18 @@ def test_a_params_file_that_is_missing_is_named(tmp_path, capsys):
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize(
+    "name, words", [("nope.tar.xz", "is missing; name an archive"), ("a.zip", "must be an archive")]
+)
+def test_data_that_are_no_archive(tmp_path, monkeypatch, capsys, name, words):
+    (tmp_path / "a.zip").touch()
+    path = tmp_path / name
+    monkeypatch.setattr(sys, "argv", ["bundle.py", "--data", str(path), str(tmp_path / "to")])
+    assert bundle.main() == 2
+    assert f"bundle: error: --data {path}: {words}" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
 def test_packs_of_something_else_are_refused(tmp_path, capsys):
     home = made(tmp_path / "home")
     volumes.write_volumes(tmp_path / "to", "results", {"code/cli.py": Path(__file__)}, 1)

@@ -54,7 +54,7 @@ if not internals.configfiles(workflow):
 try:
     given = check.typed(internals.config_option(workflow))
     named = [os.path.relpath(path) for path in PARAMS_FILES] + ["--config"] * bool(given)
-    PARAMS = check.parse({**config, **given}, " + ".join(named))
+    PARAMS = check.parse({**config, **given}, " + ".join(named), images=True)
 except StError as error:
     raise WorkflowError(str(error)) from None
 GRID = Grid(PARAMS)

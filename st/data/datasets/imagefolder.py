@@ -58,6 +58,8 @@ def imagefolder(
     _check_sizes(size, test_resize, train_size)
     found = layout(root)
     _check_parts(root, found, test_fraction, val)
+    if not val and "val" in found.parts:
+        say(f"{found.parts['val']} is not used; the option 'val: holdout' evaluates on it")
     split = "" not in found.parts
     stored = train_size or size
     differ = stored != size or (test_resize or size) != size
@@ -101,12 +103,14 @@ def imagefolder(
 
 def _shape(
     *, root: str, size: int | None, test_resize: int | None, train_size: int | None,
-    grayscale: bool, **others,
+    grayscale: bool, test_fraction: float | None, val: str | None, **others,
 ) -> Shape | None:  # fmt: skip
     _check_sizes(size, test_resize, train_size)
-    if size is None or not expanded(root).is_dir():
+    if not os.path.exists(expanded(root)):  # where there are results of it, none is needed
         return None
-    return (1 if grayscale else 3, size, size), len(layout(root).classes)
+    found = layout(root)
+    _check_parts(root, found, test_fraction, val)
+    return None if size is None else ((1 if grayscale else 3, size, size), len(found.classes))
 
 
 def _sides(
@@ -183,8 +187,6 @@ def _check_parts(root: str, found: Layout, test_fraction: float | None, val: str
             else "add test/, or let 'root' name train/ and give 'test_fraction'"
         )
         raise StError(f"{root}: has {', '.join(has)}, but no test part; {advice}")
-    if not val and "val" in found.parts:
-        say(f"{found.parts['val']} is not used; the option 'val: holdout' evaluates on it")
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from st.core.registry import architectures
+from st.core.types import Several
 from st.networks.graph import Graph
 
 
@@ -13,7 +14,7 @@ def import_(
     module: str,
     arguments: dict[str, Any] | None = None,
     weights: str | None = None,
-    stages: list[str] | None = None,
+    stages: Several[str] | None = None,
     streams: Literal["prune", "keep"] = "prune",
 ) -> None:
     """A module that is made by a class or function of one's own, of torchvision's or timm's.

@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from st.core.errors import StError, one_line, sizes
-from st.core.registry import closest
-from st.networks.place import parted
+from st.core.guest import MAIN, guest
+from st.core.registry import closest, look_here
+from st.networks.place import installed, parted
 from st.networks.weights import read_weights, refuse
 
 CLASSES = ("num_classes", "n_classes", "nclasses", "num_labels", "classes", "nb_classes")
@@ -89,16 +90,20 @@ def _made_for(module: nn.Module) -> list[str]:
 def found(name: str) -> Any:
     """What is called: a class or function, or a module."""
     place, attribute = parted(name)
-    if place == "timm":
-        return _timm(attribute)
+    look_here()
+    installed(name)
     try:
-        module: Any = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
+        with guest(f"module '{name}'", "when it is imported", MAIN):
+            from_file = place.endswith(".py")
+            module: Any = _from_file(Path(place)) if from_file else importlib.import_module(place)
     except StError:
         raise
     except Exception as error:  # the code of others
         raise StError(
             f"module '{name}': cannot be imported ({type(error).__name__}: {one_line(error)})"
         ) from error
+    if place == "timm":
+        return _timm(module, attribute)
     for part in attribute.split("."):
         if not hasattr(module, part):
             known = [n for n, v in vars(module).items() if callable(v) and n[:1] != "_"]
@@ -121,19 +126,7 @@ def _from_file(path: Path) -> Any:
     return module
 
 
-def _imported(name: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
-
-
-def _timm(name: str) -> Callable[..., nn.Module]:
-    try:
-        timm: Any = importlib.import_module("timm")
-    except ImportError as error:
-        raise StError(f"module 'timm:{name}': timm is missing; pip install timm") from error
-
+def _timm(timm: Any, name: str) -> Callable[..., nn.Module]:
     def create(num_classes: int, **arguments: Any) -> nn.Module:
         return timm.create_model(name, num_classes=num_classes, **arguments)
 

@@ -1,0 +1,42 @@
+"""Code of others in this process: plugins, and modules that are imported to be pruned."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from st.core.errors import StError, one_line
+
+# what to do
+MAIN = 'guard what runs with `if __name__ == "__main__":`'
+INSTEAD = "raise an exception instead"
+
+
+@contextmanager
+def guest(what: str, when: str, advice: str) -> Iterator[None]:
+    """Others' code runs here. It does not see the command line, which is not its own, and where it
+    would end the program, StError says so, with `what` it is, `when` it does so, and what to do.
+    """
+    argv, refuse = sys.argv, argparse.ArgumentParser.error
+    sys.argv = argv[:1]
+    argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    except SystemExit as error:
+        told = f"{what}: ends the program {when} ({status(error)}); {advice}"
+        raise StError(told) from error
+    finally:
+        sys.argv = argv
+        argparse.ArgumentParser.error = refuse  # type: ignore[method-assign]
+
+
+def status(error: SystemExit) -> str:
+    """The status, or the message, with which a program would have ended."""
+    code = error.code or 0
+    return f"status {code}" if isinstance(code, int) else one_line(code)
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of argparse's own, which prints how this program is used."""
+    raise SystemExit(message)
