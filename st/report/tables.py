@@ -134,16 +134,21 @@ def ranked_in_use(job: Job, folder: str | Path) -> list[tuple[str, str, str, str
     """Searches by BatchNorm scales of which next to none were near zero: (data set, architecture,
     search, supernet, the share that is, the share of the channels that was removed), means over
     seeds, in the grid's order."""
-    found: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    searches: dict[tuple[str, str, str, str], dict[int, tuple[float, float]]] = {}
     for names, row in _runs(job):
         if "search" not in row:
             continue
         key = (names["dataset"], names["architecture"], row["search"], row["supernet"])
+        shares = searches.setdefault(key, {})
+        if names["seed"] in shares:  # another row's, of the same search
+            continue
         structure = read_json(place(STRUCTURE, folder, **names, search=row["search"]))
         if "scales_near_zero" in structure:
-            kept, full = (sum(structure[key].values()) for key in ("widths", "supernet_widths"))
-            found.setdefault(key, []).append((structure["scales_near_zero"], 1 - kept / full))
-    means = {key: np.mean(shares, axis=0) for key, shares in found.items()}
+            kept, full = (sum(structure[of].values()) for of in ("widths", "supernet_widths"))
+            shares[names["seed"]] = structure["scales_near_zero"], 1 - kept / full
+    means = {
+        key: np.mean(list(shares.values()), axis=0) for key, shares in searches.items() if shares
+    }
     return [
         (*key, float(near), float(removed))
         for key, (near, removed) in means.items()

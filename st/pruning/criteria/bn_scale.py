@@ -16,14 +16,10 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
     Channels that are not normalised, as those between the two layers of squeeze-and-excitation,
     have no scores and stay. Raises StError if there is no batch normalisation at all.
     """
-    scores = {}
-    for name, group in subject.graph.groups.items():
-        if not group.norms:
-            continue
-        scales = rows_of(subject, name, [(norm, 0) for norm in group.norms])
-        scores[name] = combined(
-            [combined(list(np.abs(s.astype(np.float64)).T), members) for s in scales], members
-        )
+    scores = {
+        name: combined([combined(list(s.astype(np.float64).T), members) for s in scales], members)
+        for name, scales in _scales(subject).items()
+    }
     if not scores:
         raise StError(
             "criterion 'bn_scale': the network has no batch normalisation; use l1_norm, l2_norm, "
@@ -35,12 +31,17 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
 def near_zero(subject: Subject) -> dict[str, float]:
     """The share of the scales that an L1 penalty has brought near zero: without such, what has the
     smallest ones is not unnecessary."""
-    scales = np.concatenate([
-        scale.ravel()
+    scales = [scale.ravel() for found in _scales(subject).values() for scale in found]
+    return {"scales_near_zero": float((np.concatenate(scales) < NEAR_ZERO).mean())}
+
+
+def _scales(subject: Subject) -> dict[str, list[np.ndarray]]:
+    """|gamma| by normalised group, of each of its normalisations: (channels, n)."""
+    return {
+        name: [np.abs(s) for s in rows_of(subject, name, [(norm, 0) for norm in group.norms])]
         for name, group in subject.graph.groups.items()
-        for scale in rows_of(subject, name, [(norm, 0) for norm in group.norms])
-    ])  # fmt: skip
-    return {"scales_near_zero": float((np.abs(scales) < NEAR_ZERO).mean())}
+        if group.norms
+    }
 
 
 bn_scale.told = near_zero
