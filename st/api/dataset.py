@@ -75,7 +75,7 @@ def _named(name: str, options: dict[str, Any]) -> Data:
         return load_data(name)[0]
     source = registry.datasets.get(name)
     options = registry.datasets.check(name, options)
-    if getattr(source, "writes", False):
+    if source.writes:
         raise StError(
             f"'{name}' keeps its images in files: name it in params.yaml, run `st prepare`, and "
             "give the file results/prepare/DATASET/data.safetensors"

@@ -58,7 +58,7 @@ def search(
     job = jobs.search(seed, spec, Evaluation())
     for problem in search_problems(spec):
         raise StError(problem)
-    if getattr(registry.criteria.get(criterion), "data", False):
+    if registry.criteria.get(criterion).data:
         if data is None:
             raise StError(f"data: is missing; criterion '{criterion}' looks at training images")
         fits(whole, data_of(data))

@@ -1,7 +1,6 @@
 """Reading params.yaml: everything that can be wrong with it is said before any job runs."""
 
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from st.config import changes
 from st.config.combinations import without_effect
 from st.config.grid import Grid
-from st.config.layout import DATA, DRAWING, fill
 from st.config.params import (
     Architecture,
     DataSet,
@@ -26,18 +23,11 @@ from st.config.params import (
     recipe,
     weights_file,
 )
-from st.config.parts import explain, keys, objective_problems, search_problems
-from st.config.sources import beside
+from st.config.parts import explain, keys, objective_problems, problems_of, search_problems
+from st.config.supernets import Supernets, missing_images, networks
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
-from st.core.tensors import read_header
-from st.data.dataset import FORMAT as DATA_FORMAT
-from st.data.dataset import Shape, check_normalisation
-from st.networks.checkpoint import FORMAT
-from st.networks.graph import draw
-from st.networks.place import installed, parted
-from st.networks.structure import Structure
 from st.pruning.selection import Budget, check_reachable
 from st.training.losses import taps_of
 
@@ -104,8 +94,8 @@ def parse(data: Any, source: str = "params.yaml", images: bool = False) -> Param
         registry.load_plugins(params.plugins)
     except StError as error:
         raise _refusal(source, [str(error)]) from error
-    found, supernets, taps = _networks(params)
-    found += _missing_images(params) if images and not found else []
+    found, supernets, taps = networks(params)
+    found += missing_images(params) if images and not found else []
     problems = [*found, *_contradictions(params, supernets, taps)]
     problems = problems or [*_exports(params), *without_effect(params, supernets)]
     if problems:
@@ -156,116 +146,8 @@ def _known_keys(location: Sequence) -> list[str]:
     return keys(model, location)
 
 
-def _problems(function, *arguments, **options) -> list[str]:
-    """What the function complains about, if it does."""
-    try:
-        function(*arguments, **options)
-    except StError as error:
-        return [str(error)]
-    return []
-
-
 def _reference(name: str, known, what: str) -> list[str]:
     return [] if name in known else [f"unknown {what} '{name}'; {closest(name, known)}"]
-
-
-Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
-
-
-def _networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, int]]]:
-    """What is wrong with data sets and architectures; the supernets, where a data set tells its
-    shape; and the taps of each architecture."""
-    problems: list[str] = []
-    supernets: Supernets = {}
-    shapes, taps = [], {}
-    for key, data in params.datasets.items():
-        try:
-            shapes.append((key, _shape(data)))
-        except StError as error:
-            problems.append(f"datasets.{key}: {error}")
-    for key, architecture in params.architectures.items():
-        found = _problems(registry.inits.check, "random", architecture.init_options)
-        problems += [f"architectures.{key}.init_options: {p}" for p in found]
-        if imported(architecture.family):
-            for dataset, _ in shapes:
-                try:
-                    drawn = _drawn(dataset, key, architecture)
-                except StError as error:
-                    problems.append(f"architectures.{key}: {error}")
-                    break
-                if drawn:
-                    taps[key], supernets[dataset, key] = drawn.graph.taps, drawn
-            continue
-        for dataset, shape in shapes:
-            # where only preparing the data tells their shape, any will do to check the options
-            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
-            found = _problems(draw, *arguments)
-            problems += [f"architectures.{key}: {p}" for p in found]
-            if found:
-                break
-            taps[key] = draw(*arguments).taps
-            options = registry.architectures.check(architecture.family, architecture.options)
-            if shape:
-                supernets[dataset, key] = Structure(architecture.family, options, *shape)
-    return problems, supernets, taps
-
-
-def _shape(data: DataSet) -> Shape | None:
-    """The images' shape and the number of classes, where the source tells them; raises StError if
-    its options, or the normalisation, are wrong."""
-    options = registry.datasets.check(data.source, data.options)
-    shape = registry.datasets.get(data.source).shape(**options)
-    if shape and data.normalisation:
-        check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
-    return shape
-
-
-def _missing_images(params: Params) -> Iterator[str]:
-    """Data sets of which nothing is there: neither images nor results. With the results a machine
-    plans, and reruns what needs no images, without them."""
-    for key, data in params.datasets.items():
-        options = registry.datasets.check(data.source, data.options)
-        paths = changes.paths(data.source, options)
-        own = not registry.datasets.module(data.source).startswith("st.")
-        if own or options.get("download"):  # a plugin's may come from anywhere
-            continue
-        if paths and not any(map(os.path.exists, paths)) and not _has_results(key, options):
-            place = f"datasets.{key}.options" + (".root" if "root" in options else "")
-            yield f"{place}: {paths[0]} is not there; name the images' place, or put them there"
-
-
-def _has_results(dataset: str, options: dict[str, Any]) -> bool:
-    """Whether anything was made of a data set; if it was prepared, with these options."""
-    prepared = Path(fill(DATA, dataset=dataset))
-    if not prepared.exists():
-        return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
-    try:
-        return read_header(prepared, DATA_FORMAT)["job"]["options"] == options
-    except (StError, KeyError, TypeError):
-        return False
-
-
-def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
-    """An imported network, if it has been drawn with these options; raises StError if they are
-    wrong."""
-    options = registry.architectures.check(architecture.family, architecture.options)
-    path = Path(DRAWING.format(dataset=dataset, architecture=key))
-    place, _ = parted(options["module"])
-    installed(options["module"])
-    for file in (place if place.endswith(".py") else None, options["weights"]):
-        if file is not None and not Path(file).is_file():
-            raise StError(f"'{file}' is missing; paths are relative to the project")
-    if place.endswith(".py"):
-        beside(Path(place))  # as the workflow will: it and what it imports must be Python
-    if not path.exists():
-        return None
-    try:
-        header = read_header(path, FORMAT)
-        if header["facts"]["job"]["options"] != options:
-            return None  # it will be drawn anew
-        return Structure.from_json(header["structure"], str(path))
-    except (StError, KeyError, TypeError):
-        return None
 
 
 def _contradictions(
@@ -282,16 +164,16 @@ def _contradictions(
             yield f"{where}: names that begin with 'supernet' are the supernets' own"
         found = _reference(method.search, params.searches, "search")
         yield from (f"{where}.search: {p}" for p in found)
-        found = _problems(registry.inits.check, method.init, method.init_options)
-        found = found or _problems(_weights_fit, params, method)
+        found = problems_of(registry.inits.check, method.init, method.init_options)
+        found = found or problems_of(_weights_fit, params, method)
         yield from (f"{where}.init: {p}" for p in found)
-        found = _problems(objective, method.objective)
+        found = problems_of(objective, method.objective)
         yield from (f"{where}.objective: {p}" for p in found)
         for name, options in ({} if found else objective(method.objective)).items():
             del options["weight"]
             for architecture, available in taps.items():
                 if architecture in (method.architectures or taps):
-                    found = _problems(taps_of, name, options, available)
+                    found = problems_of(taps_of, name, options, available)
                     yield from (f"{where}.objective: {architecture}: {p}" for p in found)
         if not found:
             place = f"datasets.{mixing[0]}.augment" if mixing else None
@@ -417,7 +299,7 @@ def _weights_fit(params: Params, method: Method) -> None:
         return
     name = search.criterion
     known = name in registry.criteria.names()
-    if known and not getattr(registry.criteria.get(name), "inherits", True):
+    if known and not registry.criteria.get(name).inherits:
         raise StError(
             f"'{method.init}' takes the supernet's weights, which fit no network that criterion "
             f"'{name}' finds; use 'random'"
@@ -428,7 +310,7 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
     """What is wrong with a search. `supernets`: by data set and architecture."""
     found = _reference(search.supernet, params.supernets, "supernet")
     yield from (f"supernet: {p}" for p in found)
-    found = _problems(registry.criteria.check, search.criterion, search.options)
+    found = problems_of(registry.criteria.check, search.criterion, search.options)
     yield from (f"criterion: {p}" for p in found)
     if found:
         return
@@ -440,19 +322,18 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
         if any(m.architectures is None or name in m.architectures for m in methods)
     }
     criterion = registry.criteria.get(search.criterion)
-    ranks = getattr(criterion, "ranks", True)
     budget = Budget(**search.budget.model_dump())
     yield from search_problems(search)
-    if ranks:
+    if criterion.ranks:
         told = set()
         for (dataset, architecture), supernet in searched.items():
             arguments = (supernet.graph, budget, search.min_channels, search.round_to)
-            for message in _problems(check_reachable, *arguments):
+            for message in problems_of(check_reachable, *arguments):
                 if architecture not in told:
                     told.add(architecture)
                     yield f"budget: {architecture} on {dataset}: {message}"
     options = registry.criteria.check(search.criterion, search.options)
-    if hasattr(criterion, "suits"):
+    if criterion.suits:
         for (_, architecture), supernet in searched.items():
-            found = _problems(criterion.suits, supernet, budget, **options)
+            found = problems_of(criterion.suits, supernet, budget, **options)
             yield from (f"criterion: {architecture}: {p}" for p in found)

@@ -24,8 +24,7 @@ def without_effect(params: Params, supernets: dict[tuple[str, str], Structure]) 
             if _given(architecture, "sparsity"):
                 yield f"architectures.{key}.sparsity: has no effect, because no supernet is sparse"
     for key, search in params.searches.items():
-        criterion = registry.criteria.get(search.criterion)
-        if not getattr(criterion, "ranks", True):
+        if not registry.criteria.get(search.criterion).ranks:
             for name in ("ranking", "min_channels", "round_to"):
                 if _given(search, name):
                     yield (

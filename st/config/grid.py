@@ -223,8 +223,7 @@ class Grid:
 
     def reads_files(self, dataset: str) -> bool:
         """Whether the source reads image files one by one, which several processes can do."""
-        source = registry.datasets.get(self.params.datasets[dataset].source)
-        return getattr(source, "writes", False)
+        return registry.datasets.get(self.params.datasets[dataset].source).writes
 
     def search_needs_rewind(self, search: str) -> bool:
         """Whether it returns to the supernet's early weights, as lottery rounds do."""
@@ -233,7 +232,7 @@ class Grid:
     def search_needs_data(self, search: str) -> bool:
         """Whether it looks at training images."""
         criterion = registry.criteria.get(self.params.searches[search].criterion)
-        return getattr(criterion, "data", False) or self.search_needs_rewind(search)
+        return criterion.data or self.search_needs_rewind(search)
 
     def search_measures(self, search: str) -> bool:
         """Whether it measures latencies, which nothing else may disturb."""

@@ -315,7 +315,7 @@ def schema() -> dict[str, Any]:
 def imported(family: str) -> bool:
     """Whether the phase `draw` imports networks of this family, if there is such a family."""
     try:
-        return getattr(registry.architectures.get(family), "imported", False)
+        return registry.architectures.get(family).imported
     except StError:
         return False
 
@@ -344,12 +344,6 @@ def objective(losses: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}"
             ) from None
         result[name] = {"weight": number, **registry.losses.check(name, given)}
-        for attribute in ("teacher", "taps"):
-            if not hasattr(registry.losses.get(name), attribute):
-                raise StError(
-                    f"loss '{name}': its function lacks the attribute '{attribute}'; "
-                    "docs/extending.md says which a loss needs"
-                )
     return result
 
 

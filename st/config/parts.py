@@ -72,24 +72,38 @@ def explain(error: Any, known: Callable[[Sequence], list[str]]) -> str:
     return f"{key}: {message}, not {given}"
 
 
+def problems_of(function, *arguments, **options) -> list[str]:
+    """What the function complains about, if it does."""
+    try:
+        function(*arguments, **options)
+    except StError as error:
+        return [str(error)]
+    return []
+
+
 def search_problems(search: Search) -> Iterator[str]:
     """What is wrong with a search whatever the supernet. Its criterion and options are known."""
     criterion = registry.criteria.get(search.criterion)
     given = any(bound is not None for bound in search.budget.model_dump().values())
-    if given and not getattr(criterion, "budget", True):
+    if given and not criterion.budget:
         yield f"budget: criterion '{search.criterion}' takes none; leave it out"
-    elif not given and getattr(criterion, "budget", True):
+    elif not given and criterion.budget:
         *most, last = BudgetSection.model_fields
         yield f"budget: is missing; give {', '.join(most)}, {last} or several"
-    if search.rounds > 1 and not getattr(criterion, "ranks", True):
+    if search.rounds > 1 and not criterion.ranks:
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     options = registry.criteria.check(search.criterion, search.options)
-    comparable = getattr(criterion, "comparable", True)
+    comparable = criterion.comparable
     comparable = comparable(**options) if callable(comparable) else comparable
     if search.ranking == "global" and not comparable:
         yield (
             f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
             "use ranking: local (the same fraction of every layer) or ranking: normalized"
+        )
+    if search.ranking != "global" and criterion.shares:
+        yield (
+            f"ranking: criterion '{search.criterion}' says how much of each layer to keep, of "
+            f"which {search.ranking} takes no notice; use ranking: global"
         )
 
 
@@ -97,7 +111,7 @@ def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iter
     """What is wrong with an objective whatever the network. `mixing`: the place of augmentations
     that mix images, if there are any."""
     for name in objective if mixing else ():
-        if not getattr(registry.losses.get(name), "soft", False):
+        if not registry.losses.get(name).soft:
             yield (
                 f"loss '{name}' needs images of one class each, but {mixing} mixes them; leave "
                 "out mixup and cutmix, or it"

@@ -14,7 +14,7 @@ import inspect
 import pkgutil
 import reprlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,17 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry:
-    """Names to functions of one kind, such as the losses."""
+    """Names to functions of one kind, such as the losses.
 
-    def __init__(self, kind: str, package: str):
+    What the workflow must know of them are attributes of theirs: those that each must have
+    (`needs`), and others with what they are unless a function says otherwise (`defaults`).
+    """
+
+    def __init__(self, kind: str, package: str, needs: Sequence[str] = (), **defaults: Any):
         self.kind = kind
         self.package = package
+        self.needs = needs
+        self.defaults = defaults
         self._entries: dict[str, Callable] = {}
 
     def register(self, function: Callable) -> Any:
@@ -53,6 +59,9 @@ class Registry:
                 f"plugin {function.__module__}: the {self.kind} '{name}' is already registered "
                 f"by {known.__module__}; give yours another name"
             )
+        for attribute, default in self.defaults.items():
+            if not hasattr(function, attribute):
+                setattr(function, attribute, default)
         self._entries[name] = function
         return function
 
@@ -62,12 +71,25 @@ class Registry:
         return sorted({m.name for m in pkgutil.iter_modules(package.__path__)} | set(self._entries))
 
     def get(self, name: str) -> Any:
-        """The function called `name`; raises StError with the closest known names."""
+        """The function called `name`; raises StError with the closest known names, or with the
+        attribute that it lacks."""
         if name not in self._entries:
             if name not in self.names():
                 raise StError(f"unknown {self.kind} '{name}'; {closest(name, self.names())}")
             importlib.import_module(f"{self.package}.{name}")
-        return self._entries[name]
+        function = self._entries[name]
+        for attribute in self.needs:
+            if not hasattr(function, attribute):
+                raise StError(
+                    f"{self.kind} '{name}': its function lacks the attribute '{attribute}'; "
+                    "docs/extending.md says what it is for"
+                )
+        return function
+
+    def complete(self) -> None:
+        """Raise StError if one of those that were registered lacks an attribute."""
+        for name in self._entries:
+            self.get(name)
 
     def module(self, name: str) -> str:
         """The module that defines `name`, for the workflow's code inputs."""
@@ -116,11 +138,24 @@ def _options(function: Callable) -> type[BaseModel]:
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
 
-architectures = Registry("architecture", "st.networks.architectures")
-datasets = Registry("data set", "st.data.datasets")
-criteria = Registry("criterion", "st.pruning.criteria")
-inits = Registry("init", "st.networks.inits")
-losses = Registry("loss", "st.training.losses")
+def _untold(**options: Any) -> None:
+    """The shape of images that only preparing them tells."""
+
+
+# What the attributes mean is said in each package's docstring, and in docs/extending.md.
+architectures = Registry("architecture", "st.networks.architectures", imported=False, reshaped=None)
+datasets = Registry(
+    "data set", "st.data.datasets", shape=_untold, paths=None, writes=False, sample=None
+)
+criteria = Registry(
+    "criterion", "st.pruning.criteria",
+    ranks=True, comparable=True, shares=False, budget=True, inherits=True, suits=None, told=None,
+    data=False,
+)  # fmt: skip
+inits = Registry("init", "st.networks.inits", needs=("source",))
+losses = Registry(
+    "loss", "st.training.losses", needs=("teacher", "taps"), soft=False, recipe=(), adapter=None
+)
 targets = Registry("target", "st.deploy.targets")
 
 
@@ -145,3 +180,5 @@ def load_plugins(modules: Iterable[str]) -> None:
                 f"plugins: '{module}' cannot be imported ({type(error).__name__}: {error}); "
                 "name a module that is importable from the working directory"
             ) from error
+    for kind in (architectures, datasets, criteria, inits, losses, targets):
+        kind.complete()

@@ -121,8 +121,8 @@ def search_epochs(grid: Grid, name: str, supernet: int) -> int:
     if not grid.search_needs_data(name):
         return 0
     options = registry.criteria.check(search.criterion, search.options)
-    looks = registry.criteria.get(search.criterion)
-    own = options.get("epochs", 1) if getattr(looks, "data", False) else 0
+    looks = registry.criteria.get(search.criterion).data
+    own = options.get("epochs", 1) if looks else 0
     return (search.rounds - 1) * supernet + own
 
 

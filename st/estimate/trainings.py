@@ -70,7 +70,7 @@ def _sample(grid: Grid, name: str) -> Sample:
         return sample_of(load_data(prepared)[0])
     spec, job = grid.params.datasets[name], grid.prepare(name)
     source, held = registry.datasets.get(spec.source), job["holdout"]
-    if not hasattr(source, "sample"):
+    if not source.sample:
         data = source(**job["options"])
         return sample_of(data.holdout(held) if held else data)
     started = time.perf_counter()

@@ -24,7 +24,7 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
     # before they are read: what changes meanwhile will be noticed
     source = changes.facts(job["source"], job["options"])
     read = registry.datasets.get(job["source"])
-    if not getattr(read, "writes", False):
+    if not read.writes:
         found = read(**job["options"])
         if source and not source["quick"]:  # downloaded only now
             source = changes.facts(job["source"], job["options"])

@@ -57,7 +57,7 @@ def run(
         [f"{name}: {width}" for name, width in uneven.items()],
     )
     measured = {"latency_kept": latency(found)} if latency else {}
-    told = getattr(registry.criteria.get(job["criterion"]), "told", None)
+    told = registry.criteria.get(job["criterion"]).told
     least = [
         name
         for name, width in found.widths.items()

@@ -12,7 +12,7 @@ from st.pruning.selection import select_channels
 def searched(job: Job, subject: Subject) -> Structure:
     """What the criterion finds, or the best-scored channels that the budget pays for."""
     criterion = registry.criteria.get(job["criterion"])
-    if getattr(criterion, "data", False) and subject.data is None:
+    if criterion.data and subject.data is None:
         raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
     found = criterion(subject, **job["options"])
     if isinstance(found, Structure):

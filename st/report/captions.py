@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from st.core.job import Job
-from st.report import tables
+from st.report import inert
 from st.report.columns import COLUMNS, GROUP
 from st.report.speed import not_faster
 from st.report.tables import PROCESSOR
@@ -240,13 +240,13 @@ def notes(job: Job, folder: str | Path) -> Iterator[str]:
     """Sentences about losses that did next to nothing: their rows are not what they are called;
     about penalties of which the same is true; then about networks that fewer MACs did not make
     faster."""
-    for dataset, architecture, row, loss, share, seeds in tables.without_effect(job, folder):
+    for dataset, architecture, row, loss, share, seeds in inert.without_effect(job, folder):
         where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
         yield (
             f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
             f"its share of the gradient was at most {share:.2g} % in any epoch."
         )
-    for dataset, architecture, search, supernet, near, removed in tables.ranked_in_use(job, folder):
+    for dataset, architecture, search, supernet, near, removed in inert.ranked_in_use(job, folder):
         yield (
             f"search {search} of {architecture} on {dataset}: {100 * removed:.0f} % of the "
             f"channels were removed, and of the BatchNorm scales of supernet {supernet}, which "

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from st.config.layout import METRICS, PREDICTIONS, STRUCTURE
+from st.config.layout import METRICS, PREDICTIONS
 from st.core.errors import StError, one_line
 from st.core.files import read_json
 from st.core.job import Job
-from st.core.shares import inert
 from st.report.columns import ACCURACY, COLUMNS, GROUP, LARGEST
 from st.report.predictions import load_predictions
 
 RUN = [*GROUP, "method", "seed"]
 MEASURED = [*RUN, *LARGEST, "teacher", "device", "torch", "st"]
-FEW = 0.1  # of the removed channels: fewer scales near zero than that tell nothing
 PROCESSOR = "processor"  # the column that says on which machine a run was evaluated
 CURVES = ["epoch", "loss", "train_accuracy", "test_accuracy"]
 ENVIRONMENTS = ["trained", "evaluated"]  # see st/core/provenance.py
@@ -38,7 +36,7 @@ def read_metrics(job: Job, folder: str | Path, exported: bool = False) -> Iterat
     Raises StError that names the one which is missing, incomplete, about something else or no
     measurement: a run is never left out silently.
     """
-    for names, _ in _runs(job, exported):
+    for names, _ in runs_of(job, exported):
         path = place(METRICS, folder, **names)
         metrics = read_json(path)
         for problem in _problems(metrics, names):
@@ -119,44 +117,7 @@ def answers(job: Job, folder: str | Path) -> dict[tuple[str, str, str], np.ndarr
     return {key: np.stack(rows) for key, rows in found.items()}
 
 
-def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, int]]:
-    """Losses that did next to nothing (see `st.core.shares.inert`): (data set, architecture, row,
-    loss, largest share of the gradient in percent, number of seeds), in the grid's order."""
-    found: dict[tuple[str, str, str, str], list[float]] = {}
-    for names, row in _runs(job):
-        for loss, part in inert(history(place(row["history"], folder, **names))).items():
-            key = (names["dataset"], names["architecture"], names["method"], loss)
-            found.setdefault(key, []).append(part)
-    return [(*key, max(parts), len(parts)) for key, parts in found.items()]
-
-
-def ranked_in_use(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, float]]:
-    """Searches by BatchNorm scales of which next to none were near zero: (data set, architecture,
-    search, supernet, the share that is, the share of the channels that was removed), means over
-    seeds, in the grid's order."""
-    searches: dict[tuple[str, str, str, str], dict[int, tuple[float, float]]] = {}
-    for names, row in _runs(job):
-        if "search" not in row:
-            continue
-        key = (names["dataset"], names["architecture"], row["search"], row["supernet"])
-        shares = searches.setdefault(key, {})
-        if names["seed"] in shares:  # another row's, of the same search
-            continue
-        structure = read_json(place(STRUCTURE, folder, **names, search=row["search"]))
-        if "scales_near_zero" in structure:
-            kept, full = (sum(structure[of].values()) for of in ("widths", "supernet_widths"))
-            shares[names["seed"]] = structure["scales_near_zero"], 1 - kept / full
-    means = {
-        key: np.mean(list(shares.values()), axis=0) for key, shares in searches.items() if shares
-    }
-    return [
-        (*key, float(near), float(removed))
-        for key, (near, removed) in means.items()
-        if near < FEW * removed
-    ]
-
-
-def _runs(job: Job, exported: bool = False) -> Iterator[tuple[dict[str, Any], Job]]:
+def runs_of(job: Job, exported: bool = False) -> Iterator[tuple[dict[str, Any], Job]]:
     """What each run is called, and its row of the report's job, in the grid's order. `exported`:
     files for other programs too, after the networks of their architecture."""
     for dataset in job["datasets"]:
@@ -212,7 +173,7 @@ def to_metrics(table: pd.DataFrame) -> dict:
 def curves(job: Job, folder: str | Path) -> pd.DataFrame:
     """All trainings' accuracies by epoch, one line each: for `dvc plots`."""
     parts = []
-    for names, row in _runs(job):
+    for names, row in runs_of(job):
         found = history(place(row["history"], folder, **names)).reset_index()
         found = found[CURVES]
         parts.append(found.assign(**names))

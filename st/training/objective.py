@@ -50,7 +50,7 @@ class Objective:
             options = {k: v for k, v in given.items() if k != "weight"}
             taps = taps_of(name, options, available)
             loss = registry.losses.get(name)
-            for key in getattr(loss, "recipe", ()):
+            for key in loss.recipe:
                 options[key] = getattr(recipe or Training(), key)
             self.terms[name] = Term(loss, given["weight"], options, taps)
         read = {tap for term in self.terms.values() for tap in term.taps}
@@ -58,14 +58,14 @@ class Objective:
         # the one through which the gradients of all terms go
         self.first = min(self.taps, key=list(available).index)
         self.teacher = any(term.loss.teacher for term in self.terms.values())
-        self.adaptive = any(hasattr(term.loss, "adapter") for term in self.terms.values())
+        self.adaptive = any(term.loss.adapter for term in self.terms.values())
         self.adapters = nn.ModuleDict()  # by loss
 
     def adapt(self, student: Outputs, teacher: Outputs | None, seed: int, device: Device) -> None:
         """Make the adapters, for networks with outputs like these. Of shapes, not of values: what
         they start from depends on `seed` alone."""
         for name, term in self.terms.items():
-            if hasattr(term.loss, "adapter"):
+            if term.loss.adapter:
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(derive(seed, "adapter", name))
                     module = term.loss.adapter(

@@ -1,6 +1,7 @@
 """Transformable Architecture Search: whole searches, called directly and from params.yaml."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from st.config.sources import sources
 from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import criteria
-from st.data.dataset import save_data
+from st.data.dataset import opened, save_data
 from st.networks.checkpoint import load_model
 from st.networks.structure import Structure, load_structure
 from st.pruning.criteria import Subject
@@ -107,6 +108,19 @@ def test_it_learns(data, precision):
         data, 0.6, epochs=15, name="vgg", temperature=[10.0, 2.0], precision=precision
     )
     assert run.history[-1]["train_accuracy"] > 80
+
+
+def test_batches_above_half_of_the_images_are_told(data, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(loop, "say", said.append)
+    searched("vgg", data, batch_size=1000)
+    (message,) = said
+    assert "batch_size 1000" in message and "takes all of one" in message
+    found, _ = opened(data)
+    few = replace(found, train_images=found.train_images[:3], train_labels=found.train_labels[:3])
+    save_data(tmp_path / "few", few, {})
+    with pytest.raises(StError, match="needs 4 training images or more, not 3"):
+        searched("vgg", tmp_path / "few")
 
 
 def test_the_seed_decides(data):

@@ -9,6 +9,8 @@ function, all optional:
 - `comparable`: False if its scores cannot be compared between layers, because they grow with a
   layer's size, so that no ranking may mix them as they are; or a function of its options that says
   so;
+- `shares`: True if its scores say only how much of each layer to keep, so that no ranking within
+  layers may be asked for;
 - `budget`: False if it follows none;
 - `inherits`: False if its structures are not made of the supernet's channels, so that the
   supernet's weights do not fit them;

@@ -41,3 +41,6 @@ def tapered(subject: Subject) -> Scores:
         params, macs = graph.cost(graph.widths(keep)) / limits
         low, high = (power, high) if macs < params else (low, power)
     return scores((low + high) / 2)
+
+
+tapered.shares = True

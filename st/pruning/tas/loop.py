@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from st.core.device import Device, choose
 from st.core.errors import StError
-from st.core.progress import Progress
+from st.core.progress import Progress, say
 from st.core.seeds import derive, stream
 from st.data.augment import Augment
 from st.data.dataset import Data, opened
@@ -80,6 +80,13 @@ def fit(run: Search, after_epoch: Callable[[Search, float], None]) -> None:
     total = len(images.train_labels)
     halves = np.array_split(stream(run.seed, "tas", "halves").permutation(total), 2)
     batch_size = min(run.recipe.batch_size, total // 2)
+    if batch_size < 2:
+        raise StError(f"criterion 'tas': needs 4 training images or more, not {total}; add images")
+    if batch_size < run.recipe.batch_size:
+        say(
+            f"criterion 'tas': batch_size {run.recipe.batch_size}, but each half of the training "
+            f"images has {batch_size}: each step takes all of one"
+        )
     steps = total // 2 // batch_size
     for epoch in range(len(run.history), run.epochs):
         network.train()

@@ -100,7 +100,7 @@ def kept_blocks(blocks: int) -> tuple[int, ...]:
 
 def read(full: Structure, fractions: Sequence[float]) -> Space:
     """The space of a network; raises StError if its family can't be searched."""
-    if not hasattr(architectures.get(full.family), "reshaped"):
+    if not architectures.get(full.family).reshaped:
         raise StError(
             f"criterion 'tas': architecture '{full.family}' can't be searched; it needs a family "
             "whose options say each layer's width, such as resnet or vgg"

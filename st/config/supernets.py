@@ -1,0 +1,119 @@
+"""Data sets and architectures of params.yaml: what is wrong with them, and their supernets."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from st.config import changes
+from st.config.layout import DATA, DRAWING, fill
+from st.config.params import Architecture, DataSet, Params, imported
+from st.config.parts import problems_of
+from st.config.sources import beside
+from st.core import registry
+from st.core.errors import StError
+from st.core.tensors import read_header
+from st.data.dataset import FORMAT as DATA_FORMAT
+from st.data.dataset import Shape, check_normalisation
+from st.networks.checkpoint import FORMAT
+from st.networks.graph import draw
+from st.networks.place import installed, parted
+from st.networks.structure import Structure
+
+Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
+
+
+def networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, int]]]:
+    """What is wrong with data sets and architectures; the supernets, where a data set tells its
+    shape; and the taps of each architecture."""
+    problems: list[str] = []
+    supernets: Supernets = {}
+    shapes, taps = [], {}
+    for key, data in params.datasets.items():
+        try:
+            shapes.append((key, _shape(data)))
+        except StError as error:
+            problems.append(f"datasets.{key}: {error}")
+    for key, architecture in params.architectures.items():
+        found = problems_of(registry.inits.check, "random", architecture.init_options)
+        problems += [f"architectures.{key}.init_options: {p}" for p in found]
+        if imported(architecture.family):
+            for dataset, _ in shapes:
+                try:
+                    drawn = _drawn(dataset, key, architecture)
+                except StError as error:
+                    problems.append(f"architectures.{key}: {error}")
+                    break
+                if drawn:
+                    taps[key], supernets[dataset, key] = drawn.graph.taps, drawn
+            continue
+        for dataset, shape in shapes:
+            # where only preparing the data tells their shape, any will do to check the options
+            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
+            found = problems_of(draw, *arguments)
+            problems += [f"architectures.{key}: {p}" for p in found]
+            if found:
+                break
+            taps[key] = draw(*arguments).taps
+            options = registry.architectures.check(architecture.family, architecture.options)
+            if shape:
+                supernets[dataset, key] = Structure(architecture.family, options, *shape)
+    return problems, supernets, taps
+
+
+def _shape(data: DataSet) -> Shape | None:
+    """The images' shape and the number of classes, where the source tells them; raises StError if
+    its options, or the normalisation, are wrong."""
+    options = registry.datasets.check(data.source, data.options)
+    shape = registry.datasets.get(data.source).shape(**options)
+    if shape and data.normalisation:
+        check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
+    return shape
+
+
+def missing_images(params: Params) -> Iterator[str]:
+    """Data sets of which nothing is there: neither images nor results. With the results a machine
+    plans, and reruns what needs no images, without them."""
+    for key, data in params.datasets.items():
+        options = registry.datasets.check(data.source, data.options)
+        paths = changes.paths(data.source, options)
+        own = not registry.datasets.module(data.source).startswith("st.")
+        if own or options.get("download"):  # a plugin's may come from anywhere
+            continue
+        if paths and not any(map(os.path.exists, paths)) and not _has_results(key, options):
+            place = f"datasets.{key}.options" + (".root" if "root" in options else "")
+            yield f"{place}: {paths[0]} is not there; name the images' place, or put them there"
+
+
+def _has_results(dataset: str, options: dict[str, Any]) -> bool:
+    """Whether anything was made of a data set; if it was prepared, with these options."""
+    prepared = Path(fill(DATA, dataset=dataset))
+    if not prepared.exists():
+        return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
+    try:
+        return read_header(prepared, DATA_FORMAT)["job"]["options"] == options
+    except (StError, KeyError, TypeError):
+        return False
+
+
+def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
+    """An imported network, if it has been drawn with these options; raises StError if they are
+    wrong."""
+    options = registry.architectures.check(architecture.family, architecture.options)
+    path = Path(DRAWING.format(dataset=dataset, architecture=key))
+    place, _ = parted(options["module"])
+    installed(options["module"])
+    for file in (place if place.endswith(".py") else None, options["weights"]):
+        if file is not None and not Path(file).is_file():
+            raise StError(f"'{file}' is missing; paths are relative to the project")
+    if place.endswith(".py"):
+        beside(Path(place))  # as the workflow will: it and what it imports must be Python
+    if not path.exists():
+        return None
+    try:
+        header = read_header(path, FORMAT)
+        if header["facts"]["job"]["options"] != options:
+            return None  # it will be drawn anew
+        return Structure.from_json(header["structure"], str(path))
+    except (StError, KeyError, TypeError):
+        return None
