@@ -64,7 +64,7 @@ def measure(case, folder: Path, device: str) -> dict[str, float]:
     supernet(case, model)
     seconds = {}
     for criterion in CRITERIA:
-        reads = getattr(criteria.get(criterion), "data", False)
+        reads = criteria.get(criterion).data
         seconds[criterion] = timed(
             "search", "--job", json.dumps(search(criterion)), "--supernet", model,
             "--structure", found, *(["--data", data, "--device", device] if reads else []),

@@ -12,7 +12,7 @@ from st.config.parts import section
 from st.core import registry
 from st.core.errors import StError, one_line, sizes
 from st.data.arrays import channels_first, eight_bits, is_array, plain
-from st.data.dataset import Data, load_data
+from st.data.dataset import Data, check_made, load_data
 from st.data.decode import pixels
 
 GRAY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
@@ -52,7 +52,7 @@ def dataset(
     if isinstance(train, str | Path):
         if test is not None or classes is not None:
             raise StError(f"'{train}' has test images and classes of its own; leave them out")
-        found = _named(str(train), dict(options or {}))
+        found = _named(str(train), dict(options or {}), bool(holdout))
     elif options:
         raise StError("options: are those of a source by its name, such as 'cifar10'")
     else:
@@ -66,7 +66,7 @@ def dataset(
     return found
 
 
-def _named(name: str, options: dict[str, Any]) -> Data:
+def _named(name: str, options: dict[str, Any], held_out: bool) -> Data:
     """A registered source's data, or a file's."""
     if name not in registry.datasets.names():
         if not Path(name).is_file():
@@ -80,7 +80,9 @@ def _named(name: str, options: dict[str, Any]) -> Data:
             f"'{name}' keeps its images in files: name it in params.yaml, run `st prepare`, and "
             "give the file results/prepare/DATASET/data.safetensors"
         )
-    return source(**options)
+    found = source(**options)
+    check_made(found, name, held_out)
+    return found
 
 
 def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out: bool) -> Data:

@@ -26,8 +26,7 @@ KNOWN = Path(".snakemake/st-sources.json")
 
 def paths(source: str, options: dict[str, Any]) -> list[Path]:
     """The files and folders outside results/ that a source reads."""
-    named = registry.datasets.get(source).paths
-    return list(named(**options)) if named else []
+    return list(registry.datasets.ask(source, "paths", **options) or [])
 
 
 @cache

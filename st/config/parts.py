@@ -93,8 +93,11 @@ def search_problems(search: Search) -> Iterator[str]:
     if search.rounds > 1 and not criterion.ranks:
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
     options = registry.criteria.check(search.criterion, search.options)
-    comparable = criterion.comparable
-    comparable = comparable(**options) if callable(comparable) else comparable
+    try:
+        comparable = registry.criteria.ask(search.criterion, "comparable", **options)
+    except StError as error:
+        yield f"criterion: {error}"
+        return
     if search.ranking == "global" and not comparable:
         yield (
             f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "

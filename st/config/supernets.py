@@ -63,9 +63,18 @@ def networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, 
 
 def _shape(data: DataSet) -> Shape | None:
     """The images' shape and the number of classes, where the source tells them; raises StError if
-    its options, or the normalisation, are wrong."""
+    its options, or the normalisation, are wrong, or the source cannot tell what it must."""
     options = registry.datasets.check(data.source, data.options)
-    shape = registry.datasets.get(data.source).shape(**options)
+    changes.paths(data.source, options)
+    shape = registry.datasets.ask(data.source, "shape", **options)
+    match shape:
+        case None | ((int(), int(), int()), int()):
+            pass
+        case _:
+            raise StError(
+                f"`shape` of the data set '{data.source}' must give ((channels, height, width), "
+                f"classes), not {shape!r}"
+            )
     if shape and data.normalisation:
         check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
     return shape

@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from st.core.errors import StError, one_line
@@ -35,6 +37,22 @@ def status(error: SystemExit) -> str:
     """The status, or the message, with which a program would have ended."""
     code = error.code or 0
     return f"status {code}" if isinstance(code, int) else one_line(code)
+
+
+def explained(error: Exception, what: str) -> str:
+    """One line about others' function that failed where this is called from.
+
+    Its own words, if it refuses what it was given by a ValueError; or else `what` cannot be done,
+    the kind of the error, and the line of the function's module.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first called the function
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    text = one_line(error)
+    if not isinstance(error, ValueError):
+        text = f"{what}: {type(error).__name__}: {text}"
+    elif not frames or frames[-1] is own[-1]:
+        return text
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

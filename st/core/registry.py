@@ -14,15 +14,17 @@ import inspect
 import pkgutil
 import reprlib
 import sys
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from st.core.errors import StError
-from st.core.guest import MAIN, guest
+from st.core.errors import StError, one_line
+from st.core.guest import MAIN, explained, guest
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -87,9 +89,24 @@ class Registry:
         return function
 
     def complete(self) -> None:
-        """Raise StError if one of those that were registered lacks an attribute."""
+        """Raise StError if one of those that were registered lacks an attribute, or has options
+        that cannot be understood."""
         for name in self._entries:
-            self.get(name)
+            self._options(name)
+
+    def ask(self, name: str, attribute: str, *arguments: Any, **options: Any) -> Any:
+        """What an attribute of `name` is or, if it is a function, says; raises StError in one line
+        if that, which may be a plugin's, fails in any way."""
+        value = getattr(self.get(name), attribute)
+        if not callable(value):
+            return value
+        try:
+            return value(*arguments, **options)
+        except (StError, MemoryError):
+            raise
+        except Exception as error:
+            told = explained(error, "cannot be told")
+            raise StError(f"`{attribute}` of the {self.kind} '{name}': {told}") from error
 
     def module(self, name: str) -> str:
         """The module that defines `name`, for the workflow's code inputs."""
@@ -97,7 +114,17 @@ class Registry:
 
     def takes(self, name: Any, option: str) -> bool:
         """Whether there is an entry of this name that has this option."""
-        return name in self.names() and option in _options(self.get(name)).model_fields
+        return name in self.names() and option in self._options(name).model_fields
+
+    def _options(self, name: str) -> type[BaseModel]:
+        function = self.get(name)
+        try:
+            return _options(function)
+        except Exception as error:  # a plugin's annotations may be anything
+            raise StError(
+                f"{self.kind} '{name}': the annotations of its options cannot be understood "
+                f"({type(error).__name__}: {one_line(error, 100)}); use plain types, or pydantic's"
+            ) from error
 
     def check(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """`options` completed by the defaults of the entry's keyword-only arguments.
@@ -105,7 +132,7 @@ class Registry:
         Annotations are pydantic types, so bounds are part of the signature. Raises StError that
         names the option.
         """
-        model = _options(self.get(name))
+        model = self._options(name)
         try:
             return model(**options).model_dump()
         except ValidationError as error:
@@ -126,14 +153,19 @@ class Registry:
 @cache
 def _options(function: Callable) -> type[BaseModel]:
     """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
+    options = [
+        p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    # Texts (from __future__ import annotations) are read where the function stands. Of options
+    # only: the types of the other arguments may not be importable.
+    given = {p.name: p.annotation for p in options if p.annotation is not p.empty}
+    types = typing.get_type_hints(
+        SimpleNamespace(__annotations__=given), function.__globals__, include_extras=True
+    )
     fields: dict[str, Any] = {
         # what has no annotation may be anything
-        p.name: (
-            Any if p.annotation is p.empty else p.annotation,
-            ... if p.default is p.empty else p.default,
-        )
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
+        p.name: (types.get(p.name, Any), ... if p.default is p.empty else p.default)
+        for p in options
     }
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
@@ -180,5 +212,5 @@ def load_plugins(modules: Iterable[str]) -> None:
                 f"plugins: '{module}' cannot be imported ({type(error).__name__}: {error}); "
                 "name a module that is importable from the working directory"
             ) from error
-    for kind in (architectures, datasets, criteria, inits, losses, targets):
-        kind.complete()
+    for registered in (architectures, datasets, criteria, inits, losses, targets):
+        registered.complete()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -276,9 +277,34 @@ def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict)
     return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
 
 
+def check_made(found: Any, source: str, held_out: bool) -> None:
+    """Raise StError unless what a source of images returned is as `Data` says; `held_out`: whether
+    its test images will not be looked at."""
+    if not (isinstance(found, Data) and _fit(found, 1 if held_out else 2)):
+        raise StError(
+            f"data set '{source}': must return a st.data.dataset.Data: uint8 images (n, channels, "
+            "height, width), those for training no smaller than the test images, an int64 label "
+            "for each, from 0 on, and a list of the classes' names; no part may be empty"
+        )
+
+
 def is_sound(data: Data) -> bool:
     """Whether shapes, types, labels and normalisation are as the class says; no part is empty."""
-    fits = isinstance(data.classes, list) and all(
+    try:
+        normal = np.asarray(data.normalisation, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return (
+        _fit(data, 2)
+        and (data.resize is None or (type(data.resize) is int and data.resize > 0))
+        and normal.shape == (2, data.train_images.shape[1])
+        and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
+    )
+
+
+def _fit(data: Data, parts: int) -> bool:
+    """Whether images, labels and classes fit together, of training alone or of both parts."""
+    return isinstance(data.classes, list) and all(
         images.dtype == np.uint8
         and images.ndim == 4
         and images.size > 0
@@ -288,15 +314,5 @@ def is_sound(data: Data) -> bool:
         and labels.shape == images.shape[:1]
         and 0 <= labels.min() <= labels.max() < len(data.classes)
         and (not isinstance(images, Shards) or images.is_sound())
-        for images, labels in reversed(data.parts())
-    )
-    try:
-        normal = np.asarray(data.normalisation, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    return (
-        fits
-        and (data.resize is None or (type(data.resize) is int and data.resize > 0))
-        and normal.shape == (2, data.train_images.shape[1])
-        and bool(np.isfinite(normal).all() and (normal[1] > 0).all())
+        for images, labels in reversed(data.parts()[:parts])
     )

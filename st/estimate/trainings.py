@@ -74,7 +74,7 @@ def _sample(grid: Grid, name: str) -> Sample:
         data = source(**job["options"])
         return sample_of(data.holdout(held) if held else data)
     started = time.perf_counter()
-    shape = source.shape(**job["options"])
+    shape = registry.datasets.ask(spec.source, "shape", **job["options"])
     most = to_measure(shape, batch(grid, name)) if shape else STEPS * batch(grid, name)
     data, train, test = source.sample(math.ceil(most / (1 - held)), **job["options"])
     there = len(data.train_labels) + len(data.test_labels)

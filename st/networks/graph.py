@@ -6,15 +6,14 @@ parameters and MACs of any pruned version, the shape of every tensor, and (in ne
 executable network. There is one description of a network and it cannot disagree with itself.
 """
 
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
-from st.core.errors import StError, one_line
+from st.core.errors import StError
+from st.core.guest import explained
 from st.core.registry import architectures
 from st.networks.drawing import Axis, Drawing, Extent, Group, Keep, Tensor, Term
 
@@ -363,17 +362,5 @@ def draw(family: str, options: Mapping, input_shape: tuple[int, int, int], class
     except (StError, MemoryError):
         raise
     except Exception as error:
-        raise StError(f"architecture '{family}': {_explained(error)}") from error
+        raise StError(f"architecture '{family}': {explained(error, 'cannot be drawn')}") from error
     return graph
-
-
-def _explained(error: Exception) -> str:
-    """One line about an architecture's function that failed, and where it did."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is draw's
-    text = one_line(error)
-    if not isinstance(error, ValueError):
-        text = f"cannot be drawn: {type(error).__name__}: {text}"
-    elif not frames or frames[-1].filename != __file__:
-        return text  # the function's own words, about its options
-    own = [frame for frame in frames if frame.filename == frames[0].filename]
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

@@ -10,7 +10,7 @@ from st.config.sources import sources
 from st.core import registry
 from st.core.job import Job, fingerprint
 from st.core.progress import say, say_all
-from st.data.dataset import Data, save_data
+from st.data.dataset import Data, check_made, save_data
 from st.data.shards import Writer
 
 
@@ -43,6 +43,7 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
 
 
 def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> None:
+    check_made(found, job["source"], bool(job["holdout"]))
     if job["holdout"]:
         found = found.holdout(job["holdout"])
     if job.get("normalisation"):

@@ -1,5 +1,7 @@
 """A search: a criterion's scores, or its own structure, within a budget."""
 
+from collections.abc import Mapping
+
 from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
@@ -17,6 +19,11 @@ def searched(job: Job, subject: Subject) -> Structure:
     found = criterion(subject, **job["options"])
     if isinstance(found, Structure):
         return found
+    if not isinstance(found, Mapping):
+        raise StError(
+            f"criterion '{job['criterion']}': must return scores by group, or a Structure, not "
+            f"{found!r:.100}"
+        )
     whole = subject.structure
     unscored = [name for name in whole.graph.groups if name not in found]
     if unscored:

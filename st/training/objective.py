@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from st.core import registry
 from st.core.device import Device
+from st.core.errors import StError
 from st.core.seeds import derive
 from st.training.losses import taps_of
 from st.training.recipe import Training
@@ -81,6 +82,8 @@ class Objective:
             values[name] = term.loss(
                 term.read(student), term.read(teacher), labels, *adapter, **term.options
             )
+            if not isinstance(values[name], Tensor) or values[name].ndim:
+                raise StError(f"loss '{name}': must return a scalar tensor, the mean over a batch")
         return {"loss": sum(self.weighted(values).values()), **values}
 
     def weighted(self, values: Outputs) -> Outputs:

@@ -5,7 +5,6 @@ import pytest
 from helpers.params import DROP, changed, mutate
 
 from st.config.check import load, parse
-from st.core import registry
 from st.core.errors import StError
 from st.core.registry import losses
 
@@ -353,39 +352,6 @@ def test_plugins_that_fail(tiny, tmp_path, monkeypatch):
             parse({**tiny, "plugins": [f"plugin{number}"]}, "p.yaml")
         message = str(caught.value)
         assert message.startswith("p.yaml: plugin") and "\n" not in message and words in message
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments", "lacks"),
-    [
-        (registry.inits, "structure, source, seed", "source"),
-        (registry.losses, "student, teacher, labels", "teacher"),
-    ],
-)
-def test_plugins_without_what_the_workflow_asks(
-    tiny, tmp_path, monkeypatch, kind, arguments, lacks
-):
-    """Whether or not params.yaml uses them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kind, "_entries", dict(kind._entries))
-    room, name = kind.package.rsplit(".", 1)[1], f"lacking_{lacks}"
-    (tmp_path / f"{name}.py").write_text(
-        f"from st.core.registry import {room}\n@{room}.register\ndef mine({arguments}):\n    pass\n"
-    )
-    with pytest.raises(StError) as caught:
-        parse({**tiny, "plugins": [name]}, "p.yaml")
-    assert f"'mine': its function lacks the attribute '{lacks}'; docs/" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_data_set_of_one_s_own_need_not_tell_its_shape(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry.datasets, "_entries", dict(registry.datasets._entries))
-    (tmp_path / "untold.py").write_text(
-        "from st.core.registry import datasets\n@datasets.register\ndef untold():\n    pass\n"
-    )
-    tiny["datasets"] = {"mine": {"source": "untold"}}
-    assert parse({**tiny, "plugins": ["untold"]}).datasets["mine"].source == "untold"
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_data_criteria_need_the_supernets_data(small, tmp_path, name):
 def test_only_what_trains_depends_on_the_training_code():
     for name in criteria.names():
         files = {path.name for path in sources("st.phases.search", criteria.module(name))}
-        assert ("images.py" in files) == getattr(criteria.get(name), "data", False), name
+        assert ("images.py" in files) == criteria.get(name).data, name
         assert ("optimiser.py" in files) == (name == "tas"), name
 
 
@@ -214,10 +214,10 @@ def test_random_depends_on_the_seed_and_the_group(subject):
 # `published` has no default and suits few networks, `tas` takes minutes: tests of their own
 @pytest.mark.parametrize("name", sorted(set(criteria.names()) - {"published", "tas"}))
 def test_every_criterion_takes_its_defaults(subject, name):
-    if subject.structure.keep and not getattr(criteria.get(name), "ranks", True):
+    if subject.structure.keep and not criteria.get(name).ranks:
         return  # these search supernets only
     found = criteria.get(name)(subject, **criteria.check(name, {}))
-    assert isinstance(found, Structure) != getattr(criteria.get(name), "ranks", True)
+    assert isinstance(found, Structure) != criteria.get(name).ranks
     if not isinstance(found, Structure):
         assert all(np.isfinite(values).all() for values in found.values())
 

@@ -51,7 +51,7 @@ def call(name, student, teacher, labels=LABELS, module=None, **options):
     loss = losses.get(name)
     taps = taps_of(name, losses.check(name, options), student)
     student, teacher = ({tap: each[tap] for tap in taps} for each in (student, teacher))
-    if module is None and hasattr(loss, "adapter"):
+    if module is None and loss.adapter:
         module = adapter(student[taps[0]].shape[1], teacher[taps[0]].shape[1])
     return loss(student, teacher, labels, *([module] if module else []), **options)
 
@@ -60,7 +60,7 @@ def call(name, student, teacher, labels=LABELS, module=None, **options):
 def test_losses_that_take_mixed_labels(name):
     """Those that say so give what they give for whole labels, as probabilities."""
     probabilities = F.one_hot(LABELS, STUDENT["logits"].shape[1]).double()
-    if not getattr(losses.get(name), "soft", False):
+    if not losses.get(name).soft:
         assert name == "dkd"
         return
     expected = call(name, STUDENT, TEACHER)

@@ -13,7 +13,7 @@ import numpy as np
 from st.core import registry
 from st.core.errors import StError
 from st.core.seeds import derive
-from st.networks.checkpoint import Checkpoint
+from st.networks.checkpoint import Checkpoint, verify
 from st.networks.structure import Structure
 
 
@@ -24,9 +24,18 @@ def initialised(
     init: str,
     options: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """A subnet's first weights. `seed`: the experiment's; `source`: what the init starts from."""
+    """A subnet's first weights. `seed`: the experiment's; `source`: what the init starts from.
+
+    Raises StError if the init, which may be a plugin's, gives others than the structure's tensors.
+    """
     # not the supernet's seed: layers that are not pruned would start from its initial weights
-    return registry.inits.get(init)(structure, source, derive(seed, "subnet"), **options)
+    tensors = registry.inits.get(init)(structure, source, derive(seed, "subnet"), **options)
+    if not isinstance(tensors, Mapping):
+        raise StError(
+            f"init '{init}': must return every tensor by name, not {type(tensors).__name__}"
+        )
+    verify(f"init '{init}'", tensors, structure, "it must return every tensor of the structure")
+    return dict(tensors)
 
 
 def sliced(structure: Structure, source: Checkpoint) -> dict[str, np.ndarray]:

@@ -30,9 +30,9 @@ def taps_of(name: str, options: Mapping[str, Any], available: Iterable[str]) -> 
 
     Raises StError if one is missing.
     """
-    wanted, available = registry.losses.get(name).taps, tuple(available)
+    available = tuple(available)
     try:
-        wanted = wanted(available, **options) if callable(wanted) else wanted
+        wanted = registry.losses.ask(name, "taps", available, **options)
         for tap in wanted:
             if tap not in available:
                 raise StError(f"the network has no '{tap}'; {closest(tap, available)}")
