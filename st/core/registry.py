@@ -94,7 +94,7 @@ class Registry:
         for name in self._entries:
             self._options(name)
 
-    def ask(self, name: str, attribute: str, *arguments: Any, **options: Any) -> Any:
+    def ask(self, name: str, attribute: str, /, *arguments: Any, **options: Any) -> Any:
         """What an attribute of `name` is or, if it is a function, says; raises StError in one line
         if that, which may be a plugin's, fails in any way."""
         value = getattr(self.get(name), attribute)
