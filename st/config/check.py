@@ -333,7 +333,7 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
                     told.add(architecture)
                     yield f"budget: {architecture} on {dataset}: {message}"
     options = registry.criteria.check(search.criterion, search.options)
+    ask = registry.criteria.ask
     for (_, architecture), supernet in searched.items():
-        ask = registry.criteria.ask
         found = problems_of(ask, search.criterion, "suits", supernet, budget, **options)
         yield from (f"criterion: {architecture}: {p}" for p in found)

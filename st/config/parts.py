@@ -72,7 +72,7 @@ def explain(error: Any, known: Callable[[Sequence], list[str]]) -> str:
     return f"{key}: {message}, not {given}"
 
 
-def problems_of(function, *arguments, **options) -> list[str]:
+def problems_of(function, /, *arguments, **options) -> list[str]:
     """What the function complains about, if it does."""
     try:
         function(*arguments, **options)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,12 @@ def networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, 
             continue
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
-            arguments = (architecture.family, architecture.options, *(shape or ((3, 32, 32), 10)))
-            found = problems_of(draw, *arguments)
-            problems += [f"architectures.{key}: {p}" for p in found]
-            if found:
+            any_shape = shape or ((3, 32, 32), 10)
+            try:
+                taps[key] = draw(architecture.family, architecture.options, *any_shape).taps
+            except StError as error:
+                problems.append(f"architectures.{key}: {error}")
                 break
-            taps[key] = draw(*arguments).taps
             options = registry.architectures.check(architecture.family, architecture.options)
             if shape:
                 supernets[dataset, key] = Structure(architecture.family, options, *shape)
@@ -66,18 +67,27 @@ def _shape(data: DataSet) -> Shape | None:
     its options, or the normalisation, are wrong, or the source cannot tell what it must."""
     options = registry.datasets.check(data.source, data.options)
     changes.paths(data.source, options)
-    shape = registry.datasets.ask(data.source, "shape", **options)
-    match shape:
-        case None | ((int(), int(), int()), int()):
-            pass
-        case _:
-            raise StError(
-                f"`shape` of the data set '{data.source}' must give ((channels, height, width), "
-                f"classes), not {shape!r}"
-            )
+    shape = told_shape(data.source, options)
     if shape and data.normalisation:
         check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
     return shape
+
+
+def told_shape(source: str, options: dict[str, Any]) -> Shape | None:
+    """The images' shape and the number of classes that a source tells of complete options, if it
+    does; raises StError if it fails, or tells something else."""
+    told = registry.datasets.ask(source, "shape", **options)
+    if told is None:
+        return None
+    try:
+        (channels, height, width), classes = told
+        channels, height, width, classes = map(index, (channels, height, width, classes))
+    except (TypeError, ValueError):
+        raise StError(
+            f"`shape` of the data set '{source}' must give ((channels, height, width), classes), "
+            f"not {told!r:.100}"
+        ) from None
+    return (channels, height, width), classes
 
 
 def missing_images(params: Params) -> Iterator[str]:

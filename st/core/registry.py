@@ -119,7 +119,7 @@ class Registry:
     def _options(self, name: str) -> type[BaseModel]:
         function = self.get(name)
         try:
-            return _options(function)
+            return _model_of(function)
         except Exception as error:  # a plugin's annotations may be anything
             raise StError(
                 f"{self.kind} '{name}': the annotations of its options cannot be understood "
@@ -151,7 +151,7 @@ class Registry:
 
 
 @cache
-def _options(function: Callable) -> type[BaseModel]:
+def _model_of(function: Callable) -> type[BaseModel]:
     """A function's keyword-only arguments, made once: large grids check thousands of jobs."""
     options = [
         p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
@@ -159,8 +159,9 @@ def _options(function: Callable) -> type[BaseModel]:
     # Texts (from __future__ import annotations) are read where the function stands. Of options
     # only: the types of the other arguments may not be importable.
     given = {p.name: p.annotation for p in options if p.annotation is not p.empty}
+    around = getattr(sys.modules.get(function.__module__), "__dict__", {})
     types = typing.get_type_hints(
-        SimpleNamespace(__annotations__=given), function.__globals__, include_extras=True
+        SimpleNamespace(__annotations__=given), around, include_extras=True
     )
     fields: dict[str, Any] = {
         # what has no annotation may be anything

@@ -11,6 +11,7 @@ import numpy as np
 
 from st.config.grid import Grid
 from st.config.layout import DATA, Experiment, place
+from st.config.supernets import told_shape
 from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
@@ -74,7 +75,7 @@ def _sample(grid: Grid, name: str) -> Sample:
         data = source(**job["options"])
         return sample_of(data.holdout(held) if held else data)
     started = time.perf_counter()
-    shape = registry.datasets.ask(spec.source, "shape", **job["options"])
+    shape = told_shape(spec.source, job["options"])
     most = to_measure(shape, batch(grid, name)) if shape else STEPS * batch(grid, name)
     data, train, test = source.sample(math.ceil(most / (1 - held)), **job["options"])
     there = len(data.train_labels) + len(data.test_labels)

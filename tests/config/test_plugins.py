@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers.images import stripes
 
 from st.config.check import parse
+from st.config.supernets import told_shape
 from st.core import registry
 from st.core.errors import StError
 from st.data.dataset import check_made
@@ -15,10 +17,12 @@ from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.search import searched
 from st.pruning.selection import Budget
+from st.training.objective import Objective
 
 KINDS = ("architectures", "datasets", "criteria", "inits", "losses")
 HEAD = "from st.core.registry import architectures, criteria, datasets, inits, losses\n"
 COUNT = iter(range(1000))
+OWN = ("plugin_of_tests_", __name__)  # modules whose functions are registered here
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def plugin(tmp_path, monkeypatch):
     yield write
     for kind in KINDS:
         entries = getattr(registry, kind)._entries
-        for name in [n for n, made in entries.items() if not made.__module__.startswith("st.")]:
+        for name in [n for n, made in entries.items() if made.__module__.startswith(OWN)]:
             del entries[name]
 
 
@@ -148,6 +152,40 @@ def test_annotations_may_be_texts(tiny, plugin):
     assert "option 'power': should be greater than 0, not 0" in refusal(tiny, name)
 
 
+@pytest.mark.parametrize("number", ["3", "np.int64(3)"])
+def test_shapes_may_be_numpy_s(tiny, plugin, number):
+    tiny["datasets"] = {"mine": {"source": "mine"}}
+    text = f"import numpy as np\n{SOURCE}mine.shape = lambda *, n: ([1, 8, 8], {number})"
+    tiny["plugins"] = [plugin(text)]
+    parse(tiny)
+    assert told_shape("mine", {"n": 3}) == ((1, 8, 8), 3)
+
+
+def test_options_of_classes_and_of_decorated_functions(plugin):
+    head = "from __future__ import annotations\nimport functools\nText = str\n" + HEAD
+    name = plugin(
+        "def twice(f):\n    @functools.wraps(f)\n    def g(*a, **o): return 2 * f(*a, **o)\n"
+        "    return g\n"
+        "@losses.register\n@twice\ndef mine(s, t, l, *, a: Text = 'x'): pass\n"
+        "mine.teacher, mine.taps = False, ('logits',)\n"
+        "@criteria.register\nclass other:\n    def __init__(self, subject, *, a: Text = 'y'): pass",
+        head,
+    )
+    registry.load_plugins([name])
+    assert registry.losses.check("mine", {}) == {"a": "x"}
+    assert registry.criteria.check("other", {}) == {"a": "y"}
+
+
+def test_options_of_any_name(tiny, plugin):
+    names = ("name", "attribute", "function", "self_")
+    given = ", ".join(f"{name}: int = 1" for name in names)
+    text = f"@criteria.register\ndef mine(subject, *, {given}): pass\n"
+    text += "mine.comparable = lambda **o: True\nmine.suits = lambda full, budget, **o: None"
+    tiny["searches"]["slimming"] |= {"criterion": "mine", "options": dict.fromkeys(names, 2)}
+    tiny["plugins"] = [plugin(text)]
+    parse(tiny)
+
+
 def spoilt(**changes):
     return replace(stripes(), **changes)
 
@@ -210,6 +248,17 @@ def test_criteria_that_return_something_else(plugin):
     with pytest.raises(StError, match="must return scores by group, or a Structure, not None"):
         searched(job, Subject(NETWORK, {}, Budget(params=0.5), 0))
     assert mine.ranks and mine.comparable and not mine.data
+
+
+@pytest.mark.parametrize("made", [lambda x: x.mean(1), lambda x: 1.0, lambda x: None])
+def test_losses_that_return_something_else(plugin, made):
+    def mine(student, teacher, labels):
+        return made(student["logits"])
+
+    mine.teacher, mine.taps = False, ("logits",)
+    registry.losses.register(mine)
+    with pytest.raises(StError, match="loss 'mine': must return a scalar tensor"):
+        Objective({"mine": {"weight": 1.0}})({"logits": torch.ones(4, 3)}, None, torch.zeros(4))
 
 
 def _nothing(subject):
