@@ -195,6 +195,9 @@ def _contradictions(
         for name in against:
             found = _reference(name, [row for row in rows if row != key], "row")
             yield from (f"claims.{key}: {p}" for p in found)
+    for name in params.resources.gpu_percent:
+        found = _reference(name, params.architectures, "architecture")
+        yield from (f"resources.gpu_percent: {p}" for p in found)
     for key, supernet in params.supernets.items():
         drawn = [
             name

@@ -263,11 +263,19 @@ class Memory(Section):
     evaluate: Megabytes = 8000
 
 
+Percent = Annotated[Whole, Field(ge=1, le=100)]
+
+
 class Resources(Section):
-    """What jobs ask a cluster for. Nothing runs again because of it."""
+    """What jobs ask a cluster or a GPU for. Nothing runs again because of it."""
 
     runtime: Runtime = Runtime()
     mem_mb: Memory = Memory()
+    gpu_percent: dict[Name, Percent] = Field(
+        {},
+        description="By architecture, how much of a GPU each of its jobs takes at least, where "
+        "jobs share GPUs; otherwise one of the GPU's slots. {densenet40: 50}: two at a time.",
+    )
 
 
 class Params(Section):

@@ -98,6 +98,10 @@ class Device:
         if self.is_cuda:
             torch.cuda.synchronize(self.name)
 
+    def memory(self) -> int:
+        """Bytes of GPU memory that this process has had at once, CUDA's own aside; 0 on a CPU."""
+        return torch.cuda.max_memory_reserved(self.name) if self.is_cuda else 0
+
     @property
     def threads(self) -> int:
         """Threads with which torch computes on the CPU."""

@@ -3,7 +3,8 @@
 Snakemake counts GPUs but does not say which of them a job has. Here each GPU has a number of slots,
 which the workflow states in ST_GPU_SLOTS; a slot is a file, and a job has the slot while it holds
 the file's lock. The kernel frees the lock when the process ends, however it ends. All workflows of
-a user on a machine share the files, hence the slots.
+a user on a machine share the files, hence the slots. A job that says in ST_GPU_PERCENT that it
+needs more of a GPU than one slot takes as many as make that up.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from st.core.progress import say
 
 SLOTS = "ST_GPU_SLOTS"
 SHARED = "ST_GPU_SHARED"  # the same number for processes whose GPUs have been taken for them
+PERCENT = "ST_GPU_PERCENT"  # what the job needs of a GPU; 0: one slot
 DEVICES = Path("/dev")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MPS = "CUDA_MPS_PIPE_DIRECTORY"  # where clients of a multi-process service find it: st/core/mps.py
@@ -54,9 +56,20 @@ def present() -> int:
     return sum(path.name.removeprefix("nvidia").isdecimal() for path in DEVICES.glob("nvidia*"))
 
 
-def on_each() -> int:
-    """How many jobs may share a GPU, as the workflow says; 1 without one."""
+def part() -> float:
+    """The part of a GPU (0 to 1) that is this job's: its slots'; 1 without a workflow."""
+    return min(1.0, _needed() / _on_each())
+
+
+def _on_each() -> int:
+    """How many slots a GPU has, as the workflow says."""
     return max(1, int(os.environ.get(SLOTS) or os.environ.get(SHARED) or "1"))
+
+
+def _needed() -> int:
+    """How many slots of a GPU this job takes."""
+    percent = int(os.environ.get(PERCENT) or "0")
+    return max(1, -(-percent * _on_each() // 100))  # rounded up
 
 
 def held() -> bool:
@@ -66,7 +79,7 @@ def held() -> bool:
 
 def take(count: int = 1) -> None:
     """Wait for free slots of `count` GPUs, and keep them and see only these GPUs until this process
-    ends.
+    ends: of each GPU as many slots as the job needs.
 
     To be called before CUDA is used. Does nothing without GPUs, or if no workflow says how many
     jobs may share one.
@@ -74,30 +87,38 @@ def take(count: int = 1) -> None:
     names = gpus() if SLOTS in os.environ and not _held else []
     if not names:
         return
-    # Slot by slot, so that jobs spread over the GPUs.
-    slots = [(number, name) for number in range(on_each()) for name in names]
-    folder, told = _folder(), False
-    while True:
-        found: dict[str, tuple[int, IO]] = {}  # by GPU
-        for number, name in slots:
-            file = None if name in found or len(found) == count else _lock(folder, name, number)
-            if file:
-                found[name] = number, file
-        if len(found) == count:
-            _held.extend(file for _, file in found.values())
-            os.environ[VISIBLE] = ",".join(found)
-            for name, (number, _) in found.items():
-                way = ", shared through MPS" if MPS in os.environ else ""
-                say(f"has slot {number} of GPU {name}{way}")
-            return
-        # Keeping some while waiting for others could wait forever: the others' job may do the same.
-        for _, file in found.values():
-            file.close()
+    needed, folder, told = _needed(), _folder(), False
+    while not (found := _found(folder, names, needed, count)):
         if not told:
-            wanted = "one" if count == 1 else f"{count} GPUs"
-            say(f"waits for {wanted} of {len(slots)} slots of GPUs {', '.join(names)}")
+            some = "one" if count == 1 else str(count)
+            slots = f"{needed} of {_on_each()} slots"
+            say(f"waits for {slots} of {some} of these GPUs: {', '.join(names)}")
             told = True
         time.sleep(INTERVAL * random.uniform(0.5, 1.5))  # not again at the same time as another
+    os.environ[VISIBLE] = ",".join(found)
+    for name, files in found.items():
+        _held.extend(files)
+        numbers = ", ".join(str(file.name).rpartition(".")[2] for file in files)
+        way = ", shared through MPS" if MPS in os.environ else ""
+        say(f"has slot{'s' if needed > 1 else ''} {numbers} of GPU {name}{way}")
+
+
+def _found(folder: Path, names: list[str], needed: int, count: int) -> dict[str, list[IO]]:
+    """So many slots of `count` GPUs each, if they are free now; else none: keeping some while
+    waiting for others could wait forever, as the others' job may do the same."""
+    with open(folder / "turn", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # or two that look at once would see slots taken
+        free = {
+            name: [file for number in range(_on_each()) if (file := _lock(folder, name, number))]
+            for name in names
+        }
+        # the emptiest first, so that jobs spread over the GPUs
+        best = sorted(names, key=lambda name: -len(free[name]))[:count]
+        enough = len(best) == count and len(free[best[-1]]) >= needed
+        for name, files in free.items():
+            for file in files[needed if enough and name in best else 0 :]:
+                file.close()
+        return {name: free[name][:needed] for name in names if enough and name in best}
 
 
 def _lock(folder: Path, name: str, number: int) -> IO | None:

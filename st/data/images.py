@@ -142,7 +142,7 @@ def room(device: Device) -> float:
     """Bytes of images that may be on a GPU. On a CPU they are where they were."""
     if not device.is_cuda:
         return math.inf
-    return torch.cuda.mem_get_info(device.name)[1] // (2 * slots.on_each())
+    return torch.cuda.mem_get_info(device.name)[1] * slots.part() / 2
 
 
 def standardised(batch: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

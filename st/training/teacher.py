@@ -14,10 +14,9 @@ from st.networks.network import folded
 
 
 def room(device: Device) -> int:
-    """Bytes that a training's kept outputs may take: on a GPU a quarter of its memory, shared by
-    all jobs that it has slots for."""
+    """Bytes that a training's kept outputs may take: on a GPU a quarter of the job's part of it."""
     if device.is_cuda:
-        return torch.cuda.mem_get_info(device.name)[1] // (4 * slots.on_each())
+        return int(torch.cuda.mem_get_info(device.name)[1] * slots.part() / 4)
     return 2**30
 
 

@@ -158,6 +158,8 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         if rewind and rewind_epoch:  # only now: the workflow deletes what an unfinished job wrote
             save_model(rewind, structure, training.early, epochs=rewind_epoch)
         say_inert(training)
+        if where.is_cuda:
+            say(f"took {where.memory() / 1e9:.2f} GB of the GPU's memory")
         write_csv(place.history, training.history)
         weights = network.tensors(training.network)
         save_model(place.model, structure, weights, **facts(job, data, training))

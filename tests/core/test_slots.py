@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.gpus import fake_driver, wait_for
+from helpers.params import TINY
 from helpers.project import copy_project, run
 
 from st.core import slots
@@ -20,6 +21,8 @@ import os, sys, time
 from st.core import progress, slots
 progress.start("job", None)
 count = int(os.environ.get("WANTED", 1))
+while not os.path.exists(os.environ.get("GO", ".")):
+    time.sleep(1e-4)
 slots.take(count)
 slots.take(count)  # what asks again has it already
 def note(what):
@@ -125,6 +128,67 @@ def test_jobs_spread_before_they_share(start, tmp_path):
     assert sorted(gpu for _, gpu in notes(tmp_path)) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("percent", "slots_each", "at_once"),
+    [
+        ("50", 4, 2),
+        ("51", 4, 1),
+        ("100", 4, 1),
+        ("25", 4, 4),
+        ("1", 4, 4),
+        ("0", 4, 4),
+        ("50", 1, 1),
+    ],
+)
+def test_a_job_takes_as_many_slots_as_it_needs(start, tmp_path, percent, slots_each, at_once):
+    environment = {"CUDA_VISIBLE_DEVICES": "3", "ST_GPU_SLOTS": str(slots_each)}
+    large = environment | {"ST_GPU_PERCENT": percent}
+    for number in range(at_once):
+        start(60, **large)
+        wait_for(lambda n=number: len(notes(tmp_path)) > n)
+    assert "waits for " in start(0, **large).stderr.readline()
+
+
+def test_large_and_small_jobs_share_a_gpu(start, tmp_path):
+    """And what is too little for a large job is left to small ones."""
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ST_GPU_SLOTS": "2"}
+    large = environment | {"ST_GPU_PERCENT": "100"}
+    assert "has slots 0, 1 of GPU 0" in start(60, **large).stderr.readline()
+    small = start(60, **environment)
+    assert "has slot 0 of GPU 1" in small.stderr.readline()
+    waits = start(0, **large)
+    assert "waits for 2 of 2 slots of one of these GPUs: 0, 1" in waits.stderr.readline()
+    assert start(0, **environment).wait(30) == 0
+    assert waits.poll() is None
+    small.kill()
+    assert waits.wait(30) == 0
+    assert notes(tmp_path)[-2:] == [("begin", "1"), ("end", "1")]
+
+
+def test_jobs_that_look_at_once_do_not_wait(start, tmp_path):
+    """Each looks at all slots; none must take another's look for a slot that is taken."""
+    go = tmp_path / "go"
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ST_GPU_SLOTS": "40", "GO": str(go)}
+    jobs = [start(60, **environment) for _ in range(8)]
+    time.sleep(1)  # they have started
+    go.touch()
+    assert all("has slot " in job.stderr.readline() for job in jobs)
+    wait_for(lambda: len(notes(tmp_path)) == 8)
+    assert sorted(gpu for _, gpu in notes(tmp_path)) == ["0"] * 4 + ["1"] * 4
+
+
+def test_the_part_of_a_gpu_that_is_a_jobs(monkeypatch):
+    for name in (slots.SLOTS, slots.SHARED, slots.PERCENT):
+        monkeypatch.delenv(name, raising=False)
+    assert slots.part() == 1
+    monkeypatch.setenv(slots.PERCENT, "30")
+    assert slots.part() == 1  # no workflow says that GPUs are shared
+    monkeypatch.setenv(slots.SHARED, "8")
+    assert slots.part() == 3 / 8
+    monkeypatch.setenv(slots.PERCENT, "0")
+    assert slots.part() == 1 / 8
+
+
 @pytest.mark.slow
 def test_several_gpus_are_different_ones(start, tmp_path):
     environment = {"CUDA_VISIBLE_DEVICES": "0,1,2", "ST_GPU_SLOTS": "2"}
@@ -141,7 +205,7 @@ def test_several_gpus_are_different_ones(start, tmp_path):
     start(60, **environment, WANTED="3")
     wait_for(lambda: len(notes(tmp_path)) == 5)
     waits = start(0, **environment, WANTED="2")
-    assert "waits for 2 GPUs of 6 slots of GPUs 0, 1, 2" in waits.stderr.readline()
+    assert "waits for 1 of 2 slots of 2 of these GPUs: 0, 1, 2" in waits.stderr.readline()
     first.kill()
     time.sleep(1)
     assert waits.poll() is None  # one GPU is not enough
@@ -162,7 +226,7 @@ def test_a_killed_job_frees_its_slot(start, tmp_path):
     first = start(60, **environment)
     wait_for(lambda: notes(tmp_path))
     second = start(0, **environment)
-    assert "waits for one of 1 slots" in second.stderr.readline()
+    assert "waits for 1 of 1 slots of one of these GPUs: 0" in second.stderr.readline()
     assert len(notes(tmp_path)) == 1
     first.kill()  # SIGKILL
     assert second.wait(30) == 0
@@ -212,3 +276,24 @@ def test_the_workflow_states_the_slots(arguments, slot, tmp_path):
     assert re.findall(r"has slot (\d) of GPU 0", log) == [slot][: slot is not None]
     # this driver has no GPU that torch could use, which is no secret
     assert ("torch sees none" in log) == (slot is not None)
+
+
+@pytest.mark.slow
+def test_params_say_how_much_of_a_gpu_jobs_need(tmp_path):
+    """By architecture, for each kind of job; saying something else makes nothing run again."""
+    project = copy_project(tmp_path / "project")
+    text = TINY + "resources: {gpu_percent: {vgg: 60}}\n"
+    (project / "params.yaml").write_text(text)
+    environment = {"PATH": fake_driver(tmp_path / "bin", 1), "TMPDIR": str(tmp_path)}
+    command = ["snakemake", "--cores", "1", "--resources", "gpu=4"]
+    run(project, *command, "--", "results/table.csv", **environment)
+    logs = {log.relative_to(project / "results/logs").parts[0]: log.read_text()
+            for log in (project / "results/logs").rglob("*.log")}  # fmt: skip
+    taken = {phase for phase, log in logs.items() if "has slots 0, 1, 2 of GPU 0" in log}
+    assert taken >= {"pretrain", "train", "evaluate"}
+    assert taken == {phase for phase, log in logs.items() if "has slot" in log}
+    (project / "params.yaml").write_text(text.replace("60", "100"))
+    assert "Nothing to be done" in run(project, *command, "--", "results/table.csv", **environment)
+    (project / "params.yaml").write_text(text.replace("vgg: 60", "vg: 60"))
+    told = run(project, *command, "--", "results/table.csv", fails=True, **environment)
+    assert "resources.gpu_percent: unknown architecture 'vg'; did you mean 'vgg'?" in told

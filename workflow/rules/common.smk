@@ -189,6 +189,11 @@ def readers(wildcards):
     return 8 if GRID.reads_files(wildcards.dataset) else 1
 
 
+def gpu_percent(wildcards):
+    """What a job needs of a GPU that jobs share (st/core/slots.py); 0: one slot."""
+    return PARAMS.resources.gpu_percent.get(wildcards.architecture, 0)
+
+
 def search_runtime(wildcards, attempt):
     """Searches that look at images may train, and each lottery round but the last is a training."""
     trainings = PARAMS.searches[wildcards.search].rounds - 1

@@ -33,6 +33,7 @@ for architecture in PARAMS.architectures:
         threads: 1
         resources:
             gpu=GPU,
+            gpu_percent=PARAMS.resources.gpu_percent.get(architecture, 0),
             mem_mb=memory("evaluate"),
             runtime=runtime("evaluate"),
         params:
@@ -42,6 +43,7 @@ for architecture in PARAMS.architectures:
         message:
             f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"
         shell:
-            "python -m st evaluate --job {params.job:q} {params.plugins} --data {input.data:q}"
+            "ST_GPU_PERCENT={resources.gpu_percent}"
+            " python -m st evaluate --job {params.job:q} {params.plugins} --data {input.data:q}"
             " --models {input.models:q} {params.exports} --metrics {output.metrics:q}"
             " --predictions {output.predictions:q} --threads {threads} --log {log:q}"

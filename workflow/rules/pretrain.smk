@@ -19,6 +19,7 @@ rule pretrain:
     threads: 1
     resources:
         gpu=GPU,
+        gpu_percent=gpu_percent,
         mem_mb=memory("pretrain"),
         runtime=PARAMS.resources.runtime.pretrain,
     params:
@@ -30,7 +31,8 @@ rule pretrain:
     message:
         "pretrain {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.supernet}"
     shell:
-        "python -m st pretrain --job {params.job:q} {params.plugins} --data {input.data:q}"
+        "ST_GPU_PERCENT={resources.gpu_percent}"
+        " python -m st pretrain --job {params.job:q} {params.plugins} --data {input.data:q}"
         " {params.drawing} {params.weights}"
         " --model {output.model:q} --rewind {output.rewind:q} --history {output.history:q}"
         " --threads {threads} --processes {resources.gpu} --log {log:q}"

@@ -20,6 +20,7 @@ rule search:
     threads: 1
     resources:
         gpu=search_gpu,
+        gpu_percent=gpu_percent,
         gres=search_gres,
         mem_mb=memory("search"),
         runtime=search_runtime,
@@ -32,6 +33,7 @@ rule search:
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"
     shell:
-        "python -m st search --job {params.job:q} {params.plugins} --supernet {input.supernet:q}"
+        "ST_GPU_PERCENT={resources.gpu_percent}"
+        " python -m st search --job {params.job:q} {params.plugins} --supernet {input.supernet:q}"
         " {params.data} {params.rewind} --structure {output.structure:q} --threads {threads}"
         " --log {log:q}"

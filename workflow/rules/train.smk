@@ -19,6 +19,7 @@ rule train:
     threads: 1
     resources:
         gpu=GPU,
+        gpu_percent=gpu_percent,
         mem_mb=memory("train"),
         runtime=PARAMS.resources.runtime.train,
     params:
@@ -29,6 +30,7 @@ rule train:
     message:
         "train {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"
     shell:
-        "python -m st train --job {params.job:q} {params.plugins} --data {input.data:q}"
+        "ST_GPU_PERCENT={resources.gpu_percent}"
+        " python -m st train --job {params.job:q} {params.plugins} --data {input.data:q}"
         " --init {input.init:q} {params.teacher} --model {output.model:q}"
         " --history {output.history:q} --threads {threads} --processes {resources.gpu} --log {log:q}"
