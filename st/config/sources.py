@@ -85,13 +85,71 @@ def _imports(path: Path) -> list[str]:
     """All names that a file imports; `from a import b` gives both a and a.b. Raises StError if it
     is not Python."""
     names = []
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:  # a user's file
-        raise StError(f"{path}: is not Python ({one_line(error)}); correct it") from error
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
     return names
+
+
+# Whose mention in a file means that it may bind names that are not written in it.
+MAKES_NAMES = {"__path__", "globals", "locals", "vars", "exec"}
+
+
+def names_without(name: str, file: Path) -> list[str] | None:
+    """The functions and classes of a module's file, if it surely does not bind `name`; else None.
+    What can't be known without running the file is not sure."""
+    known, queue = set[str](), [file]
+    for path in queue:
+        names, made, stars = _bound(path)
+        parts = path.parent.iterdir() if path.name == "__init__.py" else ()
+        if names is None or name in names or any(p.name.split(".")[0] == name for p in parts):
+            return None
+        for star in stars:
+            brought = _star(path, *star)
+            if brought is None:
+                return None
+            queue += [brought] if brought not in queue else []
+        known |= made
+    return sorted(name for name in known if name[0] != "_")
+
+
+def _star(path: Path, level: int, name: str) -> Path | None:
+    """The file of what `from ... import *` names in a file."""
+    if not level:
+        own = path.with_name(f"{name}.py")
+        return own if own.is_file() else module_file(name)
+    base = path.parents[level - 1].joinpath(*filter(None, name.split(".")))
+    return next((p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None)
+
+
+@cache
+def _bound(path: Path) -> tuple[set[str] | None, set[str], list[tuple[int, str]]]:
+    """All names in a file, None if it may bind others; its functions and classes; the modules, as
+    level and name, of which it imports all names."""
+    names, made, stars = set[str](), set[str](), []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            made.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules":
+            names.add("globals")
+        elif isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            stars.append((node.level, node.module or ""))
+        elif isinstance(node, ast.ImportFrom):
+            imported = {alias.asname or alias.name for alias in node.names}
+            names |= imported
+            made |= imported if path.name == "__init__.py" else set()  # what a package offers
+    more = MAKES_NAMES & names or "__getattr__" in made
+    return None if more else names | made, made, stars
+
+
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:  # a user's file
+        raise StError(f"{path}: is not Python ({one_line(error)}); correct it") from error

@@ -28,12 +28,15 @@ from st.core.guest import MAIN, explained, guest
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """'did you mean ...?' for a misspelt name, and the names there are."""
+    """'did you mean ...?' for a misspelt name, and the names there are; of many, those most like it."""
     known, name = sorted(known), str(name)
     # who misspells a word or shortens it rarely begins with another letter: 'rotate', 'jitter'
     begins = [word for word in known if word[:1] == name[:1]]
     near = difflib.get_close_matches(name, begins, n=1, cutoff=0.5)
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if len(known) > 40:
+        most_like = difflib.get_close_matches(name, known, n=8, cutoff=0)
+        known = [*most_like, f"and {len(known) - len(most_like)} more"]
     names = f"known: {', '.join(known) or 'none'}"
     return f"did you mean '{near[0]}'? ({names})" if near else names
 

@@ -1,10 +1,13 @@
 """Bad params.yaml files: each is refused in lines that name the file and the key."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers.params import DROP, changed, mutate
 
 from st.config.check import load, parse
+from st.config.sources import module_file, names_without
 from st.core.errors import StError
 from st.core.registry import losses
 
@@ -98,6 +101,16 @@ BAD = [
         "architectures.mine",
         {"family": "import", "options": {"module": "no_such_package.nets:Net"}},
         "no_such_package is missing",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torchvision.models:resnet81"}},
+        "there is no 'resnet81'; did you mean 'resnet18'",
+    ),
+    (
+        "architectures.mine",
+        {"family": "import", "options": {"module": "torchvision.model:resnet18"}},
+        "there is no 'model'",
     ),
     # options of what is registered
     ("datasets.digits.options", {"size": 8}, "unknown option 'size'", "datasets.digits"),
@@ -332,6 +345,54 @@ def test_modules_that_are_not_python(tiny, tmp_path, monkeypatch):
     with pytest.raises(StError, match=r"architectures\.mine: broken\.py: is not Python") as caught:
         parse(tiny)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        ("class Net: pass", "Nat", "there is no 'Nat'; did you mean 'Net'"),
+        ("class Net: pass", "Nat.small", "there is no 'Nat'"),
+        ("", "Net", "there is no 'Net'; known: none"),
+        ("from other import *", "Nat", "did you mean 'Net'"),
+        # there, or perhaps there
+        ("class Net: pass", "Net.small", None),
+        ("if True:\n    Net = print", "Net", None),
+        ("from other import Net as Nat", "Nat", None),
+        ("import other", "other.Net", None),
+        ("import os.path", "os.walk", None),
+        ("from other import *", "Net", None),
+        ("from other import *", "fits", None),  # imported there
+        ("from missing import *", "Net", None),
+        ("globals()['N' + 'et'] = print", "Net", None),
+        ("import sys; setattr(sys.modules[__name__], 'N' + 'et', print)", "Net", None),
+        ("def __getattr__(name): return print", "Net", None),
+    ],
+)
+def test_names_that_a_module_lacks(tiny, tmp_path, monkeypatch, text, name, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.py").write_text("from os.path import exists as fits\nclass Net: pass\n")
+    file = tmp_path / f"m{abs(hash((text, name)))}.py"  # sources are read once
+    file.write_text(text)
+    options = {"module": f"{file.name}:{name}"}
+    tiny["architectures"]["mine"] = {"family": "import", "options": options}
+    if told is None:
+        parse(tiny)
+    else:
+        with pytest.raises(StError, match=re.escape(told)) as caught:
+            parse(tiny)
+        assert str(caught.value).count("\n") == 0
+
+
+def test_packages_may_have_modules_that_nothing_names(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nets" / "deep").mkdir(parents=True)
+    (tmp_path / "nets" / "__init__.py").write_text("from .one import *\n")
+    (tmp_path / "nets" / "one.py").write_text("from .deep.two import *\n")
+    (tmp_path / "nets" / "deep" / "two.py").write_text("def far(): pass\n")
+    init = module_file("nets")
+    assert init and names_without("near", init) == ["far"]
+    for name in ("far", "one", "deep"):
+        assert names_without(name, init) is None
 
 
 def test_plugins_that_fail(tiny, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def found(name: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(module, part):
             known = [n for n, v in vars(module).items() if callable(v) and n[:1] != "_"]
-            raise StError(f"module '{name}': there is no '{part}'; {closest(part, known[:500])}")
+            raise StError(f"module '{name}': there is no '{part}'; {closest(part, known)}")
         module = getattr(module, part)
     return module
 
