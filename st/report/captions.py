@@ -85,8 +85,8 @@ def _scaled(job: Job, runs: pd.DataFrame) -> str:
     """Which rows of the epoch rule `computation` did not have their supernet's: because of their
     max_epoch_factor, or because the epochs that are scaled are not the supernet's."""
     shares: dict[str, list[float]] = {}
-    for architecture, rows in job["rows"].items():
-        made = runs[runs["architecture"] == architecture].set_index("method")
+    for (_, architecture), group in runs.groupby([*GROUP], sort=False):
+        rows, made = job["rows"][architecture], group.set_index("method")
         # epochs x MACs in those of the reference supernet
         spent = made["epochs"] * made["macs_kept"]
         whole = {row["supernet"]: row["method"] for row in rows if "search" not in row}

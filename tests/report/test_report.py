@@ -209,6 +209,11 @@ def test_trainings_of_less_computation_are_named(made):
     assert "computation: scratch-b 33 %." in captions.caption(capped, longer)
     brought = whole.assign(epochs=whole["epochs"].mask(supernet, 0))
     assert "max_epoch_factor" not in captions.caption(capped, brought)
+    # data sets are told apart
+    other = runs.assign(dataset="other", epochs=runs["epochs"].mask(own, 4))
+    several = {**capped, "datasets": job["datasets"] | {"other": ""}}
+    both = pd.concat([runs.assign(epochs=runs["epochs"].mask(own, 8)), other])
+    assert "computation: scratch-b 25 to 50 %." in captions.caption(several, both)
 
 
 def test_environments_are_counted(made):
