@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "params", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="the same as --params"
     )
+    text = "print what params files may name (criteria, losses, ...), and the options of each"
+    options = commands.add_parser("options", help=text, description=text)
+    options.add_argument("names", nargs="*", metavar="NAME", help="only these, such as kd")
+    options.add_argument("--plugin", action="append", default=[], help="a module to import")
     text = "print a model, structure, history, metrics, data or predictions file for a person"
     show = commands.add_parser("show", help=text, description=text)
     show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")
@@ -204,6 +208,12 @@ def main(arguments: list[str] | None = None) -> int:
             from st.config.params import schema
 
             print(json.dumps(schema(), indent=2))
+        elif options.command == "options":
+            from st.config.options import told as told_options
+            from st.core.registry import load_plugins
+
+            load_plugins(options.plugin)
+            print(*told_options(options.names), sep="\n")
         elif options.command == "show":
             from st.core.registry import load_plugins
             from st.report.show import show

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from helpers.project import ROOT
 
 from st import cli
 from st.config import layout
+from st.core import registry
 from st.core.progress import logger
 from st.networks.checkpoint import load_model
 from st.networks.structure import load_structure
@@ -64,7 +66,8 @@ def test_the_workflow_needs_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", [*cli.PHASES, "params", "schema", "predict", "export", "diff", "latency", "profile"]
+    "command",
+    [*cli.PHASES, "params", "options", "schema", "predict", "export", "diff", "latency", "profile"],
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -179,6 +182,35 @@ def test_params_and_schema(project, capsys):
     assert printed["training"]["momentum"] == 0.9 and printed["training"]["lr"] == 0.05
     assert st("schema") == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Params"
+
+
+def test_all_options_are_listed(project, capsys):
+    """Whatever is registered, here and by a plugin, with each option, its default and bounds."""
+    Path("own_loss.py").write_text(
+        "from st.core.registry import losses\n@losses.register\n"
+        "def apart(student, teacher, labels, *, power: int = 2):\n    'How far apart.'\n"
+        "apart.teacher, apart.taps = True, ('logits',)\n"
+    )
+    try:
+        assert st("options", "--plugin", "own_loss") == 0
+    finally:
+        registry.losses._entries.pop("apart", None)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  apart: How far apart." in lines and "      power = 2: integer" in lines
+    for known in (registry.architectures, registry.datasets, registry.criteria, registry.losses):
+        for name in known.names():
+            at = next(n for n, line in enumerate(lines) if line.startswith(f"  {name}: "))
+            listed = {re.split("[ :]", line.strip())[0] for line in lines[at:]}
+            assert {*known.schema(name)["properties"]} <= listed
+    assert "      train_size = null: integer, at least 8, at most 1024" in lines
+    assert "      layers = null: list of integer, at least 1, at most 65536; or M" in lines
+    assert max(map(len, lines)) <= 100
+    assert st("options", "kd") == 0
+    told = capsys.readouterr().out
+    assert "  kd: Knowledge distillation (Hinton et al. 2015).\n      T^2 KL(" in told
+    assert "temperature = 4.0: number, above 0, at most 1000" in told and "bn_scale" not in told
+    assert st("options", "dk") == 2
+    assert "there is no 'dk' to have options; did you mean 'dkd'?" in capsys.readouterr().err
 
 
 BAD = [

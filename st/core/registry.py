@@ -28,15 +28,15 @@ from st.core.guest import MAIN, explained, guest
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """'did you mean ...?' for a misspelt name, and the names there are; of many, those most like it."""
+    """'did you mean ...?' for a misspelt name, and the names there are; of many, the nearest."""
     known, name = sorted(known), str(name)
     # who misspells a word or shortens it rarely begins with another letter: 'rotate', 'jitter'
     begins = [word for word in known if word[:1] == name[:1]]
     near = difflib.get_close_matches(name, begins, n=1, cutoff=0.5)
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if len(known) > 40:
-        most_like = difflib.get_close_matches(name, known, n=8, cutoff=0)
-        known = [*most_like, f"and {len(known) - len(most_like)} more"]
+        nearest = difflib.get_close_matches(name, known, n=8, cutoff=0)
+        known = [*nearest, f"and {len(known) - len(nearest)} more"]
     names = f"known: {', '.join(known) or 'none'}"
     return f"did you mean '{near[0]}'? ({names})" if near else names
 
@@ -118,6 +118,10 @@ class Registry:
     def takes(self, name: Any, option: str) -> bool:
         """Whether there is an entry of this name that has this option."""
         return name in self.names() and option in self._options(name).model_fields
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """The JSON schema of an entry's options."""
+        return self._options(name).model_json_schema()
 
     def _options(self, name: str) -> type[BaseModel]:
         function = self.get(name)

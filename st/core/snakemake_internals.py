@@ -1,7 +1,7 @@
 """All that the project knows of Snakemake beyond its documentation, each with the reason.
 
-A new release of Snakemake may change these; tests/test_snakemake_internals.py says which, and this
-is the file to adapt. Tried with Snakemake 9.17, 9.18, 9.20 and 9.27. Before 9.17 default
+A new release of Snakemake may change these; tests/core/test_snakemake_internals.py says which, and
+this is the file to adapt. Tried with Snakemake 9.17, 9.18, 9.20 and 9.27. Before 9.17 default
 resources have another form, and there is no `persistence_backend`.
 
 Snakemake is not imported: the rules hand over their `workflow`, and tools/ read records without it.
