@@ -82,6 +82,13 @@ class Shuffled(nn.Module):
         return x + self.inner(x.index_select(1, self.order))[:, self.order]
 
 
+def in_heads(x, heads):
+    """Maps weighed by their means, in a view by heads."""
+    n, channels, height, width = x.shape
+    y = x.reshape(n, heads, channels // heads, height * width)
+    return (y * torch.sigmoid(y.mean(-1, keepdim=True))).reshape(n, channels, height, width)
+
+
 def inner_products(x):
     """Of halves that are written to: what is removed is not zero any more."""
     x[:, :].add_(1)
@@ -362,6 +369,9 @@ CASES = {
         [8, 6],
     ),
     "rolled": (lambda: between(lambda x: x.roll(2, 1).roll(3, 2)), [8, 6, 8]),
+    # each channel goes with those of other heads, whose places the labels take: they look the same
+    "rolled by a head": (lambda: between(lambda x: in_heads(x.roll(4, 1), 2), 8, 8), [8, 4, 8]),
+    "rolled by heads": (lambda: between(lambda x: in_heads(x.roll(8, 1), 3), 12, 12), [8, 4, 8]),
     "sliced": (lambda: between(lambda x: x[:, 1:7:2], 8, 3), [8, 5, 3, 8]),
     "interpolated": (lambda: between(lambda x: F.interpolate(x, scale_factor=2)), [8, 6, 8]),
     "chosen": (lambda: between(lambda x: torch.where(x > 0.5, x, x * 2)), [8, 6, 8]),

@@ -31,11 +31,11 @@ def taken(
         if source is None or len(found[source]) != 1:
             continue
         before, after = found[source][0], found[number][0]
-        if len(path) == 1 and (node.name not in REORDERED or _same(before, after)):
+        calls = [call for call in (trace[n].call for n in path) if call is not None]
+        if len(path) == 1 and (node.name not in REORDERED or _unmoved(calls, before.parts)):
             continue
         taking = None
         if written.get(memory(nodes, number), -1) < path[0]:  # what is taken is a copy
-            calls = [call for call in (trace[n].call for n in path) if call is not None]
             taking = _take(calls, before.parts, after.parts)
         if taking is not None:
             result[number] = Node(TAKE, [{"node": source}, *taking])
@@ -92,11 +92,17 @@ def _even(parts: list[np.ndarray]) -> bool:
     return len(axes) == len(parts) == len(set(axes))
 
 
-def _same(one: Labels, other: Labels) -> bool:
-    """Whether the same labels lie along the same axes."""
-    return [[p.shape, p.tobytes()] for p in one.parts] == [
-        [p.shape, p.tobytes()] for p in other.parts
-    ]
+def _unmoved(calls: list[Call], parts: list[np.ndarray]) -> bool:
+    """Whether these calls leave each position of the parts' axes where it is. Labels do not say so:
+    each may lie at several positions."""
+    for part in parts:
+        places: Any = torch.arange(1, part.size + 1).reshape(part.shape)
+        moved = places.expand(calls[0].labels[0].shape)
+        for call in calls:
+            moved = call.run(moved)
+        if not np.array_equal(compact(moved), places.numpy()):
+            return False
+    return True
 
 
 def _take(
