@@ -372,6 +372,11 @@ CASES = {
     # each channel goes with those of other heads, whose places the labels take: they look the same
     "rolled by a head": (lambda: between(lambda x: in_heads(x.roll(4, 1), 2), 8, 8), [8, 4, 8]),
     "rolled by heads": (lambda: between(lambda x: in_heads(x.roll(8, 1), 3), 12, 12), [8, 4, 8]),
+    # nothing moves, but with fewer channels it would
+    "rolled by all": (lambda: between(lambda x: x.roll(8, 1), 8, 8), [8, 8, 8]),
+    "shuffled one by one": (lambda: between(lambda x: F.channel_shuffle(x, 8), 8, 8), [8, 8, 8]),
+    "narrow to all": (lambda: between(lambda x: x.narrow(1, 0, 8), 8, 8), [8, 8, 8]),
+    "rolled by all and more": (lambda: between(lambda x: x.roll((8, 2), (1, 2)), 8, 8), [8, 8]),
     "sliced": (lambda: between(lambda x: x[:, 1:7:2], 8, 3), [8, 5, 3, 8]),
     "interpolated": (lambda: between(lambda x: F.interpolate(x, scale_factor=2)), [8, 6, 8]),
     "chosen": (lambda: between(lambda x: torch.where(x > 0.5, x, x * 2)), [8, 6, 8]),

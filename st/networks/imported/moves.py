@@ -32,10 +32,16 @@ def taken(
             continue
         before, after = found[source][0], found[number][0]
         calls = [call for call in (trace[n].call for n in path) if call is not None]
-        if len(path) == 1 and (node.name not in REORDERED or _unmoved(calls, before.parts)):
+        if len(path) == 1 and node.name not in REORDERED:
             continue
         taking = None
-        if written.get(memory(nodes, number), -1) < path[0]:  # what is taken is a copy
+        if len(path) == 1 and _unmoved(calls, [part.shape for part in before.parts]):
+            if not _counts(calls[0], before.parts):
+                continue
+            if _unmoved(calls, [before.shape]):  # moves nothing at all
+                result[number] = Node(BY_SIZE[node.name], [{"node": source}])
+                continue
+        elif written.get(memory(nodes, number), -1) < path[0]:  # what is taken is a copy
             taking = _take(calls, before.parts, after.parts)
         if taking is not None:
             result[number] = Node(TAKE, [{"node": source}, *taking])
@@ -92,11 +98,29 @@ def _even(parts: list[np.ndarray]) -> bool:
     return len(axes) == len(parts) == len(set(axes))
 
 
-def _unmoved(calls: list[Call], parts: list[np.ndarray]) -> bool:
-    """Whether these calls leave each position of the parts' axes where it is. Labels do not say so:
-    each may lie at several positions."""
-    for part in parts:
-        places: Any = torch.arange(1, part.size + 1).reshape(part.shape)
+# Operators that are told how many positions there are, and what does nothing in their place: by all
+# of them is another roll, when fewer remain.
+BY_SIZE = {
+    **dict.fromkeys(("roll", "channel_shuffle", "native_channel_shuffle"), "aten.clone.default"),
+    "narrow": "aten.alias.default",
+}
+
+
+def _counts(call: Call, parts: list[np.ndarray]) -> bool:
+    """Whether a call is told the number of positions along one of the parts' axes."""
+    if call.op not in BY_SIZE:
+        return False
+    told = call["dims"] if call.op == "roll" else [call["dim"] if call.op == "narrow" else 1]
+    count = len(call.labels[0].shape)
+    along = {axis % count for axis in told or range(count)}
+    return any(part.shape[axis] > 1 for part in parts for axis in along)
+
+
+def _unmoved(calls: list[Call], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether these calls leave all positions along the axes of such parts where they are. Labels
+    do not say so: each may lie at several positions."""
+    for shape in shapes:
+        places: Any = torch.arange(1, int(np.prod(shape)) + 1).reshape(shape)
         moved = places.expand(calls[0].labels[0].shape)
         for call in calls:
             moved = call.run(moved)
