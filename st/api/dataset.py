@@ -98,6 +98,13 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
             "the training images are {}, the test images {}; they must have the same channels, and "
             "networks see the test images' size, which no training image may be below".format(*told)
         )
+    own, others = (_own_classes(part) for part in (train, test))
+    if own and others and own != others:
+        apart = sorted({*own} ^ {*others}) or "their order"
+        raise StError(
+            f"test: its classes are not those of the training images ({one_line(apart, 100)}), so "
+            "its labels mean others; number both by the same classes"
+        )
     names = _names(classes, train, *(labels for _, labels in pairs))
     for (_, labels), role in zip(pairs, ROLE, strict=True):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
@@ -107,6 +114,13 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
                 f"{len(names)}, from 0 on"
             )
     return Data(*pairs[0], *pairs[1], names)
+
+
+def _own_classes(part: Any) -> list[str]:
+    """The names that a Dataset has for its labels, as torchvision's have; empty without."""
+    found = getattr(part, "classes", None)
+    known = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+    return list(found) if known and found is not None else []
 
 
 def _names(
@@ -170,8 +184,10 @@ def _samples(part: Any, role: str) -> tuple[Any, Any]:
             raise StError(f"{role} images: sample {number} must be (image, label)")
         image, label = sample
         if hasattr(image, "getexif"):  # Pillow's
-            gray = (images[0].shape[0] == 1) if images else image.mode in GRAY
+            gray = image.mode in GRAY and not (images and len(images[0]) == 3)
             image = np.ascontiguousarray(pixels(image, None, gray)[0])
+            if images and len(image) == 3 and all(len(i) == 1 for i in images):
+                images = [np.repeat(i, 3, axis=0) for i in images]  # one in colour: all are
         torchs, image = hasattr(image, "detach"), _array(image, role)
         if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
             raise StError(

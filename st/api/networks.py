@@ -114,7 +114,7 @@ def _imported(
         raise StError(f"streams: must be 'prune' or 'keep', not {streams!r}")
     with guest(f"module '{type(module).__name__}'", "when it is run", INSTEAD):
         own, notes = adapted(module, shape, classes, derive(seed, "draw"))
-        program, tensors = imported(own, shape, stages, streams == "prune")
+        program, tensors = imported(own, shape, stages, streams == "prune", classes)
     kind = type(own)
     options = {
         "module": f"{kind.__module__}:{kind.__qualname__}", "arguments": None, "weights": None,

@@ -15,6 +15,7 @@ from st.core import registry
 from st.core.device import apart, choose
 from st.core.errors import StError
 from st.core.progress import Progress
+from st.core.registry import closest
 from st.data.augment import Augment
 from st.data.dataset import Data
 from st.data.images import Images
@@ -118,7 +119,12 @@ def _losses(
         raise StError(f"objective: {problem}")
     for name, given in losses.items():
         options = {key: value for key, value in given.items() if key != "weight"}
-        taps_of(name, options, student.structure.graph.taps)
+        read = taps_of(name, options, student.structure.graph.taps)
+        if registry.losses.get(name).teacher and isinstance(teacher, Model):
+            for tap in read:
+                if tap not in teacher.structure.graph.taps:
+                    told = closest(tap, teacher.structure.graph.taps)
+                    raise StError(f"teacher: has no '{tap}', which the loss '{name}' reads; {told}")
     taught = [name for name in losses if registry.losses.get(name).teacher]
     if taught and teacher is None:
         raise StError(f"teacher: is missing; the loss '{taught[0]}' learns from one")

@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and what to say about libraries' ones."""
 
 import errno
+import re
 from collections.abc import Iterable
 
 
@@ -14,7 +15,7 @@ class StError(Exception):
 
 def one_line(text: object, length: int = 300) -> str:
     """Text from elsewhere, such as a library's message, for use in a message of one line."""
-    words = " ".join(str(text).split())
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(text)).split())  # without colours
     return words if len(words) <= length else f"{words[: length - 3]}..."
 
 

@@ -86,6 +86,15 @@ def write(
                 f"{model.path}: cannot be exported to {to} ({type(error).__name__}: "
                 f"{one_line(error)})"
             ) from error
+        try:
+            check = _check(model, kind, made, raw, found, path)
+        except (StError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise StError(
+                f"{model.path}: what was exported to {to} does not run ({type(error).__name__}: "
+                f"{one_line(error)})"
+            ) from error
         written = [folder / file.name for file in files]
         report = {
             "file": path.name,
@@ -102,7 +111,7 @@ def write(
             "output": {"name": OUTPUT, "shape": ["batch", len(model.classes)]},
             "data": told_of_data,
             "calibrated_on": 0 if calibration is None else len(calibration),
-            "check": _check(model, kind, made, raw, found, path),
+            "check": check,
             "versions": {"st": __version__, **_versions(("torch", *kind.needs))},
         }
         write_json(folder / about.name, report)

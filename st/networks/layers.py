@@ -25,6 +25,8 @@ class Executable(nn.Module):
         self.st_random = False
         # batch normalisations that are no layers, which several processes can't compute together
         self.st_loose_norms = False
+        # batch normalisations' scales by name, those that are trained
+        self.st_scales: list[str] = []
         self.st_layers: dict[str, nn.Module] = {}
         # layers, each with the batch normalisation that alone reads it
         self.st_foldable: list[tuple[str, str]] = []

@@ -46,6 +46,7 @@ class Network(Executable):
                 self.st_attach(node.name, layer)
             frees = [i for i in set(node.inputs) if last_use[i] == number]
             self.st_plan.append((number, node, layer is not None, frees))
+        self.st_scales = [f"{node.name}.weight" for node in graph.nodes if node.op == "bn"]
         readers = Counter(i for node in graph.nodes for i in node.inputs)
         self.st_foldable = [
             (graph.nodes[before].name, node.name)

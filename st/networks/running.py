@@ -22,6 +22,9 @@ CONSTANTS = ("dtype", "layout", "memory_format")
 RELU = "aten.relu.default"
 # whose result is a tensor of their own that their gradients don't need: a ReLU may overwrite it
 FRESH = (*CONVOLUTIONS, "linear", "batch_norm", "add")
+# what shares the memory of its argument or, if that lies in another order, copies it
+VIEWING = {"view", "_unsafe_view", "reshape", "flatten", "unflatten", "contiguous"}
+VIEWING |= {"view_as", "reshape_as"}
 FILES = ("from_file",)  # operators that do more than to compute
 # operators that ask how their input lies in memory: as drawn, whatever order networks are run in
 BY_STRIDES = ("aten.view_as_complex.default", "aten.as_strided.default")
@@ -42,6 +45,28 @@ def function(op: str) -> Callable:
         return getattr(getattr(torch.ops.aten, name), variant)
     except (AttributeError, ValueError) as error:
         raise StError(f"torch {torch.__version__} has no operator '{op}'") from error
+
+
+def writes(node: Node) -> bool:
+    """Whether a call changes its first argument."""
+    schema = getattr(function(node.op), "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def memory(nodes: list[Node], number: int) -> int:
+    """The node that made the tensor which a node's result may share memory with."""
+    while _shares(nodes[number]):
+        number = nodes[number].args[0]["node"]
+    return number
+
+
+def _shares(node: Node) -> bool:
+    """Whether a call's result may lie in the memory of its first argument, a node's."""
+    if not (node.args and isinstance(node.args[0], dict) and "node" in node.args[0]):
+        return False
+    schema = getattr(function(node.op), "_schema", None)
+    told = schema is not None and schema.arguments and schema.arguments[0].alias_info
+    return bool(told) or node.op == "getitem"
 
 
 def _take(x: Tensor, axis: int, positions: Any) -> Tensor:
@@ -96,7 +121,14 @@ class Imported(Executable):
             training: self.st_plan(forms[form], set(layers))
             for training, form in ((True, "train"), (False, "eval"))
         }
+        self.st_passing = {True: _passing(forms["train"]), False: _passing(forms["eval"])}
         self.st_random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
+        scales = {
+            node.args[1].get("tensor")
+            for node in forms["train"]
+            if node.name == "batch_norm" and isinstance(node.args[1], dict)
+        }
+        self.st_scales = [t.name for t in program.tensors() if t.trained and t.name in scales]
         self.st_loose_norms = any(
             node.name == "batch_norm" and node.args[5] and _layer_name(node) not in layers
             for node in forms["train"]
@@ -129,6 +161,7 @@ class Imported(Executable):
             frees.setdefault(number, []).append(used)
         readers = Counter(used for node in nodes for used in uses(node))
         kept = {places[form] for places in self.st_taps.values() for form in places}
+        solid = _viewed_and_written(nodes)
         plan: list[tuple] = []
         for number, node in enumerate(nodes[1:], 1):
             if any(name.removesuffix(".num_batches_tracked") in layers for name in named(node)):
@@ -144,11 +177,13 @@ class Imported(Executable):
             op = _flexible(node.op)
             source = node.args[0].get("node") if op == RELU else None  # None: of a parameter
             if source is not None and readers[source] == 1:
-                fresh = nodes[source].name in FRESH and source not in kept
+                fresh = nodes[source].name in FRESH and not writes(nodes[source])
+                fresh = fresh and source not in kept
                 op = "aten.relu_.default" if fresh else op
             if not layer:
                 self.st_calls[op] = _call(op)
-            plan.append((number, layer, op, args, node.kwargs, frees.get(number, ())))
+            how = (number in solid, frees.get(number, ()))
+            plan.append((number, layer, op, args, node.kwargs, *how))
         return plan
 
     def forward(self, x: Tensor, taps: Iterable[str] = ()) -> Tensor | dict[str, Tensor]:
@@ -157,9 +192,13 @@ class Imported(Executable):
         asked = {name: self.st_taps[name][form] for name in taps}
         wanted = set(asked.values())
         tensors = {name: getattr(module, last) for name, (module, last) in self.st_places.items()}
+        passing = self.st_passing[self.training]
+        if 0 in passing:  # the images stay as they are
+            x = x.clone(memory_format=torch.contiguous_format)
         values: dict[int, Any] = {0: x}
+        copies: dict[int, Tensor] = {}
         result: Any = x
-        for number, layer, op, args, kwargs, frees in self.st_plans[self.training]:
+        for number, layer, op, args, kwargs, solid, frees in self.st_plans[self.training]:
             if layer:
                 result = self.st_layers[layer](values[args[0]["node"]])
             else:
@@ -167,11 +206,38 @@ class Imported(Executable):
                     *filled(args, values, tensors, x.device),
                     **{name: filled(a, values, tensors, x.device) for name, a in kwargs.items()},
                 )
+            if solid:
+                result = result.contiguous()
             values[number] = result
+            if number in wanted and number in passing:
+                copies[number] = result.clone()
             for used in frees:
                 if used not in wanted:
                     del values[used]
-        return {name: values[node] for name, node in asked.items()} if asked else result
+        if not asked:
+            return result
+        return {name: copies.get(node, values[node]) for name, node in asked.items()}
+
+
+def _last_writes(nodes: list[Node]) -> dict[int, int]:
+    """By the node that made it, the last node that writes into a tensor."""
+    calls = enumerate(nodes[1:], 1)
+    return {memory(nodes, number): number for number, node in calls if writes(node)}
+
+
+def _passing(nodes: list[Node]) -> set[int]:
+    """The nodes whose values are overwritten later."""
+    last = _last_writes(nodes)
+    return {number for number in range(len(nodes)) if last.get(memory(nodes, number), -1) > number}
+
+
+def _viewed_and_written(nodes: list[Node]) -> set[int]:
+    """The nodes that make tensors of which there are views when they are written into: they must
+    lie in memory as drawn, whatever order networks are run in, or a view would be a copy."""
+    last = _last_writes(nodes)
+    viewed = {number for number, node in enumerate(nodes) if node.name in VIEWING}
+    made = {number: memory(nodes, number) for number in viewed}
+    return {made[number] for number in viewed if last.get(made[number], -1) > number}
 
 
 def _tags(node: Node) -> list[torch.Tag]:
@@ -214,12 +280,14 @@ def _layers(
         parts = tensor.split(".")
         for depth in range(1, len(parts) - 1):
             inner.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
-    for nodes in forms.values():
+    for form, nodes in forms.items():
         for node in nodes:
             name = _layer_name(node) or ""
             if not name or name in refused:
                 continue
             layer = _layer(name, node, shapes, program)
+            if node.name == "batch_norm" and node.args[5] != (form == "train"):
+                layer = None  # of its own mode, whatever the network's
             tensors = _tensors(layer, name) if layer is not None else []
             used = {*named(node), f"{name}.num_batches_tracked"}
             parameters = list(layer.named_parameters()) if layer is not None else []

@@ -75,6 +75,8 @@ def check_reachable(
     """Raise StError, naming the tightest budget that can be met, if this one can't."""
     least = usage(graph, least_widths(graph, min_channels, round_to, whole))
     if any(cost > limit for cost, limit in zip(least, budget.limits(graph), strict=True)):
+        if not graph.groups:
+            raise StError("the budget cannot be met: the network has no channels to remove")
         full = usage(graph, graph.widths({}))
         given = (budget.params, budget.macs, budget.channels)
         asked, tightest = [], []

@@ -73,11 +73,12 @@ class Run:
         }
         self.weights = [w for module in self.modules.values() for w in module.parameters()]
         self.moments = moments(self.weights, self.recipe)
-        self.scales = [
-            module.weight
-            for module in self.network.modules()
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-        ]
+        self.scales = [self.network.get_parameter(name) for name in self.network.st_scales]
+        if self.sparsity and not self.scales:
+            raise StError(
+                "the L1 penalty (sparsity) is one on the scales of batch normalisations, and the "
+                "network has none that are trained; leave it out (sparse: false)"
+            )
         if self.group:
             normalise_together(self.network, self.device)
         self.history: list[dict[str, Any]] = []
@@ -308,7 +309,7 @@ def check_finite(loss: float, run: Trained, epoch: int, lower: str) -> None:
     epoch, before anything of it is kept: looking at every step would make a GPU wait.
     """
     problem = None if math.isfinite(loss) else f"the loss is {loss}"
-    tensors = [t for m in run.modules.values() for t in m.state_dict().values()]
+    tensors = [t for m in run.modules.values() for t in _learned(m)]
     # one answer for all: each that is asked for makes a GPU wait
     if not problem and not torch.stack([t.isfinite().all() for t in tensors]).all():
         problem = "the weights are no longer finite"
@@ -316,8 +317,16 @@ def check_finite(loss: float, run: Trained, epoch: int, lower: str) -> None:
         raise StError(f"{problem} in epoch {epoch + 1}; lower {lower}")
 
 
+def _learned(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and running statistics. Other buffers may be infinite, such as masks."""
+    yield from module.parameters()
+    statistics = ("running_mean", "running_var")
+    yield from (value for name, value in module.named_buffers() if name.endswith(statistics))
+
+
 def _add_sparsity(run: Run) -> None:
     """Network slimming's subgradient: lambda sign(gamma) on every BatchNorm scale."""
-    signs = torch._foreach_sign([scale.detach() for scale in run.scales])
-    gradients: Any = [scale.grad for scale in run.scales]
+    scales = [scale for scale in run.scales if scale.grad is not None]  # all that are used
+    signs = torch._foreach_sign([scale.detach() for scale in scales])
+    gradients: Any = [scale.grad for scale in scales]
     torch._foreach_add_(gradients, signs, alpha=run.sparsity)

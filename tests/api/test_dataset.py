@@ -69,6 +69,18 @@ def test_gray_images_have_one_channel():
         np.testing.assert_array_equal(data.train_images, gray[:, None])
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0]])
+def test_one_image_in_colour_makes_all_so(order):
+    gray = Image.fromarray(PIXELS[0, 0])
+    pictures = [gray, gray, PICTURES[1]]
+    part = [(pictures[n], n) for n in order]
+    data = st.dataset(part, part, classes=3)
+    assert data.input_shape == (3, 5, 4)
+    for n, image in zip(order, data.train_images, strict=True):
+        same = PIXELS[1] if n == 2 else np.repeat(PIXELS[0, :1], 3, axis=0)
+        np.testing.assert_array_equal(image, same)
+
+
 def test_names_of_classes():
     part = Samples([(image, n) for image, n in zip(PIXELS, LABELS, strict=True)])
     assert st.dataset(part, part).classes == ["a", "b", "c"]

@@ -255,3 +255,29 @@ def test_of_files(net, tmp_path):
     refused("but its structure says", st.save, broken, tmp_path / "net.safetensors")
     refused("st.supernet(normalisation=...)", net.predict, GRAY)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_test_labels_of_other_classes():
+    """As torchvision numbers them, if a class has no folder in one of the parts."""
+
+    class Named(list):
+        classes = ("ant", "bee", "cat")
+
+    train, test = ([(GRAY[0], n % count) for n in range(6)] for count in (3, 2))
+    train, test = Named(train), Named(test)
+    test.classes = ["ant", "cat"]
+    refused(
+        "test: its classes are not those of the training images (['bee'])", st.dataset, train, test
+    )
+    test.classes = ["cat", "bee", "ant"]
+    refused("(their order)", st.dataset, train, test)
+    test.classes = train.classes
+    assert st.dataset(train, test).classes == ["ant", "bee", "cat"]
+
+
+@pytest.mark.parametrize("loss, tap", [("at", "stage2"), ("sp", "stage2")])
+def test_a_teacher_that_lacks_what_a_loss_reads(net, data, loss, tap):
+    teacher = st.supernet("vgg", (1, 8, 8), data.classes, options={"layers": [6]})
+    words = f"teacher: has no '{tap}', which the loss '{loss}' reads; did you mean 'stage1'?"
+    student = st.supernet("vgg", (1, 8, 8), data.classes, options={"layers": [6, "M", 8]})
+    refused(words, st.train, student, data, {loss: 1}, teacher=teacher, epochs=1)

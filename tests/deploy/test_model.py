@@ -199,6 +199,28 @@ def test_what_is_no_picture(wrong, words, tmp_path):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_arrays_of_three_may_be_one_picture_in_colour(tmp_path):
+    """For a network of gray images."""
+    structure = small_structure("vgg")
+    assert structure.input_shape[0] == 1
+    save_model(
+        tmp_path / "m.safetensors",
+        structure,
+        random_tensors(structure, np.random.default_rng(0)),
+        classes=list("abcde"),
+        normalisation={"mean": [0.5], "std": [0.5]},
+    )
+    model = st.load(tmp_path / "m.safetensors")
+    for count in (1, 2, 4, 5):
+        assert len(model.predict(np.zeros((count, 8, 8), np.uint8))) == count
+    with pytest.raises(
+        st.StError, match=r"three gray images or one in colour; give \(3, 1, 8, 8\)"
+    ):
+        model.predict(np.zeros((3, 8, 8), np.uint8))
+    assert len(model.predict(np.zeros((3, 1, 8, 8), np.uint8))) == 3
+    assert len(model.predict(np.zeros((1, 3, 8, 8), np.uint8))) == 1
+
+
 @pytest.mark.parametrize(
     "facts, words",
     [

@@ -155,9 +155,26 @@ class Own(nn.Module):
         return self.head(x.flatten(2).amax(2))
 
 
+class Loose(nn.Module):
+    """Parameters in a list, positions taken of what layers make, writes through what views show."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+        self.scales = nn.ParameterList([torch.full((8, 1, 1), 0.5), torch.full((8, 1, 1), 2.0)])
+
+    def forward(self, x):
+        x = F.channel_shuffle(self.norm(self.conv(x)), 2).flip(1)
+        x = x * self.scales[0] + self.scales[1]
+        x.flatten(2).mul_(2.0)
+        x.unsqueeze(1).add_(1.0)
+        return self.head(torch.tanh(x).mean((2, 3)))
+
+
 def imports() -> dict[str, nn.Module]:
     return {
         "own": Own(),
+        "loose": Loose(),
         "chain": nn.Sequential(
             nn.Conv2d(3, 6, 3), nn.Softplus(), nn.AvgPool2d(2), nn.Sequential(nn.Conv2d(6, 5, 1)),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(5, 5),
@@ -192,6 +209,8 @@ def test_imported_networks(name, tmp_path):
     if name == "own":
         assert "nn.ModuleList" in text and "class Block(" in text and "nn.GroupNorm" in text
         assert "F.dropout(" in text and "self.if_" in text
+    elif name == "loose":
+        assert "self.scales.weight0" in text and ".mul_(2.0)" in text
     else:
         assert "self.layer7 = nn.Linear" in text and "nn.Sequential" in text
 

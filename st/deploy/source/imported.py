@@ -24,7 +24,7 @@ from st.deploy.source.steps import (
 )
 from st.networks.network import bare
 from st.networks.program import OUTPUT, TAKE, Node, Program, named, uses
-from st.networks.running import Imported
+from st.networks.running import Imported, memory
 from st.networks.structure import Structure
 
 NO_MODULE = "_empty_nn_module"  # what torch.export calls the module of what it adds itself
@@ -60,6 +60,8 @@ def imported(structure: Structure) -> tuple[Source, dict[str, np.ndarray]]:
             continue
         path = "" if node.module.startswith(NO_MODULE) else node.module
         path = last if node.op == TAKE else path
+        while node.op == TAKE and (path in layers or path in norms):
+            path = container(path)  # layers hold no positions
         last = path
         writes = _mutates(node) and not _fresh(nodes, node, readers)
         if writes:
@@ -233,13 +235,10 @@ def _mutates(node: Node) -> bool:
     return name.endswith("_") and not name.startswith("_")
 
 
-VIEWS = ("view", "reshape", "slice", "select", "transpose", "permute", "getitem", "chunk", "split")
-
-
 def _fresh(nodes: list[Node], node: Node, readers: Readers) -> bool:
     """Whether nothing else reads what the node overwrites."""
     written = node.args[0].get("node", 0) if isinstance(node.args[0], dict) else 0
-    return written > 0 and len(readers[written]) == 1 and nodes[written].name not in VIEWS
+    return written > 0 and len(readers[written]) == 1 and memory(nodes, written) == written
 
 
 def _notes(program: Program) -> list[str]:

@@ -55,9 +55,10 @@ def clean(part: str) -> str:
 def renamed(source: Source) -> Callable[[str], str]:
     """Give all modules and tensors of a source names that code can have; returns what did it.
 
-    Numbers stay where all parts of a module have one.
+    Numbers stay where all parts of a module have one and are modules.
     """
-    names = {step.path for step in source.steps if step.path} | source.tensors.keys()
+    tensors = {*source.tensors}
+    names = {step.path for step in source.steps if step.path} | tensors
     parts: dict[str, set[str]] = {}
     for name in names:
         while name:
@@ -72,7 +73,9 @@ def renamed(source: Source) -> Callable[[str], str]:
         path, last = container(name), name.rpartition(".")[2]
         if not name:
             return name
-        if last.isdigit() and path in mixed:
+        if name in tensors and last.isdigit():  # of a ParameterList
+            last = f"weight{last}"
+        elif last.isdigit() and path in mixed:
             last = f"layer{last}"
         return f"{rename(path)}.{clean(last)}" if path else clean(last)
 

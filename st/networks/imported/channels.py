@@ -262,8 +262,10 @@ def _settled(node: Node, shape: Sequence[int]) -> Node:
         sizes = [result[axis] for result in node.shapes]
         args = [node.args[0], sizes, axis]
         return replace(node, op="aten.split_with_sizes.default", args=args, kwargs={})
-    if node.op == "aten.squeeze.default":
-        axes = [axis for axis, size in enumerate(shape) if size == 1]
+    if node.op.startswith("aten.squeeze."):
+        told = node.args[1] if len(node.args) > 1 else range(len(shape))
+        named = [told] if isinstance(told, int) else told
+        axes = [axis % len(shape) for axis in named if shape[axis] == 1]
         return replace(node, op="aten.squeeze.dims", args=[node.args[0], axes])
     if node.name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
         return replace(node, kwargs={**node.kwargs, "scale": shape[-1] ** -0.5})

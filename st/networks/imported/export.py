@@ -64,6 +64,12 @@ def imported(
     of several results the first with so many numbers an image is used; default: the first of one
     number or more. Raises StError that names what cannot be imported.
     """
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_complex():
+            raise StError(
+                f"'{name}' is complex, which is not supported; keep it as real numbers, such as "
+                "torch.view_as_real makes"
+            )
     forms: dict[str, list[Node]] = {}
     stored: dict[str, Stored] = {}
     values: dict[str, np.ndarray] = {}

@@ -9,7 +9,7 @@ import torch
 from st.networks.imported.labels import Call, Coupling, Labels, Result, compact
 from st.networks.imported.rules import MOVES, REORDERED
 from st.networks.program import TAKE, Node, uses
-from st.networks.running import function
+from st.networks.running import memory, writes
 
 
 def taken(
@@ -53,24 +53,6 @@ def taken(
         if uneven[number]:
             ragged += found[number]
     return result, ragged
-
-
-def writes(node: Node) -> bool:
-    """Whether a call changes its first argument."""
-    schema = getattr(function(node.op), "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def memory(nodes: list[Node], number: int) -> int:
-    """The node that made the tensor which a node's result may be a view of."""
-    while nodes[number].args and isinstance(nodes[number].args[0], dict):
-        if (
-            not (_moves(nodes[number]) or writes(nodes[number]))
-            or "node" not in nodes[number].args[0]
-        ):
-            break
-        number = nodes[number].args[0]["node"]
-    return number
 
 
 def _written(nodes: list[Node]) -> dict[int, int]:

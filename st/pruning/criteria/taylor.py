@@ -37,14 +37,18 @@ def taylor(
         gated[name] = [*scales, *((bias, 0) for bias in sorted(biases & shifts))]
     totals = {name: np.zeros(width) for name, width in subject.widths.items()}
     wanted = {tensor for tensors in gated.values() for tensor, _ in tensors}
-    parameters = {n: p for n, p in network.named_parameters() if n in wanted}
+    # those that the module's maker froze are buffers
+    held = [*network.named_parameters(), *network.named_buffers()]
+    weights = {name: value.requires_grad_() for name, value in held if name in wanted}
     number = 0
     for batch, labels in batches(subject, where, images, batch_size):
         network.zero_grad()
+        for value in weights.values():
+            value.grad = None
         F.cross_entropy(network(batch), labels).backward()
         products = {
             name: (p.detach() * p.grad).cpu().numpy()
-            for name, p in parameters.items()
+            for name, p in weights.items()
             if p.grad is not None
         }
         for name, tensors in gated.items():
