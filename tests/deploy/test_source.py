@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import st
 from st.core.registry import architectures, targets
+from st.deploy.source.text import wrapped
 from st.networks.checkpoint import Checkpoint, save_model
 from st.networks.graph import Graph
 from st.networks.imported.export import imported
@@ -171,6 +172,24 @@ class Loose(nn.Module):
         return self.head(torch.tanh(x).mean((2, 3)))
 
 
+STATEMENTS = [
+    "x, y = (x * F.adaptive_avg_pool2d(y, [1, 1])).repeat([1, 2, 1, 1]).split([10, 6], 1)",
+    "self.parts = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), Act())",
+    "x = (x + (y * torch.sigmoid(self.first(x.mean((2, 3), keepdim=True))))) / (x - 1.5)",
+    "return torch.cat([torch.cat([first_value, second_value, third_value], 1)], 1), (x.amax(2),)",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_long_statements_stay_what_they_are(statement):
+    for depth in (2, 3):
+        lines = wrapped(statement, depth)
+        assert len(lines) > 1 and max(map(len, lines)) <= WIDTH
+        code = "\n".join(["if x:", *lines]).replace("return ", "x = ")
+        same = f"if x:\n    {statement}".replace("return ", "x = ")
+        assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(same))
+
+
 def imports() -> dict[str, nn.Module]:
     return {
         "own": Own(),
@@ -210,7 +229,7 @@ def test_imported_networks(name, tmp_path):
         assert "nn.ModuleList" in text and "class Block(" in text and "nn.GroupNorm" in text
         assert "F.dropout(" in text and "self.if_" in text
     elif name == "loose":
-        assert "self.scales.weight0" in text and ".mul_(2.0)" in text
+        assert "self.scales.weight0" in text and "aten.mul_.Tensor(" in text
     else:
         assert "self.layer7 = nn.Linear" in text and "nn.Sequential" in text
 

@@ -150,9 +150,10 @@ def wrapped(line: str, depth: int) -> list[str]:
     if len(parts) > 1 and len(inner) + len(indent) + 4 <= WIDTH and "nn.S" not in line[: start + 1]:
         return [head, f"{indent}{TAB}{inner}", tail]
     lines = [head]
-    for part in parts:
+    called = line[start] == "[" or re.match(r"[\w)\]]", line[start - 1 : start])
+    for part in parts:  # a comma after what is only grouped would make a tuple of it
         lines += wrapped(part, depth + 1)
-        lines[-1] += "," if len(parts) > 1 or "(" in part else ""
+        lines[-1] += "," if len(parts) > 1 or (called and "(" in part) else ""
     return [*lines, tail]
 
 
