@@ -195,6 +195,10 @@ def _contradictions(
         for name in against:
             found = _reference(name, [row for row in rows if row != key], "row")
             yield from (f"claims.{key}: {p}" for p in found)
+            own, other = (_architectures(params, row) for row in (key, name))
+            lacking = [architecture for architecture in own if architecture not in other]
+            if lacking and not found:
+                yield f"claims.{key}: '{name}' is no row of {', '.join(lacking)}, as {key} is"
     for name in params.resources.gpu_percent:
         found = _reference(name, params.architectures, "architecture")
         yield from (f"resources.gpu_percent: {p}" for p in found)
@@ -226,6 +230,12 @@ def _contradictions(
                     f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
                     f"epoch, {epochs}, of {name}"
                 )
+
+
+def _architectures(params: Params, row: str) -> list[str]:
+    """Those that have this row of the table."""
+    method = params.methods.get(row)
+    return list((method and method.architectures) or params.architectures)
 
 
 def _untrained(params: Params, method: Method) -> Iterator[str]:

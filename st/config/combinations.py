@@ -5,7 +5,7 @@ Values that are the default's pass, so that a completed file (`st params`) is a 
 
 from collections.abc import Iterator
 
-from st.config.params import Method, Params, Supernet, recipe
+from st.config.params import Method, Params, Supernet, objective, recipe
 from st.core import registry
 from st.core.types import Section
 from st.networks.structure import Structure
@@ -83,7 +83,7 @@ def _recipes(params: Params) -> Iterator[str]:
             if method.architectures is None or name in method.architectures:
                 parts[f"methods.{key}"] = method
         for key, part in parts.items():
-            losses = set(part.objective) if isinstance(part, Method) else {"ce"}
+            losses = set(objective(part.objective)) if isinstance(part, Method) else {"ce"}
             found = recipe(params, architecture, part), losses
             for section in ("training", f"architectures.{name}.training", f"{key}.training"):
                 trainings.setdefault(section, []).append(found)

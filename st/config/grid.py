@@ -244,7 +244,7 @@ class Grid:
 
     def needs_teacher(self, method: str) -> bool:
         """Whether one of the method's losses reads a teacher's outputs."""
-        losses = self.params.methods[method].objective
+        losses = objective(self.params.methods[method].objective)
         return any(registry.losses.get(name).teacher for name in losses)
 
     # Jobs, whatever the phase.

@@ -337,8 +337,8 @@ def weights_file(supernet: Supernet, dataset: str, architecture: str) -> str | N
 
 
 def objective(losses: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """An objective's losses, each with its weight and all options; raises StError that names the
-    loss and the option."""
+    """An objective's losses, each with its weight and all options, without those of weight 0;
+    raises StError that names the loss and the option."""
     result = {}
     for name, value in losses.items():
         given = {"weight": value} if not isinstance(value, dict) else dict(value)
@@ -351,7 +351,9 @@ def objective(losses: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise StError(
                 f"loss '{name}': option 'weight' must be 0 or more, not {weight!r}"
             ) from None
-        result[name] = {"weight": number, **registry.losses.check(name, given)}
+        options = registry.losses.check(name, given)
+        if number:
+            result[name] = {"weight": number, **options}
     return result
 
 

@@ -120,6 +120,4 @@ def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iter
                 "out mixup and cutmix, or it"
             )
     if not objective:
-        yield "needs a loss"
-    elif not any(spec["weight"] for spec in objective.values()):
         yield "needs a loss whose weight is above 0"

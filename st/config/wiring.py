@@ -6,7 +6,7 @@ from pathlib import Path
 from st.config import sources
 from st.config.grid import Grid
 from st.config.layout import OUTPUTS, Experiment, Files, Paths, fill, place
-from st.config.params import imported, weights_file
+from st.config.params import imported, objective, weights_file
 from st.core import registry
 
 
@@ -107,7 +107,8 @@ def modules(grid: Grid, phase: str, experiment: Experiment) -> list[str]:
     elif phase == "initialize":
         found += [registry.inits.module(params.methods[name].init)]
     elif phase == "train":
-        found += [registry.losses.module(loss) for loss in params.methods[name].objective]
+        losses = objective(params.methods[name].objective)
+        found += [registry.losses.module(loss) for loss in losses]
     elif phase in ("deploy", "evaluate"):
         exports = grid.exports(experiment.architecture)
         these = [exports[name]] if phase == "deploy" else list(exports.values())

@@ -59,11 +59,12 @@ def refuse(
     foreign = [f"'{name}'" for name in given if name not in wanted]
     parts = [
         f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
-        for what, names in (("lacks", missing), ("has foreign", foreign), ("", wrong))
+        for what, names in (("it lacks", missing), ("it has foreign", foreign), ("", wrong))
         if names
     ]
     if parts:
-        raise StError(f"{path}: does not fit the network: it {'; '.join(p.strip() for p in parts)}")
+        told = "; ".join(part.strip() for part in parts)
+        raise StError(f"{path}: does not fit the network: {told}")
     said = [f"{path}: left out, for other classes: {', '.join(other)}"] if other else []
     return other, said
 

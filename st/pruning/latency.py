@@ -32,16 +32,17 @@ def seconds(
 
 def times(calls: Sequence[Callable[[], object]], rounds: int, device: Device) -> np.ndarray:
     """How many seconds each call takes, shape (rounds, calls). They take turns, so that a busy
-    moment of the machine hits all of them."""
+    moment of the machine hits all of them; in another order each time, as what ran before matters:
+    the next call after one of another library's takes a third longer."""
     for call in calls:  # the first calls choose kernels, allocate and capture
         for _ in range(WARM_UP + 1 if device.is_cuda else 1):
             call()
-    found = np.zeros((rounds, len(calls)))
+    found, order = np.zeros((rounds, len(calls))), np.random.default_rng(0)
     for row in found:
-        for column, call in enumerate(calls):
+        for column in order.permutation(len(calls)):
             device.wait()
             started = time.perf_counter()
-            call()
+            calls[column]()
             device.wait()
             row[column] = time.perf_counter() - started
     return found

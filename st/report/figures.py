@@ -228,10 +228,11 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
             measured = column == "test_accuracy"
             ends += [(mean[-1], mean[-1] + std[-1])] if measured else []
             axes.fill_between(epochs, mean - std, mean + std, color=look["color"], alpha=0.13, lw=0)
+            every = 1 if measured or len(epochs) == 1 else (0.08, 0.17)
             axes.plot(
                 epochs, mean, color=look["color"], linestyle=look["linestyle"],
                 marker=look["marker"], markersize=6 if look["marker"] == "*" else 3.5,
-                markevery=1 if measured else (0.08, 0.17), label=method,
+                markevery=every, label=method,
             )  # fmt: skip
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -269,6 +270,8 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
         for loss in _losses(histories):
             epochs, mean, _ = over_seeds([history[SHARE + loss] for history in histories])
             colour = COLOURS[losses.index(loss) % len(COLOURS)]
+            if len(epochs) == 1:  # an area needs two
+                epochs, mean = np.array([epochs[0] - 0.5, epochs[0] + 0.5]), np.repeat(mean, 2)
             axes.fill_between(epochs, base, base + mean, color=colour, lw=0, label=loss)
             base = base + mean
         axes.set_title(method, fontsize=7, pad=2)

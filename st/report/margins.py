@@ -127,7 +127,10 @@ class Margin:
 
     def seeds_needed(self, confidence: float = CONFIDENCE) -> int | None:
         """How many seeds would exclude zero, if margin and spread stayed as they are; None where
-        not even MOST_SEEDS would, because there are too few images."""
+        these do, where there is but one to judge by, and where not even MOST_SEEDS would, because
+        there are too few images."""
+        if self.seeds < 2 or self.sign(confidence):
+            return None
         for count in range(self.seeds + 1, MOST_SEEDS + 1):
             if self.half_width(confidence, count) < abs(self.mean):
                 return count

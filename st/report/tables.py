@@ -1,7 +1,7 @@
 """From all metrics.json to one table, and the ways to print it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import escape as escape_html
 from pathlib import Path
 from typing import Any
@@ -262,15 +262,15 @@ def printed(
     shown = pd.DataFrame({name: list(map(escape, column)) for name, column in cells.items()})
     shown[ACCURACY] = [
         bold.format(cell) if top else cell
-        for cell, top in zip(shown[ACCURACY], best(group), strict=True)
+        for cell, top in zip(shown[ACCURACY], best(cells[ACCURACY]), strict=True)
     ]
     return shown
 
 
-def best(group: pd.DataFrame) -> list[bool]:
-    """Which lines have the highest mean accuracy, as printed: a tie in print is a tie."""
-    shown = group["accuracy_mean"].round(1)
-    return list(shown == shown.max())
+def best(accuracies: Sequence[str]) -> list[bool]:
+    """Which of these cells have the highest mean accuracy: a tie in print is a tie."""
+    means = [float(cell.split()[0]) for cell in accuracies]
+    return [mean == max(means) for mean in means]
 
 
 _LATEX = {

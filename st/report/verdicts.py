@@ -102,7 +102,7 @@ def _numbers(comparison: Comparison, seeds: list[int]) -> dict[str, Any]:
         "corrected_interval": margin.interval(confidence),
         "p_value": margin.p_value() if margin.seeds > 1 else None,
         "decided": comparison.decided,
-        "seeds_needed": None if margin.seeds < 2 else margin.seeds_needed(confidence),
+        "seeds_needed": margin.seeds_needed(confidence),
         "images": margin.images,
         "only_one_correct": {
             seed: {"subnet": a, "opponent": b}

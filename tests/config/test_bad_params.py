@@ -7,6 +7,7 @@ import pytest
 from helpers.params import DROP, changed, mutate
 
 from st.config.check import load, parse
+from st.config.grid import Grid
 from st.config.sources import module_file, names_without
 from st.core.errors import StError
 from st.core.registry import losses
@@ -247,6 +248,27 @@ def test_bad_files(tiny, case):
     assert any(line.startswith(f"my/params.yaml: {named}") and words in line for line in lines)
     assert all(len(line) < 400 for line in lines)
     assert len(lines) == 1, lines
+
+
+def test_claims_over_rows_that_an_architecture_lacks(tiny):
+    tiny["architectures"]["other"] = tiny["architectures"]["vgg"]
+    tiny["methods"]["some"] = {"search": "slimming", "architectures": ["vgg"]}
+    tiny["claims"] = {"st": ["supernet", "some"]}
+    with pytest.raises(StError, match=r"p\.yaml: claims\.st: 'some' is no row of other, as st is$"):
+        parse(tiny, "p.yaml")
+    tiny["methods"]["st"]["architectures"] = ["vgg"]
+    assert parse(tiny).claims == tiny["claims"]
+
+
+def test_losses_of_weight_zero_are_none(tiny):
+    """As in a sweep that begins at 0: without a teacher there is no supervision."""
+    tiny["methods"]["st"]["objective"] = {"ce": 1, "kd": 0, "cc": {"weight": 0.0}}
+    grid = Grid(parse(tiny))
+    assert not grid.needs_teacher("st")
+    assert grid.train("digits", "vgg", 0, "st")["objective"] == {"ce": {"weight": 1.0}}
+    tiny["methods"]["st"]["objective"] = {"ce": 1, "kd": {"weight": 0, "temp": 1}}
+    with pytest.raises(StError, match="did you mean 'temperature'"):
+        parse(tiny)
 
 
 @pytest.mark.parametrize("init", ["inherit", "rewind"])

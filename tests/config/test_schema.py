@@ -75,6 +75,7 @@ def full(tiny) -> dict:
     """A good file in which every key is written down."""
     del tiny["methods"]["lottery"]
     tiny["claims"] = {"st": ["supernet"]}
+    tiny["resources"] = {"gpu_percent": {"vgg": 50}}
     tiny["exports"] = {"st": {}}
     tiny["datasets"]["digits"]["augment"] = {"resized_crop": {}}
     tiny["datasets"]["digits"]["normalisation"] = {"mean": [0.3], "std": [0.4]}

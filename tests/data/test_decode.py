@@ -56,6 +56,38 @@ def test_sixteen_bits_are_refused_whatever_the_channels(tmp_path, kind, channels
         decode(tmp_path / "x.png", None, False)
 
 
+@pytest.mark.parametrize("name", ["x.ppm", "y.ppm", "x.sgi", "x.jp2"])
+def test_deep_files_whose_mode_does_not_say_so(tmp_path, name):
+    path, plain = tmp_path / name, Image.fromarray(np.tile(CORNERS, (8, 8, 1)))
+    if name.endswith(".ppm"):
+        most = 65535 if name == "x.ppm" else 4095
+        path.write_bytes(b"P6 2 2 %d\n" % most + CORNERS.astype(">u2").tobytes())
+    elif name == "x.sgi":
+        head = struct.pack(">HBBHHHHIII", 474, 0, 2, 3, 2, 2, 3, 0, 65535, 0)
+        path.write_bytes(
+            head.ljust(512, b"\0") + CORNERS.transpose(2, 0, 1).astype(">u2").tobytes()
+        )
+    else:
+        plain.save(path)
+        assert decode(path, None, False)[0].shape == (3, 16, 16)
+        contents = bytearray(path.read_bytes())
+        contents[contents.index(b"\xff\x4f\xff\x51") + 42] = 15  # the bits, less one
+        path.write_bytes(contents)
+    with pytest.raises(StError, match="more than 8 bits"):
+        decode(path, None, False)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".ppm", ".pgm", ".sgi", ".jp2", ".avif", ".tif", ".webp", ".tga"]
+)
+def test_files_of_eight_bits_are_no_deep_ones(tmp_path, suffix):
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        pytest.skip("this Pillow does not write such files")
+    mode = "L" if suffix == ".pgm" else "RGB"
+    Image.fromarray(np.tile(CORNERS, (8, 8, 1))).convert(mode).save(tmp_path / f"x{suffix}")
+    assert decode(tmp_path / f"x{suffix}", None, False)[0].shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize("grayscale", [False, True])
 def test_transparent_pixels_lie_on_white(tmp_path, grayscale):
     for mode, colour in (("RGBA", (0, 0, 0, 0)), ("LA", (0, 0)), ("RGBA", (255, 0, 0, 0))):

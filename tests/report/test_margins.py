@@ -104,6 +104,8 @@ def test_seeds_needed_is_the_smallest_number():
     assert needed > 3
     assert margin.half_width(seeds=needed) < abs(margin.mean) <= margin.half_width(seeds=needed - 1)
     assert f"about {needed} seeds would decide it" in margin.why_undecided()
+    decided = pair(3, 400, seed=5, one=0.9, other=0.5)
+    assert decided.sign() == 1 and decided.seeds_needed() is None
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])

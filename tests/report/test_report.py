@@ -276,8 +276,13 @@ def test_latencies_of_several_machines_are_no_one_machines(made, machine, words)
 
 
 def test_ties_are_both_bold():
-    group = pd.DataFrame({"accuracy_mean": [91.04, 90.98, 90.94]})
-    assert tables.best(group) == [True, True, False]
+    def bold(*means):
+        frame = pd.DataFrame({"accuracy_mean": means, "accuracy_std": np.nan})
+        column = next(c for c in columns.COLUMNS if c.title == columns.ACCURACY)
+        return tables.best(column.cells(frame))
+
+    assert bold(91.04, 90.98, 90.94) == [True, True, False]
+    assert bold(97.35, 97.34, 97.30) == [True, True, True]  # 97.3 all
 
 
 def test_latex(made):

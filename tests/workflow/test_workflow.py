@@ -148,6 +148,14 @@ def test_bad_params_stop_before_any_job(tmp_path, built):
     assert not (tmp_path / "results").exists()
 
 
+def test_parts_of_sections_on_the_command_line(project):
+    """As Snakemake takes them: what is not said stays as the file says it."""
+    target = "results/pretrain/digits/vgg/seed0/sparse/model.safetensors"
+    given = ("--configfile", "params/tiny.yaml", "--config", "training={epochs: 3}")
+    output = snakemake(project, "-n", "-p", "--forcerun", "pretrain", *given, "--", target)
+    assert '"epochs": 3' in output and '"schedule": "onecycle"' in output
+
+
 def test_a_failed_job_says_why(project):
     data = project / "results/prepare/digits/data.safetensors"
     data.write_bytes(data.read_bytes()[:1000])

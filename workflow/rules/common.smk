@@ -14,6 +14,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.utils import update_config
 
 from st.config import check, layout, wiring
 from st.config.grid import Grid
@@ -54,7 +55,8 @@ if not internals.configfiles(workflow):
 try:
     given = check.typed(internals.config_option(workflow))
     named = [os.path.relpath(path) for path in PARAMS_FILES] + ["--config"] * bool(given)
-    PARAMS = check.parse({**config, **given}, " + ".join(named), images=True)
+    update_config(config, given)
+    PARAMS = check.parse(config, " + ".join(named), images=True)
 except StError as error:
     raise WorkflowError(str(error)) from None
 GRID = Grid(PARAMS)
