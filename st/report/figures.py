@@ -267,10 +267,12 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
         axes.set_visible(False)
     for number, (axes, (method, histories)) in enumerate(zip(panels, rows.items(), strict=False)):
         base: np.ndarray | float = 0.0
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         for loss in _losses(histories):
             epochs, mean, _ = over_seeds([history[SHARE + loss] for history in histories])
             colour = COLOURS[losses.index(loss) % len(COLOURS)]
             if len(epochs) == 1:  # an area needs two
+                axes.set_xticks(epochs)
                 epochs, mean = np.array([epochs[0] - 0.5, epochs[0] + 0.5]), np.repeat(mean, 2)
             axes.fill_between(epochs, base, base + mean, color=colour, lw=0, label=loss)
             base = base + mean
@@ -278,7 +280,6 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
         axes.set_ylim(0, 100)
         axes.margins(x=0)
         axes.set_yticks([0, 50, 100])
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.grid(visible=False)
         if number % SHARE_COLUMNS == 0:
             axes.set_ylabel("Gradient (%)")
