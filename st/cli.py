@@ -198,6 +198,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command in ("deploy", "export"):  # what is half written goes
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if "plugin" in options and options.command not in PHASES:  # a job names them itself
+            from st.core.registry import load_plugins
+
+            load_plugins(options.plugin)
         if options.command == "params":
             _print_params(options.params)
         elif options.command == "estimate":
@@ -210,15 +214,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(schema(), indent=2))
         elif options.command == "options":
             from st.config.options import told as told_options
-            from st.core.registry import load_plugins
 
-            load_plugins(options.plugin)
             print(*told_options(options.names), sep="\n")
         elif options.command == "show":
-            from st.core.registry import load_plugins
             from st.report.show import show
 
-            load_plugins(options.plugin)
             show(options.path, options.json)
         elif options.command == "convert":
             from st.networks.weights import convert
@@ -226,36 +226,26 @@ def main(arguments: list[str] | None = None) -> int:
             count = convert(options.source, options.target)
             print(f"{options.target}: {count} tensors")
         elif options.command == "diff":
-            from st.core.registry import load_plugins
             from st.report.diff import diff
 
-            load_plugins(options.plugin)
             diff(options.one, options.other, options.json)
         elif options.command == "predict":
-            from st.core.registry import load_plugins
             from st.deploy.predict import predict
 
-            load_plugins(options.plugin)
             predict(options.model, options.images, options.out, options.device, options.threads)
         elif options.command == "export":
-            from st.core.registry import load_plugins
             from st.deploy.export import export, told
 
-            load_plugins(options.plugin)
             given = {"raw": options.raw, "data": options.data}
             report = export(options.model, options.out, options.to, **given)
             print(f"{options.out}: {told(report)}")
         elif options.command == "latency":
-            from st.core.registry import load_plugins
             from st.deploy.latency import latency
 
-            load_plugins(options.plugin)
             latency(options.files, options.batch, options.rounds, options.json, options.plugin)
         elif options.command == "profile":
-            from st.core.registry import load_plugins
             from st.deploy.profile import show as show_profile
 
-            load_plugins(options.plugin)
             counts = (options.batch, options.rounds, options.threads)
             show_profile(options.models, *counts, options.json)
         elif options.command == "record":

@@ -119,8 +119,9 @@ def _given(train: Any, test: Any, classes: Sequence[str] | int | None, held_out:
 def _own_classes(part: Any) -> list[str]:
     """The names that a Dataset has for its labels, as torchvision's have; empty without."""
     found = getattr(part, "classes", None)
-    known = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
-    return list(found) if known and found is not None else []
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        return []
+    return list(found)
 
 
 def _names(
@@ -186,7 +187,7 @@ def _samples(part: Any, role: str) -> tuple[Any, Any]:
         if hasattr(image, "getexif"):  # Pillow's
             gray = image.mode in GRAY and not (images and len(images[0]) == 3)
             image = np.ascontiguousarray(pixels(image, None, gray)[0])
-            if images and len(image) == 3 and all(len(i) == 1 for i in images):
+            if images and len(image) == 3 and len(images[0]) == 1:
                 images = [np.repeat(i, 3, axis=0) for i in images]  # one in colour: all are
         torchs, image = hasattr(image, "detach"), _array(image, role)
         if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):

@@ -4,6 +4,7 @@ Nothing here imports torch: the workflow uses it to draw its graph of jobs.
 """
 
 import json
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ class Grid:
 
     def __init__(self, params: Params):
         self.params = params
+
+    @cached_property
+    def objectives(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By method: its losses with all options, once for all of its jobs."""
+        return {name: objective(spec.objective) for name, spec in self.params.methods.items()}
 
     def methods(self, architecture: str) -> list[str]:
         """Methods that apply to an architecture, in the file's order."""
@@ -136,7 +142,7 @@ class Grid:
         arch, spec = self.params.architectures[architecture], self.params.methods[method]
         return jobs.train(
             seed,
-            objective(spec.objective),
+            self.objectives[method],
             recipe(self.params, arch, spec),
             self.params.datasets[dataset].augment,
             spec.epoch_rule,
@@ -216,7 +222,7 @@ class Grid:
             "anew": registry.inits.get(method.init).source is None,
             "epoch_rule": method.epoch_rule,
             "max_epoch_factor": method.max_epoch_factor,
-            "objective": objective(method.objective),
+            "objective": self.objectives[name],
             # as it stands in the params file, to propose other methods like it
             "spec": method.model_dump(mode="json", exclude_defaults=True),
         }
@@ -244,8 +250,7 @@ class Grid:
 
     def needs_teacher(self, method: str) -> bool:
         """Whether one of the method's losses reads a teacher's outputs."""
-        losses = objective(self.params.methods[method].objective)
-        return any(registry.losses.get(name).teacher for name in losses)
+        return any(registry.losses.get(name).teacher for name in self.objectives[method])
 
     # Jobs, whatever the phase.
 

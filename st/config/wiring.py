@@ -6,7 +6,7 @@ from pathlib import Path
 from st.config import sources
 from st.config.grid import Grid
 from st.config.layout import OUTPUTS, Experiment, Files, Paths, fill, place
-from st.config.params import imported, objective, weights_file
+from st.config.params import imported, weights_file
 from st.core import registry
 
 
@@ -107,8 +107,7 @@ def modules(grid: Grid, phase: str, experiment: Experiment) -> list[str]:
     elif phase == "initialize":
         found += [registry.inits.module(params.methods[name].init)]
     elif phase == "train":
-        losses = objective(params.methods[name].objective)
-        found += [registry.losses.module(loss) for loss in losses]
+        found += [registry.losses.module(loss) for loss in grid.objectives[name]]
     elif phase in ("deploy", "evaluate"):
         exports = grid.exports(experiment.architecture)
         these = [exports[name]] if phase == "deploy" else list(exports.values())

@@ -30,28 +30,6 @@ def suffixes() -> set[str]:
 QUALITY = 95  # of JPEG files that are made anew
 
 
-def _deep(image) -> bool:
-    """Whether a file has more than 8 bits a channel and its decoder alone knows."""
-    tiles = [tuple(tile) for tile in getattr(image, "tile", None) or []]
-    if any(str(tile[0]).endswith("16") for tile in tiles):  # SGI's
-        return True
-    if image.format == "PPM":  # the largest value, behind the mode
-        told = [value for tile in tiles for value in np.atleast_1d(np.array(tile[3], dtype=object))]
-        return any(isinstance(value, int) and value > 255 for value in told)
-    if image.format not in ("JPEG2000", "AVIF") or not getattr(image, "fp", None):
-        return False
-    place = image.fp.tell()
-    image.fp.seek(0)
-    head = image.fp.read(1 << 16)
-    image.fp.seek(place)
-    if image.format == "AVIF":  # ISO/IEC 14496-15's av1C: two bytes, then a flag
-        at = head.find(b"av1C")
-        return at >= 0 and bool(head[at + 6] & 0x40)
-    # ISO/IEC 15444-1: markers SOC and SIZ, 38 bytes, then the bits less one of the first channel
-    at = head.find(b"\xff\x4f\xff\x51")
-    return at >= 0 and (head[at + 42] & 0x7F) + 1 > 8
-
-
 class Made(NamedTuple):
     """What was made of an image file, for one store or the other. `done`: what was done to it, ''
     if nothing; `error`: why it can't be read, and then nothing else is there."""
@@ -207,8 +185,32 @@ def _converted(
 
 def _raw_modes(image) -> str:
     """How the file stores pixels, which an image's mode hides: RGB;16B is read as RGB."""
-    modes = []
+    return " ".join(told for told in _told(image) if isinstance(told, str))
+
+
+def _deep(image) -> bool:
+    """Whether a file has more than 8 bits a channel and its decoder alone knows."""
+    if any(str(tile[0]).endswith("16") for tile in getattr(image, "tile", None) or []):  # SGI's
+        return True
+    if image.format == "PPM":  # the largest value, behind the mode
+        return any(isinstance(told, int) and told > 255 for told in _told(image))
+    if image.format not in ("JPEG2000", "AVIF") or not getattr(image, "fp", None):
+        return False
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(1 << 16)
+    image.fp.seek(place)
+    if image.format == "AVIF":  # ISO/IEC 14496-15's av1C: two bytes, then a flag
+        at = head.find(b"av1C")
+        return at >= 0 and bool(head[at + 6] & 0x40)
+    # ISO/IEC 15444-1: markers SOC and SIZ, 38 bytes, then the bits less one of the first channel
+    at = head.find(b"\xff\x4f\xff\x51")
+    return at >= 0 and (head[at + 42] & 0x7F) + 1 > 8
+
+
+def _told(image) -> list:
+    """What Pillow tells the decoders of a file."""
+    found: list = []
     for tile in getattr(image, "tile", None) or []:
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        modes += [argument for argument in arguments if isinstance(argument, str)]
-    return " ".join(modes)
+        found += tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return found

@@ -1,6 +1,8 @@
 """A trained network as a file for other programs, checked against the network itself."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +79,10 @@ def write(
             )
         calibration = _calibration(found, model) if kind.calibrated and found else None
         made = folder / path.name
-        try:
+        with _in_one_line(f"{model.path}: cannot be exported to {to}"):
             kind(model, made, raw, calibration)
-        except (StError, OSError, MemoryError):
-            raise
-        except Exception as error:  # of a plugin's network, and of libraries that change
-            raise StError(
-                f"{model.path}: cannot be exported to {to} ({type(error).__name__}: "
-                f"{one_line(error)})"
-            ) from error
-        try:
+        with _in_one_line(f"{model.path}: what was exported to {to} does not run"):
             check = _check(model, kind, made, raw, found, path)
-        except (StError, OSError, MemoryError):
-            raise
-        except Exception as error:
-            raise StError(
-                f"{model.path}: what was exported to {to} does not run ({type(error).__name__}: "
-                f"{one_line(error)})"
-            ) from error
         written = [folder / file.name for file in files]
         report = {
             "file": path.name,
@@ -118,6 +106,17 @@ def write(
         reports = other_reports(path, about, model.provenance["weights"])
         write_text(folder / card.name, card_text(model, [*reports, report]))
     return report
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """For a plugin's network, and libraries that change: they may fail in any way."""
+    try:
+        yield
+    except (StError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise StError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _sha256(path: Path) -> str:

@@ -46,14 +46,14 @@ def listed(images: Any, channels: int) -> list[Any]:
     if isinstance(images, str | Path):
         return list(image_files([images]))
     if is_array(images):
-        gray = images.ndim == 3 and channels == 1 and not {*images.shape[::2]} & {*CHANNELS}
-        if images.ndim == 3 and channels == 1 and images.shape[0] == 3 != images.shape[2]:
+        gray = images.ndim == 3 and channels == 1
+        if gray and images.shape[0] == 3 != images.shape[2]:
             height, width = images.shape[1:]
             raise StError(
                 f"an array of (3, {height}, {width}) may be three gray images or one in colour; "
                 f"give (3, 1, {height}, {width}) or (1, 3, {height}, {width})"
             )
-        several = images.ndim == 4 or gray
+        several = images.ndim == 4 or (gray and not {*images.shape[::2]} & {*CHANNELS})
         return list(images) if several else [images]
     if _is_pillow(images):
         return [images]

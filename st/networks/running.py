@@ -69,6 +69,12 @@ def _shares(node: Node) -> bool:
     return bool(told) or node.op == "getitem"
 
 
+def last_writes(nodes: list[Node]) -> dict[int, int]:
+    """By the node that made it, the last node that writes into a tensor."""
+    calls = enumerate(nodes[1:], 1)
+    return {memory(nodes, number): number for number, node in calls if writes(node)}
+
+
 def _take(x: Tensor, axis: int, positions: Any) -> Tensor:
     return x.index_select(axis, torch.as_tensor(positions, device=x.device))
 
@@ -219,22 +225,16 @@ class Imported(Executable):
         return {name: copies.get(node, values[node]) for name, node in asked.items()}
 
 
-def _last_writes(nodes: list[Node]) -> dict[int, int]:
-    """By the node that made it, the last node that writes into a tensor."""
-    calls = enumerate(nodes[1:], 1)
-    return {memory(nodes, number): number for number, node in calls if writes(node)}
-
-
 def _passing(nodes: list[Node]) -> set[int]:
     """The nodes whose values are overwritten later."""
-    last = _last_writes(nodes)
+    last = last_writes(nodes)
     return {number for number in range(len(nodes)) if last.get(memory(nodes, number), -1) > number}
 
 
 def _viewed_and_written(nodes: list[Node]) -> set[int]:
     """The nodes that make tensors of which there are views when they are written into: they must
     lie in memory as drawn, whatever order networks are run in, or a view would be a copy."""
-    last = _last_writes(nodes)
+    last = last_writes(nodes)
     viewed = {number for number, node in enumerate(nodes) if node.name in VIEWING}
     made = {number: memory(nodes, number) for number in viewed}
     return {made[number] for number in viewed if last.get(made[number], -1) > number}

@@ -14,7 +14,6 @@ from st.core.errors import StError, one_line
 from st.core.progress import quiet
 from st.networks.imported.channels import coupled
 from st.networks.imported.gradients import computed_again, own_gradients
-from st.networks.imported.moves import writes
 from st.networks.imported.stages import tapped
 from st.networks.program import (
     BATCH,
@@ -28,7 +27,7 @@ from st.networks.program import (
     Stored,
     named,
 )
-from st.networks.running import CONSTANTS, PYTHON
+from st.networks.running import CONSTANTS, PYTHON, writes
 
 MOST_IMAGES = 4096  # in a batch
 ALIASING = torch.Tag.maybe_aliasing_or_mutating

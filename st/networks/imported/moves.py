@@ -9,7 +9,7 @@ import torch
 from st.networks.imported.labels import Call, Coupling, Labels, Result, compact
 from st.networks.imported.rules import MOVES, REORDERED
 from st.networks.program import TAKE, Node, uses
-from st.networks.running import memory, writes
+from st.networks.running import last_writes, memory
 
 
 def taken(
@@ -19,7 +19,7 @@ def taken(
     be made to depend on one axis, or were pinned now."""
     found = [[rooted(labels, units) for labels in result.results] for result in trace]
     uneven = [not all(_even(labels.parts) for labels in each) for each in found]
-    written = _written(nodes)
+    written = last_writes(nodes)
     result, ragged = list(nodes), []
     for number, node in enumerate(nodes):
         if not _moves(node) or uneven[number] or len(found[number]) != 1:
@@ -53,15 +53,6 @@ def taken(
         if uneven[number]:
             ragged += found[number]
     return result, ragged
-
-
-def _written(nodes: list[Node]) -> dict[int, int]:
-    """By the node that made it, the last node that writes into a tensor."""
-    return {
-        memory(nodes, number): number
-        for number, node in enumerate(nodes)
-        if number and writes(node)
-    }
 
 
 def _moves(node: Node) -> bool:

@@ -8,11 +8,10 @@ import torch
 from st.core.errors import StError, one_line
 from st.networks.imported import products  # noqa: F401  its rules
 from st.networks.imported.labels import ANY, Call, Coupling, Labels, Result
-from st.networks.imported.moves import memory, writes
 from st.networks.imported.rules import POINTWISE, RULES, pinned, pointwise
 from st.networks.imported.statistics import reduction
 from st.networks.program import BATCH, OUTPUT, Node, Program, named, uses
-from st.networks.running import filled, function
+from st.networks.running import filled, function, memory, writes
 
 
 def traced(

@@ -24,6 +24,7 @@ def taylor(
     L is the cross-entropy; a batch's gradient is squared as a whole, as in the paper, so the scores
     depend on `batch_size`.
     """
+    from torch.autograd import grad
     from torch.nn import functional as F
 
     from st.pruning.scoring import batches, build
@@ -42,14 +43,12 @@ def taylor(
     weights = {name: value.requires_grad_() for name, value in held if name in wanted}
     number = 0
     for batch, labels in batches(subject, where, images, batch_size):
-        network.zero_grad()
-        for value in weights.values():
-            value.grad = None
-        F.cross_entropy(network(batch), labels).backward()
+        loss = F.cross_entropy(network(batch), labels)
+        slopes = grad(loss, list(weights.values()), allow_unused=True)
         products = {
-            name: (p.detach() * p.grad).cpu().numpy()
-            for name, p in weights.items()
-            if p.grad is not None
+            name: (weight.detach() * slope).cpu().numpy()
+            for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+            if slope is not None
         }
         for name, tensors in gated.items():
             used = [(tensor, axis) for tensor, axis in tensors if tensor in products]
