@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = commands.add_parser("estimate", help=text, description=text)
     _add_params(cost)
-    cost.add_argument("--jobs", type=_count, default=1, help="at a time (default: %(default)s)")
+    cost.add_argument("--jobs", type=_positive, default=1, help="at a time (default: %(default)s)")
     cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "estimate":
             from st.estimate.predict import run
 
-            run(options.params, max(1, options.jobs), options.device, options.rates, options.save)
+            run(options.params, options.jobs, options.device, options.rates, options.save)
         elif options.command == "schema":
             from st.config.params import schema
 

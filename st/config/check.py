@@ -28,6 +28,7 @@ from st.config.supernets import Supernets, missing_images, networks
 from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
+from st.networks.weights import check_weights
 from st.pruning.selection import Budget, check_reachable
 from st.training.losses import taps_of
 
@@ -221,6 +222,11 @@ def _contradictions(
                         f"supernets.{key}.weights: '{file}' is missing; name a safetensors file, "
                         "relative to the project, or say own"
                     )
+                elif file is not None:
+                    try:
+                        check_weights(Path(file), supernets.get((dataset, name)))
+                    except StError as error:
+                        yield f"supernets.{key}.weights: {error}"
         for name, trained in params.architectures.items():
             epochs = recipe(params, trained, supernet).epochs
             if not epochs and not supernet.weights:

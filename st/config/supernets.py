@@ -21,6 +21,7 @@ from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
 from st.networks.place import installed, parted
 from st.networks.structure import Structure
+from st.networks.weights import check_weights
 
 Supernets = dict[tuple[str, str], Structure]  # by data set and architecture
 
@@ -126,6 +127,8 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
     for file in (place if place.endswith(".py") else None, options["weights"]):
         if file is not None and not Path(file).is_file():
             raise StError(f"'{file}' is missing; paths are relative to the project")
+    if options["weights"] is not None:
+        check_weights(Path(options["weights"]))
     if place.endswith(".py"):
         beside(Path(place))  # as the workflow will: it and what it imports must be Python
     _has(options["module"])

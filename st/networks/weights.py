@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,13 +25,28 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, whoever made it."""
+    with _opened(path) as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # bfloat16, where a library of it is installed
+        return {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in found.items()}
+
+
+def check_weights(path: Path, structure: Structure | None = None) -> None:
+    """Raise StError unless it is a safetensors file, and its tensors fit the `structure`, as far as
+    its header tells."""
+    with _opened(path) as file:
+        given = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+    if structure:
+        _fit(structure, path, given)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise StError(f"{path}: is missing; paths are relative to the project")
     try:
         with safe_open(path, framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        # bfloat16, where a library of it is installed
-        return {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in found.items()}
+            yield file
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise StError(
             f"{path}: is no safetensors file that can be read ({one_line(error)}); `st convert "
@@ -83,22 +99,26 @@ def fitted(
                 f"{path}: '{name}' is another order of channels than the network was drawn with; "
                 "give this file to the architecture, as its option 'weights'"
             )
-    spare = {*program.tied, *program.left_out} if program else set()
-    given = {name: value for name, value in given.items() if name not in spare}
-    own = {t.name for t in structure.graph.tensors() if not t.trained}
-    left_out, said = refuse(
-        path,
-        {name: value.shape for name, value in given.items()},
-        structure.shapes(),
-        optional=own,
-    )
+    left_out, said = _fit(structure, path, {name: value.shape for name, value in given.items()})
     result = dict(initial)
     for tensor in structure.graph.tensors():
         if tensor.name in given and tensor.name not in left_out:
             result[tensor.name] = given[tensor.name].astype(tensor.dtype)
-        elif source and tensor.name in own:
+        elif source and not tensor.trained:
             result[tensor.name] = source.tensors[tensor.name]
     return result, said
+
+
+def _fit(structure: Structure, path: Path, given: Shapes) -> tuple[list[str], list[str]]:
+    """`refuse` for the whole network, whose buffers a file may lack."""
+    program = structure.program
+    spare = {*program.tied, *program.left_out} if program else set()
+    return refuse(
+        path,
+        {name: shape for name, shape in given.items() if name not in spare},
+        structure.shapes(),
+        optional={tensor.name for tensor in structure.graph.tensors() if not tensor.trained},
+    )
 
 
 def first(

@@ -132,9 +132,10 @@ def _history(path: Path) -> Facts:
         columns = {
             name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]
         }
+        epochs = int(columns["epoch"][-1] or 0)  # no row for each: 0 is that of no training
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise StError(f"{path}: is not a training's history ({one_line(error)})") from error
-    return {"file": str(path), "kind": "history", "epochs": len(rows), "columns": columns}
+    return {"file": str(path), "kind": "history", "epochs": epochs, "columns": columns}
 
 
 def text(found: Facts) -> str:

@@ -4,13 +4,16 @@ import re
 
 import numpy as np
 import pytest
+from helpers.networks import random_tensors
 from helpers.params import DROP, changed, mutate
 
 from st.config.check import load, parse
 from st.config.grid import Grid
 from st.config.sources import module_file, names_without
+from st.config.supernets import networks
 from st.core.errors import StError
 from st.core.registry import losses
+from st.core.tensors import save_tensors
 
 # (key, value, words of the message beside the key); the key is where the value is put, and what
 # the message must name unless a fourth entry says what it names
@@ -280,6 +283,35 @@ def test_weights_for_a_structure_of_other_channels(tiny, init):
         parse(tiny)
 
 
+def _weights(tiny, path):
+    """Of its network, as a file from elsewhere."""
+    supernet = networks(parse(tiny))[1]["digits", "vgg"]
+    tensors = random_tensors(supernet, np.random.default_rng(0))
+    save_tensors(path, tensors)
+    return tensors
+
+
+def test_weights_that_do_not_fit_are_told_before_any_job(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors = _weights(tiny, tmp_path / "w")
+    tiny["supernets"]["sparse"] = {"sparse": True, "weights": "w"}
+    parse(tiny)
+    (tmp_path / "w").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(StError, match=r"supernets\.sparse\.weights: w: is no safetensors file"):
+        parse(tiny)
+    tensors.popitem()
+    save_tensors(tmp_path / "w", tensors)
+    with pytest.raises(StError, match=r"supernets\.sparse\.weights: w: does not fit .* it lacks"):
+        parse(tiny)
+    del tiny["supernets"]["sparse"]["weights"]
+    (tmp_path / "net.py").write_text("def net(classes): ...")
+    (tmp_path / "w").write_bytes(b"\x80\x02}q\x00.")
+    options = {"module": "net.py:net", "weights": "w"}
+    tiny["architectures"]["mine"] = {"family": "import", "options": options}
+    with pytest.raises(StError, match=r"architectures\.mine: w: is no safetensors file"):
+        parse(tiny)
+
+
 @pytest.mark.parametrize(
     "supernet, method, rounds, words",
     [
@@ -298,7 +330,7 @@ def test_weights_for_a_structure_of_other_channels(tiny, init):
 )
 def test_what_can_be_rewound_to(tiny, supernet, method, rounds, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "w").touch()
+    _weights(tiny, tmp_path / "w")
     tiny["supernets"]["sparse"] = {"sparse": True, **supernet}
     tiny["methods"]["lottery"] |= method
     tiny["searches"]["slimming"]["rounds"] = rounds

@@ -4,7 +4,9 @@ import inspect
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers.networks import random_tensors
 from helpers.project import ROOT
 
 from st.cli import load_phase
@@ -14,6 +16,8 @@ from st.config.grid import Grid
 from st.config.layout import Experiment
 from st.config.named import named_job
 from st.config.params import Export
+from st.config.supernets import networks
+from st.core.tensors import save_tensors
 
 PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "deploy", "evaluate"]
 
@@ -21,8 +25,10 @@ PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "deplo
 @pytest.fixture
 def grid(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    supernet = networks(parse(tiny))[1]["digits", "vgg"]
     for name in ("vgg", "mine", "given"):
-        (tmp_path / f"{name}.safetensors").touch()
+        tensors = random_tensors(supernet, np.random.default_rng(0))
+        save_tensors(tmp_path / f"{name}.safetensors", tensors)
     imported = {"module": "torchvision.models:resnet18"}
     tiny["seeds"] = [0, 3]
     tiny["architectures"] |= {

@@ -61,6 +61,12 @@ def test_what_a_training_leaves(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["params"] == model["params"]
 
 
+def test_no_training_is_no_epoch(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,loss,test_accuracy\n0,,61.5\n")
+    assert describe(path)["epochs"] == 0
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [
