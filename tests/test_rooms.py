@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.project import ROOT
 
-from st.config.sources import ROOMS, sources
+from st.core.sources import ROOMS, sources
 
 # room -> the rooms it may import besides itself
 MAY_IMPORT = {

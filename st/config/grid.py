@@ -14,6 +14,7 @@ from st.config.layout import DATA, HISTORY, SUPERNET_HISTORY, Experiment, fill
 from st.config.params import Architecture, Params, imported, objective, recipe
 from st.core import registry
 from st.core.job import Job, fingerprint
+from st.core.types import Section
 
 
 class Grid:
@@ -36,13 +37,15 @@ class Grid:
         ]
 
     def supernets(self, architecture: str) -> list[str]:
-        """The supernets to evaluate: the reference, those that the methods need, and those that
-        claims are about."""
+        """The supernets to evaluate: the reference, those that the methods need, those that claims
+        are about, and those that no method of any architecture needs: they are there to be compared
+        with, as one that is trained for longer is."""
         reference = next(iter(self.params.supernets))
         methods = self.methods(architecture)
         used = {self.teacher(name) for name in methods} | {reference}
         compared = {row for name in methods for row in self.params.claims.get(name, ())}
-        return [s for s in self.params.supernets if s in used or self.row(s) in compared]
+        others = self.params.supernets.keys() - {self.teacher(name) for name in self.params.methods}
+        return [s for s in self.params.supernets if s in used | others or self.row(s) in compared]
 
     def teacher(self, method: str) -> str:
         """The supernet that a method prunes and learns from."""
@@ -185,6 +188,7 @@ class Grid:
                     "method": self.row(name),
                     "supernet": name,
                     "history": fill(SUPERNET_HISTORY, supernet=name),
+                    "spec": _spec(self.params.supernets[name]),
                 }
                 for name in self.supernets(architecture)
             ] + [self._subnet_row(architecture, name) for name in self.methods(architecture)]
@@ -223,8 +227,11 @@ class Grid:
             "epoch_rule": method.epoch_rule,
             "max_epoch_factor": method.max_epoch_factor,
             "objective": self.objectives[name],
-            # as it stands in the params file, to propose other methods like it
-            "spec": method.model_dump(mode="json", exclude_defaults=True),
+            "spec": _spec(method),
+            # a criterion that looks at no supernet, for its control
+            "no_search": "uniform"
+            if registry.architectures.takes(arch.family, "width")
+            else "tapered",
         }
 
     def reads_files(self, dataset: str) -> bool:
@@ -297,3 +304,8 @@ class Grid:
     def targets(self) -> list[str]:
         """The kinds of files for other programs that are made."""
         return sorted({target for export in self.params.exports.values() for target in export.to})
+
+
+def _spec(part: Section) -> Job:
+    """A part as it stands in the params file, to propose others like it."""
+    return part.model_dump(mode="json", exclude_defaults=True)

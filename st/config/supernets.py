@@ -10,10 +10,10 @@ from st.config import changes
 from st.config.layout import DATA, DRAWING, fill
 from st.config.params import Architecture, DataSet, Params, imported
 from st.config.parts import problems_of
-from st.config.sources import beside, module_file, names_without
 from st.core import registry
 from st.core.errors import StError
 from st.core.registry import closest
+from st.core.sources import beside, module_file, names_without
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT as DATA_FORMAT
 from st.data.dataset import Shape, check_normalisation

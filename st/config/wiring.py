@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from st.config import sources
 from st.config.grid import Grid
 from st.config.layout import OUTPUTS, Experiment, Files, Paths, fill, place
 from st.config.params import imported, weights_file
-from st.core import registry
+from st.core import registry, sources
 
 
 def files(grid: Grid, phase: str, experiment: Experiment) -> Files:

@@ -128,6 +128,7 @@ class Imported(Executable):
             for training, form in ((True, "train"), (False, "eval"))
         }
         self.st_passing = {True: _passing(forms["train"]), False: _passing(forms["eval"])}
+        self.st_parting = {True: _parting(forms["train"]), False: _parting(forms["eval"])}
         self.st_random = any(torch.Tag.nondeterministic_seeded in _tags(n) for n in forms["train"])
         scales = {
             node.args[1].get("tensor")
@@ -158,12 +159,8 @@ class Imported(Executable):
 
     def st_plan(self, nodes: list[Node], layers: set[str]) -> list[tuple]:
         """What a pass does, call by call, and which results are not needed after each."""
-        last_use: dict[int, int] = {}
-        for number, node in enumerate(nodes):
-            for used in uses(node):
-                last_use[used] = number
         frees: dict[int, list[int]] = {}
-        for used, number in last_use.items():
+        for used, number in _last_uses(nodes).items():
             frees.setdefault(number, []).append(used)
         readers = Counter(used for node in nodes for used in uses(node))
         kept = {places[form] for places in self.st_taps.values() for form in places}
@@ -198,7 +195,7 @@ class Imported(Executable):
         asked = {name: self.st_taps[name][form] for name in taps}
         wanted = set(asked.values())
         tensors = {name: getattr(module, last) for name, (module, last) in self.st_places.items()}
-        passing = self.st_passing[self.training]
+        passing, parting = self.st_passing[self.training], self.st_parting[self.training]
         if 0 in passing:  # the images stay as they are
             x = x.clone(memory_format=torch.contiguous_format)
         values: dict[int, Any] = {0: x}
@@ -217,6 +214,8 @@ class Imported(Executable):
             values[number] = result
             if number in wanted and number in passing:
                 copies[number] = result.clone()
+                if number in parting:  # what is given out is what the output is computed from
+                    values[number], copies[number] = copies[number], result
             for used in frees:
                 if used not in wanted:
                     del values[used]
@@ -229,6 +228,23 @@ def _passing(nodes: list[Node]) -> set[int]:
     """The nodes whose values are overwritten later."""
     last = last_writes(nodes)
     return {number for number in range(len(nodes)) if last.get(memory(nodes, number), -1) > number}
+
+
+def _parting(nodes: list[Node]) -> set[int]:
+    """The nodes behind which nothing reads what shares memory with them and was made before them:
+    their values may go on in memory of their own."""
+    last_use = _last_uses(nodes)
+    found, read = set(), dict[int, int]()  # by memory: the last use of what was made so far
+    for number in range(len(nodes)):
+        place = memory(nodes, number)
+        if read.get(place, -1) <= number:
+            found.add(number)
+        read[place] = max(read.get(place, -1), last_use.get(number, -1))
+    return found
+
+
+def _last_uses(nodes: list[Node]) -> dict[int, int]:
+    return {used: number for number, node in enumerate(nodes) for used in uses(node)}
 
 
 def _viewed_and_written(nodes: list[Node]) -> set[int]:

@@ -65,7 +65,7 @@ def run(
             sizes.append((params, counter.get_total_flops() // 2))
     files = []
     if exports:
-        # By name, because st/config/sources.py must not take it for a part of every evaluation.
+        # By name, because st/core/sources.py must not take it for a part of every evaluation.
         running = importlib.import_module("st.deploy.running")
         for path, row in zip(exports, job["rows"][len(models) :], strict=True):
             files.append(running.Exported(path, row["to"], row["raw"], images, where.threads))

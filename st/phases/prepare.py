@@ -1,13 +1,11 @@
 """Prepare a data set: decode it once for all jobs."""
 
-import hashlib
 import os
 from importlib.metadata import version
 from pathlib import Path
 
 from st.config import changes
-from st.config.sources import sources
-from st.core import registry
+from st.core import registry, sources
 from st.core.job import Job, fingerprint
 from st.core.progress import say, say_all
 from st.data.dataset import Data, check_made, save_data
@@ -33,7 +31,7 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
     depends_on = {
         "source": job["source"], "options": job["options"], "holdout": job["holdout"],
         "contents": source and source["contents"],
-        "code": [_digest(path) for path in sources(read.__module__)],
+        "code": sources.digest(read.__module__),
         "pillow": version("pillow"),
     }  # fmt: skip
     threads = threads or len(os.sched_getaffinity(0))
@@ -60,8 +58,3 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
     if stored != (height, width):
         say(f"training images are stored at {stored[0]} x {stored[1]}, to be cropped in training")
     say_all("test images that are training images too, to the pixel", found.repeated())
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,7 @@ def run(
     """
     source = load_model(supernet)
     full = source.structure
-    # By name, because st/config/sources.py must not take them for parts of every search.
+    # By name, because st/core/sources.py must not take them for parts of every search.
     latency = lottery = None
     if job["latency"]:
         latency = importlib.import_module("st.pruning.latency").Stopwatch(

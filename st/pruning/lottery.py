@@ -11,7 +11,7 @@ from st.networks.checkpoint import Checkpoint, load_model
 from st.networks.inits import sliced
 from st.pruning.criteria import Subject
 from st.pruning.search import searched
-from st.training.trainer import Place, Work, fit_and_save
+from st.training.trainer import Place, Work, code, fit_and_save
 
 
 def last_round(job: Job, subject: Subject, rewind: Path | None, folder: Path) -> Subject:
@@ -34,6 +34,7 @@ def last_round(job: Job, subject: Subject, rewind: Path | None, folder: Path) ->
         part = searched(job, replace(subject, budget=budget))
         initial = Checkpoint(str(rewind), sliced(part, early), part, {})
         recipe = {**spec, "round": number, "data": digest, "initial": initial.digest()}
+        recipe["code"] = code(part, ["ce"])
         model = _model(folder, number)
         say(f"round {number} of {spec['rounds']}: {part.cost()[0]:,} parameters")
         if not _finished(model, recipe):

@@ -2,6 +2,7 @@
 with its controls, and the lines of params.yaml that would add the controls that are missing."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
         found.append("another teacher")
     if _taught(other, runs) and other["objective"] != row["objective"]:
         found.append("other losses")
-    if not _taught(other, runs) and not other["anew"]:
+    if not _taught(other, runs) and not other["anew"] and _taught(row, runs):
         found.append("no teacher")
     epochs = _epochs(other, runs), _epochs(row, runs)
     if epochs[0] != epochs[1]:
@@ -97,15 +98,17 @@ def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterat
     """The controls that the claim needs and the grid has not, as lines for params.yaml."""
     subnets = [r for r in rows if "search" in r and r["anew"] and r["method"] != row["method"]]
     names = {r["method"] for r in rows}
-    if not any(
+    # a control is trained anew, whatever the row is
+    anew = {
+        k: v for k, v in row["spec"].items() if row["anew"] or k not in ("init", "init_options")
+    }
+    if _taught(row, runs) and not any(
         r["search"] == row["search"]
         and not _taught(r, runs)
         and _epochs(r, runs) == _epochs(row, runs)
         for r in subnets
     ):
-        line = _line(
-            _free(f"{row['method']}-no-teacher", names), row["spec"] | {"objective": {"ce": 1}}
-        )
+        line = _line(_free(f"{row['method']}-no-teacher", names), anew | {"objective": {"ce": 1}})
         yield f"Missing control, the same structure without a teacher; add to methods: {line}"
     if row["criterion"] in NO_SEARCH:
         return
@@ -113,17 +116,40 @@ def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterat
         r["criterion"] in NO_SEARCH
         and r["supernet"] == row["supernet"]
         and r["objective"] == row["objective"]
-        and r["budget"] == row["budget"]
+        and (r["budget"] == row["budget"] or not row["budget"])
+        and _lasts(r) == _lasts(row)
         for r in subnets
     ):
         searches = {r["search"] for r in rows if "search" in r}
-        search = _free(f"{row['search']}-uniform", searches)
-        spec = {"supernet": row["supernet"], "criterion": "uniform", "budget": row["budget"]}
-        method = _line(_free(f"{row['method']}-uniform", names), row["spec"] | {"search": search})
+        criterion = row["no_search"]
+        search = _free(f"{row['search']}-{criterion}", searches)
+        budget = row["budget"] or {  # of a published structure: its size
+            bound: math.ceil(1e4 * runs[row["method"]][f"{bound}_kept"].max()) / 1e4
+            for bound in ("params", "macs")
+        }
+        spec = {"supernet": row["supernet"], "criterion": criterion, "budget": budget}
+        method = _line(_free(f"{row['method']}-{criterion}", names), anew | {"search": search})
+        same = "the same teacher" if _taught(row, runs) else "the same"
         yield (
-            "Missing control, the same teacher without the search; add to searches: "
+            f"Missing control, {same} without the search; add to searches: "
             f"{_line(search, spec)} and to methods: {method}"
         )
+
+
+def as_long(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterator[str]:
+    """The supernet that the claim needs to be compared with and the grid has not: one that was
+    trained as long as the row's subnet."""
+    supernets = [r for r in rows if "search" not in r]
+    epochs = math.ceil(_epochs(row, runs))
+    if all(_epochs(r, runs) < epochs for r in supernets):
+        spec = next(r["spec"] for r in supernets if r["supernet"] == row["supernet"])
+        spec = {**spec, "training": {**spec.get("training", {}), "epochs": epochs}}
+        line = _line(_free("longer", {r["supernet"] for r in supernets}), spec)
+        yield f"Missing control, the supernet trained as long; add to supernets: {line}"
+
+
+def _lasts(row: Row) -> tuple:
+    return row["training"]["epochs"], row["epoch_rule"], row["max_epoch_factor"]
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -86,7 +86,7 @@ class Resume:
             say(f"starts over, because the interrupted training's state cannot be used: {error}")
             return
         if header.get("key") != self.key:
-            say("starts over: the interrupted training's job, data or initial weights were others")
+            say("starts over: the interrupted training's job, data, weights or code were others")
             return
         made = header.get("made")
         if made != self.made:

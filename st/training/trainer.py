@@ -1,5 +1,6 @@
 """A whole training: from data and first weights to the model and its history on the disk."""
 
+from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from st.core import provenance
+from st.core import provenance, registry, sources
 from st.core.device import Device, choose
 from st.core.errors import StError, sizes
 from st.core.files import write_csv
@@ -61,6 +62,13 @@ class Place:
     def leads(self) -> bool:
         """Whether this process writes the files."""
         return self.member is None or self.member.rank == 0
+
+
+def code(structure: Structure, objective: Iterable[str]) -> str:
+    """A name for the code that a training consists of: a state that other code left is of no use.
+    `objective`: the names of the losses."""
+    family = registry.architectures.module(structure.family)
+    return sources.digest(__name__, family, *map(registry.losses.module, objective))
 
 
 def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None = None) -> Run:
@@ -124,8 +132,9 @@ def say_inert(run: Run) -> None:
 def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job) -> None:
     """Train, going on from an interruption if there was one, and write model and history.
 
-    `job`: as `begin` takes it; `depends_on`: all that the result depends on. Raises StError if the
-    data does not fit the network or the training diverges, Interrupted if it was told to stop.
+    `job`: as `begin` takes it; `depends_on`: all that the result depends on, but for the code.
+    Raises StError if the data does not fit the network or the training diverges, Interrupted if it
+    was told to stop.
     """
     structure, member = work.structure, place.member
     local = member.local if member else None
@@ -138,6 +147,7 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         raise StError(f"{place.model}: {error}") from error
     rewind, rewind_epoch = work.rewind or (None, 0)
     state = place.model.with_name("resume.safetensors")
+    depends_on = {**depends_on, "code": code(structure, work.objective)}
     reading = closing(training.images)
     with reading, group or nullcontext(), Resume(state, depends_on, where, group) as resume:
         resume.restore(training)

@@ -9,10 +9,10 @@ from helpers.params import DROP, changed, mutate
 
 from st.config.check import load, parse
 from st.config.grid import Grid
-from st.config.sources import module_file, names_without
 from st.config.supernets import networks
 from st.core.errors import StError
 from st.core.registry import losses
+from st.core.sources import module_file, names_without
 from st.core.tensors import save_tensors
 
 # (key, value, words of the message beside the key); the key is where the value is put, and what

@@ -33,9 +33,11 @@ def row(method, supernet="sparse", **subnet):
             "criterion": "bn_scale", "budget": {"params": 0.1, "macs": 0.5}, "rounds": 3,
             "epoch_rule": "same", "max_epoch_factor": None, "anew": subnet["init"] == "random",
             "init_options": {}, "training": {"epochs": 4, "lr": 0.1},
+            "no_search": "uniform",
             "spec": {"search": subnet["search"], "objective": {"kd": 0.9}}, **subnet,
         }  # fmt: skip
-    return {"method": method, "supernet": supernet, "history": history, **subnet}
+    spec = {"sparse": True} if supernet == "sparse" else {}
+    return {"method": method, "supernet": supernet, "history": history, "spec": spec, **subnet}
 
 
 IMAGES = 1000

@@ -112,6 +112,34 @@ def test_values_of_taps_are_those_of_their_time():
         torch.testing.assert_close(found[0][key], found[1][key], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_output_is_computed_from_what_taps_give(in_place):
+    """Or a loss on the output would have no gradient there, and be called inert."""
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head = convolution(3, 8), convolution(8, 8), nn.Linear(8, 5)
+            self.act = nn.ReLU(inplace=in_place)
+
+        def forward(self, x):
+            y = self.two(self.act(self.one(x)))
+            y = y + x.mean() if not in_place else y.add_(x.mean())
+            return self.head(self.act(y).mean((2, 3)))
+
+    module = prepared(Steps())
+    whole, values = structure_of(module)
+    nodes = whole.program.forms["train"]
+    (tap,) = [n for n, node in enumerate(nodes) if node.name == "add"]
+    net = network.bare(whole.with_taps({"first": {"train": tap, "eval": tap}})).double()
+    net.load_state_dict(network.given(whole, values))
+    images = torch.linspace(0, 1, 2 * 192, dtype=torch.float64).view(2, 3, 8, 8)
+    found = net(images, ("first", "logits"))
+    (gradient,) = torch.autograd.grad(found["logits"].square().sum(), found["first"])
+    assert gradient.norm() > 0 and found["first"].min() < 0
+    torch.testing.assert_close(found["logits"], module.train()(images))
+
+
 class Own(nn.Module):
     """Normalises by the batch in evaluation too."""
 

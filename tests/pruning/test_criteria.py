@@ -9,10 +9,10 @@ import torch
 from helpers.networks import pruned, random_keep, random_tensors, small_structure
 from torch.nn import functional as F
 
-from st.config.sources import sources
 from st.core.errors import StError
 from st.core.registry import architectures, criteria, inits
 from st.core.seeds import stream
+from st.core.sources import sources
 from st.data.dataset import Data, save_data
 from st.networks import network
 from st.networks.checkpoint import Checkpoint

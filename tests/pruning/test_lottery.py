@@ -11,9 +11,9 @@ from helpers.training import interrupt_after
 from st.config.check import parse
 from st.config.grid import Grid
 from st.config.named import named_job
-from st.config.sources import sources
 from st.core.errors import StError
 from st.core.registry import criteria
+from st.core.sources import sources
 from st.data.dataset import save_data
 from st.networks.checkpoint import load_model
 from st.networks.structure import Structure, load_structure

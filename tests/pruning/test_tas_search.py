@@ -13,10 +13,10 @@ from helpers.tas import NETWORKS, WIDTHS, generator, supernet
 
 from st import cli
 from st.config.check import parse
-from st.config.sources import sources
 from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import criteria
+from st.core.sources import sources
 from st.data.dataset import opened, save_data
 from st.networks.checkpoint import load_model
 from st.networks.structure import Structure, load_structure

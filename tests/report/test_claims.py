@@ -9,6 +9,7 @@ from helpers.synthetic import ACCURACY, make_job, row, write_results
 
 from st.config.params import Params
 from st.report import tables
+from st.report.controls import as_long, controls
 from st.report.margins import Margin
 from st.report.verdicts import claims, decide
 
@@ -77,7 +78,9 @@ def test_a_supernet_that_was_trained_for_longer_must_be_beaten(tmp_path):
     longer = outcome(12)
     assert longer.outcome == "did not hold"
     assert [c.decided for c in longer.comparisons] == [1, 1, -1]
-    assert longer.comparisons[-1].role == "a supernet that was trained for longer"
+    assert longer.comparisons[-1].role == (
+        "a supernet that was trained for longer (12 epochs, st 4)"
+    )
     # one that was not is no opponent
     assert outcome(4).outcome == "held" and len(outcome(4).comparisons) == 2
 
@@ -121,7 +124,11 @@ def test_rows_beyond_the_budget_take_no_level(tmp_path):
 def test_a_loss_less_training_makes_no_claim_and_a_params_key_names_pairs(tmp_path):
     job = make_job()
     job["claims"] = {"scratch-b": ["supernet"], "st": ["kd-uniform", "supernet"]}
-    found = verdicts(tmp_path, BEST, job)
+    found = verdicts(tmp_path, BEST, job, kept=(0.3, 0.7))
+    # of another claim, and of other sizes, than the paper's
+    assert "net on toy: the params file's claim is UNDECIDED for st: +" in found["st"].short
+    assert "the params file's claim IS UNDECIDED in this run: " in found["st"].sentence
+    assert found["kd-uniform"].outcome == "not tested"
     assert [c.opponent for c in found["scratch-b"].comparisons] == ["supernet"]
     assert [c.opponent for c in found["st"].comparisons] == ["kd-uniform", "supernet"]
     assert list(found) == ["st", "scratch-b", "kd-uniform"]
@@ -180,6 +187,67 @@ def test_clean_controls_leave_nothing_missing(tmp_path):
     assert len(said) == 2 and not any("Missing" in text for text in said)
 
 
+def test_missing_controls_can_be_had():
+    """What is proposed fits, and once it is there nothing is: for rows of every kind."""
+    import yaml
+
+    from st.config.check import parse
+    from st.config.grid import Grid
+
+    searches = {
+        "slim": {"supernet": "sparse", "criterion": "bn_scale", "budget": {"params": 0.5}},
+        "l1": {"supernet": "plain", "criterion": "l1_norm", "ranking": "local",
+               "budget": {"params": 0.5}},
+    }  # fmt: skip
+    methods = {
+        "st": {"search": "slim", "objective": {"kd": 1}, "training": {"epochs": 4}},
+        "tuned": {"search": "l1", "init": "inherit", "training": {"lr": 0.01}},
+        "taught": {"search": "l1", "init": "inherit", "objective": {"kd": 1}},
+        "plain": {"search": "l1"},
+    }
+    data = {
+        "seeds": [0], "datasets": {"digits": {"source": "digits"}},
+        "architectures": {"net": {"family": "vgg", "options": {"layers": [8, "M", 8]},
+                                  "sparsity": 1e-3}},
+        "training": {"epochs": 2},
+        "supernets": {"plain": {}, "sparse": {"sparse": True}},
+        "searches": searches, "methods": methods,
+        "claims": {"tuned": ["supernet"], "plain": ["supernet"], "taught": ["supernet"]},
+    }  # fmt: skip
+
+    def said():
+        grid = Grid(parse(json.loads(json.dumps(data))))
+        rows = grid.report()["rows"]["net"]
+        runs = {}
+        for entry in rows:
+            method = data["methods"].get(entry["method"])
+            supernet = "search" not in entry
+            epochs = (entry["spec"].get("training") or {}).get("epochs", 2)
+            teacher = method and "kd" in method.get("objective", {}) and entry["supernet"]
+            kept = 1 if supernet else 0.5
+            facts = {"epochs": epochs, "teacher": teacher or None}
+            sizes = {"params_kept": kept, "macs_kept": kept}
+            runs[entry["method"]] = pd.DataFrame([facts | sizes])
+        for entry in rows:
+            if entry["method"] in ("st", "tuned", "taught", "plain"):
+                correct = {r["method"]: np.ones((1, 9), bool) for r in rows}
+                for text in controls(rows, entry, runs, correct):
+                    assert "also no teacher" not in text or "kd" in str(entry["objective"]), text
+                    if text.startswith("Missing"):
+                        yield text
+                if entry["method"] == "st":
+                    yield from as_long(rows, entry, runs)
+
+    proposed = list(said())
+    assert len(proposed) == 6
+    for text in proposed:
+        parts = text.partition("; add to ")[2].split(" and to ")
+        for part in parts:
+            section, _, line = part.removesuffix(".").partition(": ")
+            data[section] |= yaml.safe_load(line)
+    assert not list(said())
+
+
 def test_what_claims_may_name():
     from st.config.check import parse
     from st.core.errors import StError
@@ -194,11 +262,18 @@ def test_what_claims_may_name():
         "claims": {"st": ["supernet-longer", "supernet"]},
     }
     params = parse(data)
-    # a supernet that no method needs is trained, because a claim is about it
+    # a supernet that no method needs is there to be compared with, in a claim or as it is
     from st.config.grid import Grid
 
     assert Grid(params).supernets("vgg") == ["plain", "longer"]
+    assert Grid(Params(**{**data, "claims": {}})).supernets("vgg") == ["plain", "longer"]
+    # one that another architecture's method needs is not
+    data["architectures"]["other"] = {"family": "vgg", "options": {"layers": [8, "M", 4]}}
+    data["searches"]["t"] = {**data["searches"]["s"], "supernet": "longer"}
+    data["methods"]["other"] = {"search": "t", "architectures": ["other"]}
     assert Grid(Params(**{**data, "claims": {}})).supernets("vgg") == ["plain"]
+    assert Grid(Params(**{**data, "claims": {}})).supernets("other") == ["plain", "longer"]
+    data = {**data, "methods": {"st": data["methods"]["st"]}}
     for bad, words in (
         ({"sst": ["supernet"]}, "claims.sst: unknown method"),
         ({"st": ["supernet-long"]}, "claims.st: unknown row 'supernet-long'; did you mean"),

@@ -13,6 +13,7 @@ from helpers.project import ROOT
 from helpers.training import EPOCHS, JOB, NAMES, RECIPE, interrupt_after, run, run_interrupted
 from safetensors.numpy import save_file
 
+from st.core import sources
 from st.core.tensors import read_tensors, write_tensors
 from st.data.dataset import save_data
 from st.networks.checkpoint import load_model, save_model
@@ -206,6 +207,29 @@ def test_a_state_from_another_device_starts_over_and_says_so(
     assert run(place) == uninterrupted
     assert epochs_run == list(range(1, EPOCHS + 1))
     assert len(said) == 1 and said[0].startswith("starts over") and words in said[0]
+
+
+def test_other_code_is_noticed(folder, uninterrupted, epochs_run, state, monkeypatch):
+    """A loss that was edited meanwhile would else go on from what the former one had made."""
+    place = folder / "edited"
+    place.mkdir()
+    (place / "resume.safetensors").write_bytes(state)
+    digest, losses = sources.digest, "st.training.losses.ce"
+    monkeypatch.setattr(sources, "digest", lambda *names: f"{digest(*names)} {losses in names}")
+    epochs_run.clear()
+    assert run(place) == uninterrupted
+    assert epochs_run == list(range(1, EPOCHS + 1))
+
+
+def test_a_modules_code_is_what_its_file_says(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_loss.py").write_text("from st.core.registry import losses\n")
+    before = sources.digest("own_loss")
+    assert sources.digest("own_loss") == before != sources.digest("st.core.registry")
+    (tmp_path / "own_loss.py").write_text("from st.core.registry import losses  # edited\n")
+    assert sources.digest("own_loss") != before
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert sources.digest("__main__") == sources.digest()  # a script is no module
 
 
 def test_other_data_is_noticed(folder, epochs_run, state):

@@ -19,7 +19,7 @@ from snakemake.utils import update_config
 from st.config import check, layout, wiring
 from st.config.grid import Grid
 from st.config.layout import Experiment
-from st.config.sources import sources
+from st.core.sources import sources
 from st.core import mps, slots
 from st.core import snakemake_internals as internals
 from st.core.errors import StError

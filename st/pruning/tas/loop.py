@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from st.core import registry, sources
 from st.core.device import Device, choose
 from st.core.errors import StError
 from st.core.progress import Progress, say
@@ -174,6 +175,7 @@ def search(
     depends_on = {
         "search": "tas", "structure": full.to_json(), "options": options, "target": target,
         "seed": seed, "data": digest,
+        "code": sources.digest(__name__, registry.architectures.module(full.family)),
     }  # fmt: skip
     reading = closing(run.images)
     with reading, Resume(state, depends_on, where) if state else nullcontext() as resume:

@@ -5,6 +5,7 @@ found here as inputs: editing a loss retrains what uses that loss and nothing el
 """
 
 import ast
+import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOMS = (
 # the rooms' own files, which only say what lives there.
 WITHOUT_EFFECT = {
     *("st", "st.cli", "st.core.errors", "st.core.process", "st.core.progress", "st.core.slots"),
+    "st.core.sources",
     "st.training.launch",
     *(f"st.{room}" for room in ROOMS),
 }
@@ -45,6 +47,14 @@ def sources(*modules: str) -> tuple[Path, ...]:
     return tuple(sorted(set(found.values())))
 
 
+def digest(*modules: str) -> str:
+    """Of the contents of `sources`."""
+    found = hashlib.sha256()
+    for path in sources(*modules):
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
 def _is_st(name: str) -> bool:
     return name == "st" or name.startswith("st.")
 
@@ -56,7 +66,10 @@ def module_file(name: str) -> Path | None:
     Found without importing the module or its parents, which may import torch.
     """
     top, *rest = name.split(".")
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a script that is run
+        return None
     if spec is None or not spec.origin:
         return None
     if not spec.submodule_search_locations:
