@@ -1,6 +1,5 @@
 """What jobs are connected to: the files that they read and write, and the code that they are."""
 
-import sys
 from pathlib import Path
 
 from st.config.grid import Grid
@@ -115,16 +114,13 @@ def modules(grid: Grid, phase: str, experiment: Experiment) -> list[str]:
     return found
 
 
-def own_code(grid: Grid, architecture: str) -> list[Path]:
+def own_code(grid: Grid, architecture: str) -> tuple[Path, ...]:
     """The files of a user's own module, where they are not a library's."""
     module = grid.options(architecture)["module"].rpartition(":")[0]
     if module.endswith(".py"):
         return sources.beside(Path(module))
     file = sources.module_file(module)
-    here, libraries = Path.cwd(), Path(sys.prefix)  # an environment may lie in the project
-    if file is None or not file.is_relative_to(here) or file.is_relative_to(libraries):
-        return []
-    return list(sources.sources(module))
+    return sources.sources(module) if file and sources.in_project(file) else ()
 
 
 def _drawing(grid: Grid, experiment: Experiment) -> str | None:

@@ -7,6 +7,7 @@ found here as inputs: editing a loss retrains what uses that loss and nothing el
 import ast
 import hashlib
 import importlib.util
+import sysconfig
 from functools import cache
 from pathlib import Path
 
@@ -28,23 +29,46 @@ WITHOUT_EFFECT = {
 
 @cache
 def sources(*modules: str) -> tuple[Path, ...]:
-    """Files of these modules and of all that they import, directly or not, from their own
-    packages; imports within functions count. Registered entries, which are imported by name, must
-    be named by the caller.
+    """Files of these modules and of all that they import, directly or not: from their own packages,
+    st, and the project, but for installed libraries. Imports within functions count. Registered
+    entries, which are imported by name, must be named by the caller.
     """
+    return _reached({name: module_file(name) for name in modules}, None)
+
+
+def beside(path: Path) -> tuple[Path, ...]:
+    """A file of Python's, and the same of it: what lies in its folder is what it finds first."""
+    return _reached({"": path}, path.parent)
+
+
+def _reached(modules: dict[str, Path | None], folder: Path | None) -> tuple[Path, ...]:
     found: dict[str, Path] = {}
-    queue = list(modules)
+    queue = list(modules.items())
     while queue:
-        name = queue.pop()
-        if name in found or name in WITHOUT_EFFECT:
-            continue
-        path = module_file(name)
-        if path is None:
+        name, path = queue.pop()
+        if path is None or name in found or name in WITHOUT_EFFECT:
             continue
         found[name] = path
-        queue += [n for n in _imports(path) if n.split(".")[0] == name.split(".")[0] or _is_st(n)]
-        queue += [name.rpartition(".")[0]] if "." in name else []
+        wanted = [*_imports(path, name), name.rpartition(".")[0]]
+        queue += [(other, _own(other, name, folder)) for other in wanted if other]
     return tuple(sorted(set(found.values())))
+
+
+def _own(name: str, importer: str, folder: Path | None) -> Path | None:
+    """The file of a module that is a part of what imports it, and no library."""
+    path = folder and _file_of(folder.joinpath(*name.split(".")))
+    if path:
+        return path
+    path, top = module_file(name), name.partition(".")[0]
+    own = top in ("st", importer.partition(".")[0]) or (path is not None and in_project(path))
+    return path if own else None
+
+
+def in_project(path: Path) -> bool:
+    """Whether a file is the project's own: environments may lie in its folder too."""
+    library = path.is_relative_to(sysconfig.get_path("stdlib"))
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path.is_relative_to(Path.cwd()) and not library and not installed
 
 
 def digest(*modules: str) -> str:
@@ -53,10 +77,6 @@ def digest(*modules: str) -> str:
     for path in sources(*modules):
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
-
-
-def _is_st(name: str) -> bool:
-    return name == "st" or name.startswith("st.")
 
 
 @cache
@@ -70,39 +90,36 @@ def module_file(name: str) -> Path | None:
         spec = importlib.util.find_spec(top)
     except ValueError:  # a script that is run
         return None
-    if spec is None or not spec.origin:
+    if spec is None:
         return None
-    if not spec.submodule_search_locations:
-        return None if rest else Path(spec.origin)
-    path = Path(spec.origin).parent.joinpath(*rest)
-    for candidate in (path / "__init__.py", path.with_suffix(".py")):
-        if candidate.is_file():
-            return candidate
-    return None
+    if spec.submodule_search_locations is not None:  # several where no __init__.py is
+        places = (Path(place).joinpath(*rest) for place in spec.submodule_search_locations)
+        return next(filter(None, map(_file_of, places)), None)
+    path = Path(spec.origin or "")
+    return path if path.suffix == ".py" and not rest else None
 
 
-def beside(path: Path) -> list[Path]:
-    """A file of Python's, and the files in its folder that it imports, directly or not."""
-    found: list[Path] = []
-    queue = [path]
-    while queue:
-        file = queue.pop()
-        if file not in found and file.is_file():
-            found.append(file)
-            queue += [file.with_name(f"{name.split('.')[0]}.py") for name in _imports(file)]
-    return sorted(found)
+def _file_of(path: Path) -> Path | None:
+    """Of a package or module, by its place without a suffix."""
+    places = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((place for place in places if place.is_file()), None)
 
 
 @cache
-def _imports(path: Path) -> list[str]:
-    """All names that a file imports; `from a import b` gives both a and a.b. Raises StError if it
-    is not Python."""
+def _imports(path: Path, module: str) -> list[str]:
+    """All names that a module's file imports, in full; `from a import b` gives both a and a.b.
+    Raises StError if it is not Python."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     names = []
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level > len(package):  # which Python refuses
+                continue
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            name = ".".join(filter(None, [*above, node.module or ""]))
+            names += [name] + [f"{name}.{alias.name}" for alias in node.names]
     return names
 
 
@@ -133,8 +150,7 @@ def _star(path: Path, level: int, name: str) -> Path | None:
     if not level:
         own = path.with_name(f"{name}.py")
         return own if own.is_file() else module_file(name)
-    base = path.parents[level - 1].joinpath(*filter(None, name.split(".")))
-    return next((p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None)
+    return _file_of(path.parents[level - 1].joinpath(*filter(None, name.split("."))))
 
 
 @cache

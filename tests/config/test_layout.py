@@ -52,7 +52,7 @@ def grid(tiny, tmp_path, monkeypatch):
 def test_a_librarys_code_is_no_input(grid, monkeypatch):
     """Wherever its environment lies; a module of one's own is one, with what it imports."""
     monkeypatch.chdir(Path(sys.prefix).parent)
-    assert wiring.own_code(grid, "mine") == []
+    assert wiring.own_code(grid, "mine") == ()
     monkeypatch.chdir(ROOT)
     grid.params.architectures["mine"].options["module"] = "st.core.seeds:stream"
     assert [path.name for path in wiring.own_code(grid, "mine")][-1] == "seeds.py"
