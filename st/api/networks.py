@@ -68,6 +68,10 @@ def supernet(
     if isinstance(network, nn.Module):
         if options:
             raise StError("options: are those of a family; make the module with them")
+        if init_options and weights in (None, "own"):
+            raise StError(
+                "init_options: have no effect on a module's own weights; say weights='random'"
+            )
         source = _imported(network, shape, count, list(stages) if stages else None, streams, seed)
         structure = source.structure
         weights = "own" if weights is None else weights

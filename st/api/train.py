@@ -10,7 +10,7 @@ import numpy as np
 from st.api.checks import data_of, fits, network_of, same_classes, seed_of
 from st.config import jobs
 from st.config.params import objective as losses_of
-from st.config.parts import objective_problems, section
+from st.config.parts import objective_problems, recipe_problems, section
 from st.core import registry
 from st.core.device import apart, choose
 from st.core.errors import StError
@@ -69,6 +69,8 @@ def train(
     settings = section(Training, {"epochs": epochs, **recipe})
     views = section(Augment, augment or {}, "augment")
     losses = _losses(student, objective, teacher, views)
+    for problem in recipe_problems(settings, [(settings, losses)]):
+        raise StError(problem)
     if not (isinstance(sparsity, int | float) and 0 <= sparsity <= 1):
         raise StError(f"sparsity: must be a number of 0 to 1, not {sparsity!r}")
     frozen = [

@@ -335,12 +335,20 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
         return
     # a search may be meant for some architectures only: those of its methods
     methods = [m for m in params.methods.values() if m.search == key]
-    searched = {
-        (dataset, name): supernet
-        for (dataset, name), supernet in supernets.items()
+    names = {
+        name
+        for name in params.architectures
         if any(m.architectures is None or name in m.architectures for m in methods)
     }
+    searched = {place: supernet for place, supernet in supernets.items() if place[1] in names}
     criterion = registry.criteria.get(search.criterion)
+    for name in params.architectures if criterion.drawn else ():
+        if name in names and imported(params.architectures[name].family):
+            yield (
+                f"criterion: {name}: '{search.criterion}' searches drawn families, no imported "
+                "networks; use another, such as tapered, or name its methods' architectures"
+            )
+            return
     budget = Budget(**search.budget.model_dump())
     yield from search_problems(search)
     if criterion.ranks:

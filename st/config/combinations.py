@@ -6,8 +6,8 @@ Values that are the default's pass, so that a completed file (`st params`) is a 
 from collections.abc import Iterator
 
 from st.config.params import Method, Params, Supernet, objective, recipe
+from st.config.parts import is_given, recipe_problems
 from st.core import registry
-from st.core.types import Section
 from st.networks.structure import Structure
 from st.training.recipe import Training
 
@@ -21,26 +21,24 @@ def without_effect(params: Params, supernets: dict[tuple[str, str], Structure]) 
     yield from _recipes(params)
     if not any(supernet.sparse for supernet in params.supernets.values()):
         for key, architecture in params.architectures.items():
-            if _given(architecture, "sparsity"):
+            if is_given(architecture, "sparsity"):
                 yield f"architectures.{key}.sparsity: has no effect, because no supernet is sparse"
-    for key, search in params.searches.items():
-        if not registry.criteria.get(search.criterion).ranks:
-            for name in ("ranking", "min_channels", "round_to"):
-                if _given(search, name):
-                    yield (
-                        f"searches.{key}.{name}: has no effect, because criterion "
-                        f"'{search.criterion}' ranks no channels; leave it out"
-                    )
+    yield from _supernets(params)
     for key, method in params.methods.items():
-        if _given(method, "max_epoch_factor") and method.epoch_rule != "computation":
+        if is_given(method, "max_epoch_factor") and method.epoch_rule != "computation":
             yield (
                 f"methods.{key}.max_epoch_factor: has no effect; it needs epoch_rule: computation"
             )
 
 
-def _given(section: Section, name: str) -> bool:
-    """Whether a key has another value than its default."""
-    return getattr(section, name) != type(section).model_fields[name].default
+def _supernets(params: Params) -> Iterator[str]:
+    for key, supernet in params.supernets.items():
+        trained = [a for a in params.architectures.values() if recipe(params, a, supernet).epochs]
+        if supernet.sparse and not any(architecture.sparsity for architecture in trained):
+            why = "no architecture has a sparsity above 0" if trained else "it is not trained"
+            yield f"supernets.{key}.sparse: has no effect, because {why}"
+        if supernet.bn_scale is not None and supernet.weights:
+            yield f"supernets.{key}.bn_scale: has no effect beside weights, which have scales"
 
 
 def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) -> Iterator[str]:
@@ -52,24 +50,19 @@ def _augmentations(params: Params, supernets: dict[tuple[str, str], Structure]) 
                 f"datasets.{dataset}.holdout: {data.holdout} would leave the val images unused, "
                 "which the option 'val: holdout' evaluates on; leave one of them out"
             )
-        if augment.resized_crop:
-            if augment.crop:
-                yield f"{where}.crop: has no effect beside resized_crop; leave one of them out"
-            for key, bounds in augment.resized_crop:
-                if bounds[0] > bounds[1]:
-                    yield f"{where}.resized_crop.{key}: must go from low to high, not {bounds}"
-        for channels in {s.input_shape[0] for (d, _), s in supernets.items() if d == dataset}:
-            for key, problem in augment.misfits(channels):
+        shapes = {s.input_shape for (d, _), s in supernets.items() if d == dataset}
+        for shape in shapes or (None,):
+            for key, problem in augment.misfits(shape):
                 yield f"{where}.{key}: {problem}"
     for (dataset, _), supernet in supernets.items():
         side = min(supernet.input_shape[1:])
-        crops = {f"datasets.{dataset}.augment.crop": params.datasets[dataset].augment.crop}
         for key, search in params.searches.items():
-            options = registry.criteria.check(search.criterion, search.options)
-            crops[f"searches.{key}.options.crop"] = options.get("crop", 0)
-        for key, crop in crops.items():
+            crop = registry.criteria.check(search.criterion, search.options).get("crop", 0)
             if crop >= side:
-                yield f"{key}: {crop} is as large as the images of {dataset}, {side} pixels"
+                yield (
+                    f"searches.{key}.options.crop: {crop} is as large as the images of {dataset}, "
+                    f"{side} pixels"
+                )
 
 
 def _recipes(params: Params) -> Iterator[str]:
@@ -88,27 +81,6 @@ def _recipes(params: Params) -> Iterator[str]:
             for section in ("training", f"architectures.{name}.training", f"{key}.training"):
                 trainings.setdefault(section, []).append(found)
     for section, concerned in trainings.items():
-        recipes = [found for found, _ in concerned]
         kind, _, name = section.removesuffix("training").rstrip(".").partition(".")
         given = getattr(params, kind)[name].training if kind else params.training
-        for key in ("milestones", "decay"):
-            if _given_in_recipe(given, key) and all(r.schedule != "step" for r in recipes):
-                yield f"{section}.{key}: has no effect; it needs schedule: step"
-        if given.warmup and all(r.schedule == "onecycle" for r in recipes):
-            yield f"{section}.warmup: has no effect; schedule: onecycle has a rise of its own"
-        if given.nesterov and all(r.momentum == 0 for r in recipes):
-            yield f"{section}.nesterov: has no effect without momentum"
-        for key in ("momentum", "nesterov"):
-            if _given_in_recipe(given, key) and all(r.optimiser == "adamw" for r in recipes):
-                yield f"{section}.{key}: has no effect; it needs optimiser: sgd"
-        if given.label_smoothing and not any("ce" in losses for _, losses in concerned):
-            yield f"{section}.label_smoothing: has no effect; it needs the loss 'ce'"
-        usual = Training.model_fields["lr"].default
-        if given.optimiser == "adamw" and any(
-            r.optimiser == "adamw" and r.lr == usual for r in recipes
-        ):
-            yield f"{section}.lr: {usual} is for sgd; optimiser: adamw takes about 0.001"
-
-
-def _given_in_recipe(section: Section, key: str) -> bool:
-    return getattr(section, key) not in (None, Training.model_fields[key].default)
+        yield from (f"{section}.{p}" for p in recipe_problems(given, concerned))

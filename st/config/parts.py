@@ -1,7 +1,7 @@
 """What can be wrong with single parts of params.yaml, which the Python API is given as well."""
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
@@ -12,6 +12,7 @@ from st.core import registry
 from st.core.errors import StError, one_line
 from st.core.registry import closest
 from st.core.types import Section
+from st.training.recipe import Training
 
 Kind = TypeVar("Kind", bound=Section)
 
@@ -92,13 +93,19 @@ def search_problems(search: Search) -> Iterator[str]:
         yield f"budget: is missing; give {', '.join(most)}, {last} or several"
     if search.rounds > 1 and not criterion.ranks:
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    for name in ("ranking", "min_channels", "round_to") if not criterion.ranks else ():
+        if is_given(search, name):
+            yield (
+                f"{name}: has no effect, because criterion '{search.criterion}' ranks no channels; "
+                "leave it out"
+            )
     options = registry.criteria.check(search.criterion, search.options)
     try:
         comparable = registry.criteria.ask(search.criterion, "comparable", **options)
     except StError as error:
         yield f"criterion: {error}"
         return
-    if search.ranking == "global" and not comparable:
+    if search.ranking == "global" and criterion.ranks and not comparable:
         yield (
             f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
             "use ranking: local (the same fraction of every layer) or ranking: normalized"
@@ -121,3 +128,38 @@ def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iter
             )
     if not objective:
         yield "needs a loss whose weight is above 0"
+
+
+def recipe_problems(
+    given: Any, concerned: Sequence[tuple[Training, Collection[str]]]
+) -> Iterator[str]:
+    """Keys of a recipe at which no training looks. `concerned`: the whole recipe and the losses of
+    each training for which these keys, of a Training or a change to one, are `given`."""
+    recipes = [found for found, _ in concerned]
+    changed = {
+        key
+        for key, field in Training.model_fields.items()
+        if getattr(given, key) not in (None, field.default)
+    }
+    for key in ("milestones", "decay"):
+        if key in changed and all(r.schedule != "step" for r in recipes):
+            yield f"{key}: has no effect; it needs schedule: step"
+    if given.warmup and all(r.schedule == "onecycle" for r in recipes):
+        yield "warmup: has no effect; schedule: onecycle has a rise of its own"
+    if given.nesterov and all(r.momentum == 0 for r in recipes):
+        yield "nesterov: has no effect without momentum"
+    for key in ("momentum", "nesterov"):
+        if key in changed and all(r.optimiser == "adamw" for r in recipes):
+            yield f"{key}: has no effect; it needs optimiser: sgd"
+    if given.label_smoothing and not any("ce" in losses for _, losses in concerned):
+        yield "label_smoothing: has no effect; it needs the loss 'ce'"
+    usual = Training.model_fields["lr"].default
+    if given.optimiser == "adamw" and any(
+        r.optimiser == "adamw" and r.lr == usual for r in recipes
+    ):
+        yield f"lr: {usual} is for sgd; optimiser: adamw takes about 0.001"
+
+
+def is_given(section: Section, name: str) -> bool:
+    """Whether a key has another value than its default."""
+    return getattr(section, name) != type(section).model_fields[name].default

@@ -79,7 +79,6 @@ def digest(*modules: str) -> str:
     return found.hexdigest()
 
 
-@cache
 def module_file(name: str) -> Path | None:
     """The file of a module, or None for what is not a module (a name imported from one).
 

@@ -87,8 +87,20 @@ class Augment(Section):
             return ENDLESS
         return (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
 
-    def misfits(self, channels: int) -> Iterator[tuple[str, str]]:
-        """What images of so many channels make impossible: keys, and what is wrong."""
+    def misfits(self, shape: tuple[int, int, int] | None = None) -> Iterator[tuple[str, str]]:
+        """What is impossible or without effect, for images of that shape (channels, height, width)
+        or for any: keys, and what is wrong."""
+        if self.resized_crop:
+            if self.crop:
+                yield "crop", "has no effect beside resized_crop; leave one of them out"
+            for key, bounds in self.resized_crop:
+                if bounds[0] > bounds[1]:
+                    yield f"resized_crop.{key}", f"must go from low to high, not {bounds}"
+        if shape is None:
+            return
+        channels, side = shape[0], min(shape[1:])
+        if self.crop >= side:
+            yield "crop", f"{self.crop} is as large as the images, {side} pixels"
         for name in self.jitter.active:
             if channels not in (1, 3):
                 yield f"jitter.{name}", f"needs RGB or gray images, not {channels} channels"

@@ -13,5 +13,7 @@ def scaled_epochs(job: Job, structure: Structure) -> int:
     epochs = job["training"]["epochs"]
     if job["epoch_rule"] == "same":
         return epochs
-    factor = structure.full.cost()[1] / structure.cost()[1]
-    return int(epochs * min(factor, job["max_epoch_factor"] or factor))
+    scaled = epochs * structure.full.cost()[1] / structure.cost()[1]
+    if job["max_epoch_factor"]:
+        scaled = min(scaled, epochs * job["max_epoch_factor"])
+    return int(round(scaled, 6))  # 2.3 times 100 is 230, though 100 * 2.3 is 229.99999999999997

@@ -22,7 +22,9 @@ class Training(Section):
         "step", description="How the learning rate changes over the training."
     )
     milestones: list[Annotated[float, Finite(gt=0, lt=1)]] = Field(
-        [0.5, 0.75], description="step: when to multiply by `decay`, as fractions of the training."
+        [0.5, 0.75],
+        description="step: when to multiply by `decay`, as fractions of the training, or of what "
+        "`warmup` leaves of it.",
     )
     decay: Fraction = Field(0.1, description="step: the factor at each milestone.")
     warmup: Annotated[float, Finite(ge=0, lt=1)] = Field(
@@ -76,9 +78,10 @@ TrainingChange = create_model(  # type: ignore[call-overload]
 
 def learning_rate(recipe: Training, progress: float) -> float:
     """The learning rate when the fraction `progress` (0...1) of the training is done."""
-    if progress < recipe.warmup:
-        return recipe.lr * progress / recipe.warmup
-    progress = (progress - recipe.warmup) / (1 - recipe.warmup)
+    if recipe.schedule != "onecycle":  # which has a rise of its own
+        if progress < recipe.warmup:
+            return recipe.lr * progress / recipe.warmup
+        progress = (progress - recipe.warmup) / (1 - recipe.warmup)
     if recipe.schedule == "step":
         passed = sum(progress >= milestone for milestone in recipe.milestones)
         return recipe.lr * recipe.decay**passed

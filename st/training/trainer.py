@@ -82,7 +82,7 @@ def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None =
             f"{sizes(structure.input_shape)}, {structure.classes}"
         )
     recipe, augment = Training(**job["training"]), Augment(**job["augment"])
-    for key, problem in augment.misfits(data.input_shape[0]):  # only now is every shape known
+    for key, problem in augment.misfits(data.input_shape):  # only now is every shape known
         raise StError(f"augment.{key}: {problem}")
     images = len(data.train_labels)
     if work.epochs and recipe.batch_size > images:

@@ -102,6 +102,10 @@ def test_of_data(train, options, words):
         ),
         ("import", (1, 8, 8), {"classes": 3}, "give the module itself"),
         (torch.nn.Linear, (1, 8, 8), {}, "not type; make a module of it first"),
+        (
+            torch.nn.Conv2d(1, 3, 3), (1, 8, 8), {"init_options": {"bn_scale": 0.5}},
+            "init_options: have no effect on a module's own weights",
+        ),
         (torch.nn.Flatten(), (1, 8, 8), {}, "module 'Flatten': has no parameters"),
         (torch.nn.Conv2d(1, 2, 3), (1, 8, 8), {}, "not 2 x classes"),
         (torch.nn.Bilinear(8, 8, 3), (1, 8, 8), {}, "'Bilinear': fails on images of 1 x 8 x 8"),
@@ -126,6 +130,12 @@ def test_of_networks(network, shape, options, words):
         ({"min_channels": 0}, "min_channels: should be greater than or equal to 1, not 0"),
         ({"criterion": "taylor"}, "data: is missing; criterion 'taylor' looks at"),
         ({"seed": 0.5}, "seed: must be a whole number of 0 to 2**32 - 1, not 0.5"),
+        ({"criterion": "uniform", "min_channels": 4}, "min_channels: has no effect, because"),
+        ({"criterion": "tas", "round_to": 4}, "round_to: has no effect, because criterion 'tas'"),
+        (
+            {"criterion": "uniform", "budget": {"params": 1e-6}},
+            "the budget cannot be met; one channel a layer is params: 0.",
+        ),
     ],
 )
 def test_of_searches(net, options, words):
@@ -186,6 +196,16 @@ def _uniform():
             "augment.flipp: unknown key; did you mean 'flip'",
         ),
         ({"ce": 1}, {"augment": {"jitter": {"hue": 0.1}}}, "augment.jitter.hue: has no effect"),
+        ({"ce": 1}, {"augment": {"crop": 30}}, "augment.crop: 30 is as large as the images, 8"),
+        (
+            {"ce": 1},
+            {"augment": {"crop": 1, "resized_crop": {}}},
+            "augment.crop: has no effect beside resized_crop",
+        ),
+        ({"ce": 1}, {"milestones": [0.3], "schedule": "cosine"}, "milestones: has no effect"),
+        ({"ce": 1}, {"schedule": "onecycle", "warmup": 0.1}, "warmup: has no effect"),
+        ({"ce": 1}, {"nesterov": True, "momentum": 0}, "nesterov: has no effect without"),
+        ({"ce": 1}, {"optimiser": "adamw"}, "lr: 0.1 is for sgd"),
         ({"ce": 1}, {"sparsity": -1}, "sparsity: must be a number of 0 to 1"),
         ({"ce": 1}, {"device": "gpu"}, "device gpu: is not known; use auto, cpu, cuda"),
         ({"ce": 1}, {"threads": -2}, "threads: must be 0 to "),

@@ -263,6 +263,48 @@ def test_claims_over_rows_that_an_architecture_lacks(tiny):
     assert parse(tiny).claims == tiny["claims"]
 
 
+@pytest.mark.parametrize(
+    "search, words",
+    [
+        (
+            {"criterion": "uniform", "budget": {"params": 1e-5}},
+            "vgg: .* the budget cannot",
+        ),
+        ({"criterion": "tas", "budget": {"macs": 0.5, "latency": 0.5}}, "vgg: .* budget's latency"),
+        (
+            {"criterion": "tas", "budget": {"macs": 0.5}, "options": {"temperature": [0.1, 5]}},
+            "temperature: must fall",
+        ),
+        (
+            {"criterion": "tas", "budget": {"macs": 0.5, "params": 0.01}},
+            "the budget's [0-9]+ parameters cannot be met",
+        ),
+    ],
+)
+def test_searches_that_cannot_succeed(tiny, search, words):
+    tiny["searches"]["other"] = {"supernet": "sparse", **search}
+    tiny["methods"]["other"] = {"search": "other"}
+    with pytest.raises(StError, match=rf"searches\.other\.criterion: .*{words}"):
+        parse(tiny)
+
+
+@pytest.mark.parametrize("criterion", ["uniform", "tas", "published"])
+def test_criteria_for_drawn_families(tiny, criterion, tmp_path, monkeypatch):
+    """An imported network need not be drawn to know that it can't be searched by these."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("class Net: ...")
+    tiny["architectures"]["mine"] = {"family": "import", "options": {"module": "net.py:Net"}}
+    options = {"options": {"name": "vgg16-a"}} if criterion == "published" else {}
+    budget = {} if criterion == "published" else {"budget": {"macs": 0.5}}
+    tiny["searches"]["other"] = {"supernet": "sparse", "criterion": criterion, **options, **budget}
+    tiny["methods"]["other"] = {"search": "other", "architectures": ["mine"]}
+    with pytest.raises(StError, match="searches drawn families, no imported networks"):
+        parse(tiny)
+    if criterion != "published":
+        tiny["methods"]["other"]["architectures"] = ["vgg"]
+        parse(tiny)
+
+
 def test_losses_of_weight_zero_are_none(tiny):
     """As in a sweep that begins at 0: without a teacher there is no supervision."""
     tiny["methods"]["st"]["objective"] = {"ce": 1, "kd": 0, "cc": {"weight": 0.0}}

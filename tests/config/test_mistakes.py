@@ -44,6 +44,10 @@ IDLE = [
         {"methods.st.objective": {"kd": 1}, "methods.st.training.label_smoothing": 0.1},
         *("methods.st.training.label_smoothing", "the loss 'ce'"),
     ),
+    (
+        {"architectures.vgg.sparsity": 0.0},
+        *("supernets.sparse.sparse", "no architecture has a sparsity above 0"),
+    ),
     ({"supernets.sparse.sparse": False}, "architectures.vgg.sparsity", "no supernet is sparse"),
     ({"datasets.digits.augment.crop": 8}, "datasets.digits.augment.crop", "as large as the images"),
     (

@@ -1,5 +1,7 @@
 """Published structures: their sizes to the last digit, and which filters they keep."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.networks import in_millions, random_tensors
@@ -167,3 +169,19 @@ def test_in_params(tiny):
     tiny["methods"]["li"]["architectures"] = ["r", "vgg"]
     with pytest.raises(StError, match=r"searches\.li\.criterion: vgg: .*a resnet of depth 56"):
         parse(tiny)
+
+
+def test_rounding_costs_no_epoch():
+    """100 x 2.3 is 229.99999999999997, 100 x 1.15 114.99999999999999."""
+    full = Structure("vgg", {"layers": [8, "M", 8]}, (1, 8, 8), 10)
+    job = {"training": {"epochs": 100}, "epoch_rule": "computation", "max_epoch_factor": 2.3}
+    small = full.with_keep({name: np.array([0]) for name in full.graph.groups})
+    assert full.cost()[1] > 2.3 * small.cost()[1]
+    assert scaled_epochs(job, small) == 230
+    assert scaled_epochs({**job, "max_epoch_factor": 1.15}, small) == 115
+
+
+def test_a_network_that_was_pruned_is_not_the_published_one():
+    given, structure = found("vgg16-a")
+    with pytest.raises(StError, match="takes a whole network, not one that was pruned"):
+        criteria.get("published")(replace(given, structure=structure), name="vgg16-a")

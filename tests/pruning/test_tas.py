@@ -19,7 +19,7 @@ from st.networks.network import Network, build
 from st.networks.structure import Structure
 from st.pruning.tas import loop
 from st.pruning.tas.network import Choice, Supernet, interpolated, mixed, sample
-from st.pruning.tas.space import kept_blocks, likeliest, read, shaped
+from st.pruning.tas.space import check_limits, kept_blocks, likeliest, read, shaped
 
 
 def log_softmax(space, rng, spread=1.0) -> list[np.ndarray]:
@@ -250,8 +250,29 @@ def test_no_choice_is_close_enough():
     half, full = (space.chosen_macs([i]) for i in (0, 1))
     assert likeliest(space, logs, full) == [1]
     assert likeliest(space, logs, full - 1) == likeliest(space, logs, half) == [0]
-    with pytest.raises(StError, match=r"cannot be met.*macs: 0\.5000"):
-        likeliest(space, logs, half - 1)
+
+
+def test_limits_below_the_smallest_network():
+    full = supernet(("vgg", {"layers": [10]}))
+    space = read(full, [0.2, 0.5])  # not the whole width: shares are of the supernet all the same
+    params, macs = shaped(full, space, [0]).cost()
+    check_limits(full, space, (params, macs))
+    told = f"{np.ceil(1e4 * macs / full.cost()[1]) / 1e4:.4f}"
+    with pytest.raises(StError, match=rf"MACs cannot be met.*macs: {told}\)"):
+        check_limits(full, space, (params, macs - 1))
+    with pytest.raises(StError, match=r"parameters cannot be met.*params: 0\.2"):
+        check_limits(full, space, (params - 1, macs))
+
+
+@pytest.mark.parametrize("share", [1.0, 1.0001, 1.001])
+def test_hardly_more_than_the_smallest_network(share):
+    """The most probable of what is alike may be what nothing can follow."""
+    full = Structure("vgg", {"layers": [64, 64, "M", "M", "M", 8, 8, 8]}, (3, 16, 16), 100)
+    space, rng = read(full, [0.3, 0.5, 0.7, 0.8, 0.9, 1.0]), np.random.default_rng(0)
+    target = np.floor(share * space.chosen_macs([0] * len(space.candidates)))
+    for _ in range(10):
+        logs = [np.log(rng.dirichlet(np.ones(n)) + 1e-12) for n in space.candidates]
+        assert space.chosen_macs(likeliest(space, logs, target)) <= target
 
 
 def test_cost_has_three_branches():

@@ -223,11 +223,11 @@ def test_other_code_is_noticed(folder, uninterrupted, epochs_run, state, monkeyp
 
 def test_a_modules_code_is_what_its_file_says(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_loss.py").write_text("from st.core.registry import losses\n")
-    before = sources.digest("own_loss")
-    assert sources.digest("own_loss") == before != sources.digest("st.core.registry")
-    (tmp_path / "own_loss.py").write_text("from st.core.registry import losses  # edited\n")
-    assert sources.digest("own_loss") != before
+    (tmp_path / "edited_loss.py").write_text("from st.core.registry import losses\n")
+    before = sources.digest("edited_loss")
+    assert sources.digest("edited_loss") == before != sources.digest("st.core.registry")
+    (tmp_path / "edited_loss.py").write_text("from st.core.registry import losses  # edited\n")
+    assert sources.digest("edited_loss") != before
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     assert sources.digest("__main__") == sources.digest()  # a script is no module
 

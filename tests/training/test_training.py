@@ -166,6 +166,7 @@ def test_schedules_at_known_points():
     assert rates("cosine", 0, 1 / 3, 0.5, 1) == pytest.approx([0.8, 0.6, 0.4, 0])
     cycle = rates("onecycle", 0, 0.15, 0.3, 0.65, 1)
     assert cycle == pytest.approx([0.8 / 25, 0.8 * 26 / 50, 0.8, 0.4, 0])
+    assert rates("onecycle", 0, 0.15, 0.3, 0.65, 1, warmup=0.4) == cycle  # of another schedule
     (late,) = rates("onecycle", 0.2)  # two thirds of the rise, on a cosine
     assert late == pytest.approx(0.032 + 0.75 * (0.8 - 0.032))
     (later,) = rates("onecycle", 0.27)

@@ -184,6 +184,7 @@ def test_losses_that_are_not_finite(stopped, monkeypatch, capsys, value):
 def _with(known, function):
     """`function` with the attributes of a registered loss."""
     function.__dict__.update(known.__dict__)
+    function.__module__ = known.__module__  # other code would start over
     return function
 
 

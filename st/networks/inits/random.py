@@ -22,7 +22,7 @@ def random(
     linear: Literal["normal", "uniform"] = "normal",
 ) -> dict[str, np.ndarray]:
     """Convolutions from He et al.'s normal distribution over the fan-out (2015), BatchNorm scales
-    `bn_scale` (network slimming starts at 0.5), BatchNorm shifts zero.
+    `bn_scale` (network slimming starts at 0.5), as are those of other normalisations, shifts zero.
 
     `linear`: how linear layers start. normal: N(0, 0.01) and biases zero, as in the VGGs of network
     slimming; uniform: weights and biases within +-1/sqrt(fan-in), torch's default, as in the

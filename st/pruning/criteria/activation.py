@@ -32,8 +32,8 @@ def activation(
     images: Annotated[int, Field(ge=1, strict=True)] = 1024,
 ) -> Scores:
     """Over training images and positions, after the channel's ReLU: `mean`, its mean value
-    (Molchanov et al. 2017); `apoz`, the fraction of values that are not zero, one minus the average
-    percentage of zeros (Hu et al. 2016). Channels without have no scores and stay.
+    (Molchanov et al. 2017); `apoz`, the fraction of values above zero, after a ReLU one minus the
+    average percentage of zeros (Hu et al. 2016). Channels without have no scores and stay.
     """
     import torch
 
@@ -59,6 +59,7 @@ def activation(
 
 
 activation.data = True
+activation.suits = lambda full, budget, **options: rectifiers(full.graph) and None
 # a fraction is one in every layer; mean values have each layer's own scale
 activation.comparable = lambda kind, **options: kind == "apoz"
 
@@ -67,7 +68,10 @@ def rectifiers(graph: Drawing) -> dict[str, tuple[Any, Axis]]:
     """Per group, the tap of the activation that follows, and what its channels are an axis of."""
     found = _imported(graph) if isinstance(graph, Program) else _drawn(graph)
     if not found:
-        raise StError("criterion 'activation': the network has no ReLU or the like after channels")
+        raise StError(
+            "criterion 'activation': no ReLU or the like follows the channels that can be removed; "
+            "use a criterion that looks at weights, such as l1_norm"
+        )
     return {name: found[name] for name in graph.groups if name in found}
 
 
@@ -75,7 +79,8 @@ def _drawn(graph: Any) -> dict[str, tuple[Any, Axis]]:
     found: dict[str, tuple[Any, Axis]] = {}
     for name, group in graph.groups.items():
         for number, node in enumerate(graph.nodes):
-            if node.op == "relu" and f"{graph.nodes[node.inputs[0]].name}.weight" in group.norms:
+            before = f"{graph.nodes[node.inputs[0]].name}.weight" if node.op == "relu" else None
+            if before in group.norms or (before, 0) in group.members:
                 found.setdefault(name, (number, name))
     return found
 

@@ -4,7 +4,9 @@ import numpy as np
 
 from st.core.errors import StError
 from st.core.registry import criteria
+from st.networks.structure import Structure
 from st.pruning.criteria import Members, Scores, Subject, combined, rows_of
+from st.pruning.selection import Budget
 
 NEAR_ZERO = 0.01
 
@@ -20,12 +22,17 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
         name: combined([combined(list(s.astype(np.float64).T), members) for s in scales], members)
         for name, scales in _scales(subject).items()
     }
-    if not scores:
+    suits(subject.structure)
+    return scores
+
+
+def suits(full: Structure, *_: Budget, **options) -> None:
+    """Raise StError if no channels are normalised."""
+    if not any(group.norms for group in full.graph.groups.values()):
         raise StError(
             "criterion 'bn_scale': the network has no batch normalisation; use l1_norm, l2_norm, "
             "geometric_median or taylor"
         )
-    return scores
 
 
 def near_zero(subject: Subject) -> dict[str, float]:
@@ -45,3 +52,4 @@ def _scales(subject: Subject) -> dict[str, list[np.ndarray]]:
 
 
 bn_scale.told = near_zero
+bn_scale.suits = suits

@@ -59,6 +59,8 @@ def widths(name: str) -> dict[str, int]:
 
 def suits(full: Structure, budget: Budget, *, name: str) -> None:
     """Raise StError if a supernet is not what the structure was published for."""
+    if full.keep:
+        raise StError("criterion 'published': takes a whole network, not one that was pruned")
     family, options, *_ = PUBLISHED[name]
     complete = architectures.check(family, options)
     if full.family != family or architectures.check(family, dict(full.options)) != complete:
@@ -67,5 +69,6 @@ def suits(full: Structure, budget: Budget, *, name: str) -> None:
 
 
 published.ranks = False
+published.drawn = True
 published.budget = False
 published.suits = suits

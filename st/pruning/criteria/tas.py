@@ -11,7 +11,7 @@ from st.core.types import Finite, Flag, Fraction, Whole
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.selection import Budget
-from st.pruning.tas.space import check_target, likeliest, read, shaped
+from st.pruning.tas.space import check_limits, likeliest, read, shaped
 
 WIDTHS = [0.3, 0.5, 0.7, 0.8, 0.9, 1.0]
 TEMPERATURES = [5.0, 0.1]  # the first epoch's, and what the last ones come near
@@ -77,7 +77,7 @@ def tas(
         "architecture_lr": architecture_lr, "architecture_weight_decay": architecture_weight_decay,
     }  # fmt: skip
     full = subject.structure
-    suits(full, subject.budget, widths=widths)
+    suits(full, subject.budget, widths=widths, temperature=temperature)
     space = read(full, widths)
     max_params, target, _ = subject.budget.limits(full.graph)
     if subject.data is None:
@@ -104,16 +104,22 @@ def tas(
     return found
 
 
-def suits(full: Structure, budget: Budget, *, widths: list[float], **options) -> None:
+def suits(
+    full: Structure, budget: Budget, *, widths: list[float], temperature: list[float], **options
+) -> None:
     """Raise StError if the search can't succeed whatever the data."""
     if budget.macs is None:
         raise StError("criterion 'tas': needs the budget's macs")
-    if budget.channels is not None:
-        raise StError("criterion 'tas': does not count channels; leave out the budget's channels")
-    check_target(read(full, widths), budget.limits(full.graph)[1])
+    for bound, why in (("channels", "does not count channels"), ("latency", "measures nothing")):
+        if getattr(budget, bound) is not None:
+            raise StError(f"criterion 'tas': {why}; leave out the budget's {bound}")
+    if temperature[0] < temperature[1]:
+        raise StError(f"criterion 'tas': temperature: must fall, not rise as {temperature} does")
+    check_limits(full, read(full, widths), budget.limits(full.graph)[:2])
 
 
 tas.ranks = False
+tas.drawn = True
 tas.inherits = False
 tas.data = True
 tas.suits = suits

@@ -153,15 +153,18 @@ def shaped(full: Structure, space: Space, choice: Sequence[int]) -> Structure:
     )
 
 
-def check_target(space: Space, target: float) -> None:
-    """Raise StError if even the smallest network needs more MACs than `target`."""
-    least = space.chosen_macs([0] * len(space.candidates))
-    if least > target:
-        full = space.chosen_macs([n - 1 for n in space.candidates])
-        raise StError(
-            f"criterion 'tas': the budget's {target:,.0f} MACs cannot be met; the smallest "
-            f"candidates need {least:,} (macs: {np.ceil(1e4 * least / full) / 1e4:.4f})"
-        )
+def check_limits(full: Structure, space: Space, limits: Sequence[float]) -> None:
+    """Raise StError if even the smallest network has more parameters or MACs than `limits`."""
+    least = shaped(full, space, [0] * len(space.candidates)).cost()
+    for name, cost, limit, whole in zip(
+        ("params", "macs"), least, limits, full.cost(), strict=True
+    ):
+        if cost > limit:
+            what = {"params": "parameters", "macs": "MACs"}[name]
+            raise StError(
+                f"criterion 'tas': the budget's {limit:,.0f} {what} cannot be met; the smallest "
+                f"candidates have {cost:,} ({name}: {np.ceil(1e4 * cost / whole) / 1e4:.4f})"
+            )
 
 
 def likeliest(space: Space, log_probabilities: Sequence[np.ndarray], target: float) -> list[int]:
@@ -172,9 +175,9 @@ def likeliest(space: Space, log_probabilities: Sequence[np.ndarray], target: flo
     their end and (up to a 2048th of the target) the same MACs only the most probable goes on. MACs
     themselves are carried exactly.
 
-    `log_probabilities`: for each layer, then each stage, shape (candidates,).
+    `log_probabilities`: for each layer, then each stage, shape (candidates,). The smallest network
+    has at most `target` MACs (see `check_limits`).
     """
-    check_target(space, target)
     # Below the maximum of its row, so that a layer that is left out counts as its likeliest width.
     loss = [values - values.max() for values in log_probabilities]
     count = len(space.layers)
@@ -226,12 +229,14 @@ def _joined(parts: list[tuple]) -> tuple[np.ndarray, ...]:
 
 
 def _thinned(parts: list[tuple], target: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the partial networks in each bucket of MACs, up to the target, the most probable."""
+    """Of the partial networks in each bucket of MACs, up to the target, the most probable; and that
+    of the fewest MACs, which can go on as far as any."""
     score, macs, choice = _joined(parts)
     bucket = (macs * BUCKETS / target).astype(np.int64)
     order = np.lexsort((macs, -score, bucket))
     order = order[macs[order] <= target]
     first = np.ones(len(order), bool)
     first[1:] = bucket[order][1:] != bucket[order][:-1]
-    keep = order[first]
+    fewest = order[macs[order].argsort(kind="stable")[:1]]
+    keep = np.unique(np.concatenate([order[first], fewest]))
     return score[keep], macs[keep], choice[keep]
