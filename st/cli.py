@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from st import __version__
 from st.config import layout
 from st.core import process
 from st.core.errors import StError, explained, one_line
+from st.core.files import check_apart
 from st.core.guest import INSTEAD, status
 from st.training.launch import ABANDONED, Abandoned, Member, launch
 
@@ -271,6 +273,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # who read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        line = explained(error, "--batch", "") if options.command not in PHASES else None
+        if line is None:
+            raise
+        _fail(line)
+        return 2
     return 0
 
 
@@ -301,6 +309,8 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     _, torch = PHASES[options.command]
     inputs, outputs = layout.INPUTS[options.command], layout.OUTPUTS[options.command]
     if options.job is None:
+        if options.plugin:
+            raise StError("--plugin: is for --job; the params file names its plugins")
         from st.config.check import load
         from st.config.grid import Grid
         from st.config.named import named_job
@@ -314,9 +324,12 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
     files: dict[str, Any] = {}
     for name in (*inputs, *outputs):
         given = getattr(options, name)
+        if given is not None and usual and usual.get(name) is None:
+            raise StError(f"--{name}: this job has no such file; leave it out")
         files[name] = given if given is not None else usual.get(name)
         if files[name] is None and name not in layout.OPTIONAL.get(options.command, ()):
             raise StError(f"--{name} is missing")
+    _check_apart(files, inputs, outputs, options.log)
     member, processes = None, 1
     if options.command in PARALLEL:
         member, processes = Member.here(), options.processes
@@ -350,6 +363,22 @@ def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
             raise
         raise StError(told) from error
     return 0
+
+
+def _check_apart(
+    files: dict[str, Any], inputs: Iterable[str], outputs: Iterable[str], log: Path | None
+) -> None:
+    """Raise StError if what is written would replace what is read, or something else of it."""
+
+    def flat(names: Iterable[str]) -> list[Path]:
+        given = (files[name] for name in names if files[name])
+        return [path for value in given for path in (value if isinstance(value, list) else [value])]
+
+    read, written = flat(inputs), [*flat(outputs), *([log] if log else [])]
+    for number, path in enumerate(written):
+        check_apart(path, read)
+        if os.path.realpath(path) in map(os.path.realpath, written[:number]):
+            raise StError(f"{path}: is named twice as what is to be written")
 
 
 def _batch(job: dict[str, Any]) -> str:

@@ -15,6 +15,10 @@ from helpers.project import ROOT
 
 from st import cli
 from st.config import layout
+from st.config.check import load
+from st.config.grid import Grid
+from st.config.layout import Experiment
+from st.config.named import named_job
 from st.core import registry
 from st.core.progress import logger
 from st.networks.checkpoint import load_model
@@ -162,6 +166,24 @@ def test_the_same_again_gives_the_same_bytes(project):
     assert {name: (project / name).read_bytes() for name in names} == before
 
 
+def test_jobs_are_the_workflows_to_the_byte(project):
+    """Files have their jobs in them: who runs a phase by hand makes nothing that seems new."""
+    grid = Grid(load("params.yaml"))
+    for phase, *names in (
+        ("prepare", "digits"),
+        ("pretrain", EXPERIMENT, "sparse"),
+        ("search", EXPERIMENT, "slimming"),
+        ("initialize", EXPERIMENT, "st"),
+        ("train", EXPERIMENT, "st"),
+        ("evaluate", EXPERIMENT),
+    ):
+        job, _, label = named_job(grid, phase, "/".join(names))
+        dataset, architecture, seed, name = (*label.split("/"), "", "", "")[:4]
+        about = Experiment(dataset, architecture, 0 if seed else "", name)
+        assert json.dumps(job) == grid.text(phase, about)
+        assert list(job) == sorted(job)
+
+
 def test_a_job_as_the_workflow_passes_it(project):
     job = json.dumps({"source": "digits", "options": {}, "holdout": 0.0})
     arguments = ["prepare", "--job", job, "--data", "a/b/data", "--log", "logs/x.log"]
@@ -234,6 +256,23 @@ BAD = [
     (["evaluate", EXPERIMENT], "data.safetensors: is missing"),
     (["report"], "No such file or directory); make it by snakemake, or by `st evaluate`"),
     (["report"], "report: error: results/evaluate/digits/vgg/seed0/supernet/metrics.json: "),
+    (["evaluate", EXPERIMENT, "--models", "x"], "--models: needs 3 files (supernet, lottery, st)"),
+    (["evaluate", EXPERIMENT, "--metrics", "x", "y"], "--metrics: needs 3 files"),
+    (["train", f"{EXPERIMENT}/lottery", "--teacher", "x"], "--teacher: this job has no such file"),
+    (["search", f"{EXPERIMENT}/slimming", "--data", "x"], "--data: this job has no such file"),
+    (["train", f"{EXPERIMENT}/st", "--plugin", "x"], "--plugin: is for --job; the params file"),
+    (
+        ["train", f"{EXPERIMENT}/st", "--init", "params.yaml", "--model", "./params.yaml"],
+        "an input",
+    ),
+    (["pretrain", f"{EXPERIMENT}/sparse", "--data", "bad.yaml", "--log", "bad.yaml"], "an input"),
+    (
+        ["train", f"{EXPERIMENT}/st", "--model", "a", "--history", "./a"],
+        "a: is named twice",
+    ),
+    (["latency", "."], ".: is not a file; name a model.safetensors"),
+    (["convert", ".", "x.safetensors"], ".: is not a file; name one that torch.save wrote"),
+    (["params", ""], "'': cannot be read (Is a directory); name a params file"),
     (["prepare", "digits/vgg"], "prepare needs DATASET"),
     (["prepare", ""], "unknown data set ''"),
     (["prepare", "--job", "{"], "--job: is not JSON"),

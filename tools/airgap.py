@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from travel import TABLE, pack, say, snakemake, unpack
-from volumes import Problem, read_volumes, volumes
+from volumes import Problem, amount, read_volumes, volumes
 
 TIME_IS_UP = 3  # exit status
 
@@ -209,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
         one = command(name, text, there)
         one.add_argument("--bundle", type=Path, default=here, help="default: %(default)s")
     one.add_argument("--params", required=True, help="params/X.yaml in the project")
-    one.add_argument("--time", type=float, metavar="SECONDS", help="end cleanly within that time")
+    one.add_argument("--time", type=amount, metavar="SECONDS", help="end cleanly within that time")
     one.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="at a time (default: %(default)s)"
     )
@@ -221,8 +221,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--state", metavar="PARAMS", help="with all that going on with this params file needs"
     )
-    one.add_argument("--limit", type=float, default=16, help="MB a file (default: %(default)s)")
-    one.add_argument("--total", type=float, help="MB of all files; says what is left behind")
+    one.add_argument("--limit", type=amount, default=16, help="MB a file (default: %(default)s)")
+    one.add_argument("--total", type=amount, help="MB of all files; says what is left behind")
     command("check", "what the installed packages lack; part of install", there)
     one = command("unpack", "take packed results into the project", Path())
     one.add_argument("source", type=Path, metavar="FROM", help="a folder that `pack` wrote")

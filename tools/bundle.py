@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from volumes import MB, Problem, write_volumes
+from volumes import MB, Problem, amount, write_volumes
 
 ROOT = Path(__file__).resolve().parent.parent
 THERE = ("torch", "torchvision", "numpy")  # what a GPU machine has without being asked
@@ -47,6 +47,8 @@ def brought(names: tuple[str, ...] = THERE) -> dict[str, None]:
 def installed(have: Path) -> dict[str, str | None]:
     """What `pip list --format=freeze` said there: versions by name, None where none is stated."""
     found = {}
+    if not have.is_file():
+        raise Problem(f"--have {have}: is not a file; write there what `pip list` says")
     for line in have.read_text().splitlines():
         if line := line.partition("#")[0].strip():
             name, _, version = line.partition("==")
@@ -157,7 +159,7 @@ def main() -> int:
     parser.add_argument("--python", default="{}.{}".format(*sys.version_info), help="there")
     parser.add_argument("--platform", default=default, help="there (default: %(default)s)")
     parser.add_argument("--have", type=Path, help="`pip list --format=freeze` as it says there")
-    parser.add_argument("--limit", type=float, default=60, help="MB a file (default: %(default)s)")
+    parser.add_argument("--limit", type=amount, default=60, help="MB a file (default: %(default)s)")
     parser.add_argument("to", type=Path, nargs="?", default=Path("bundle"))
     options = parser.parse_args()
     try:

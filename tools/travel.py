@@ -84,6 +84,8 @@ def unpack(source: Path, folder: Path) -> None:
         raise Problem(f"{source}: has files that are not results: {', '.join(strange)}")
     records = _project(folder, "core.records")
     archive = str(records.ARCHIVE)
+    if archive not in names:
+        raise Problem(f"{source}: lacks {archive}; pack the results again")
     names.remove(archive)
     with _inside(folder):
         try:

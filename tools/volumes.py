@@ -15,6 +15,14 @@ class Problem(Exception):
     """What is wrong, and what to do, in one line."""
 
 
+def amount(text: str) -> float:
+    """A number above 0, from the command line."""
+    found = float(text)
+    if not found > 0:
+        raise ValueError
+    return found
+
+
 class _Writer(io.RawIOBase):
     def __init__(self, folder: Path, name: str, limit: int):
         self.folder, self.name, self.limit = folder, name, limit
@@ -65,7 +73,7 @@ def write_volumes(folder: Path, name: str, files: dict[str, Path], limit: float)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{name}.tar.gz.*"):
         old.unlink()
-    raw = _Writer(folder, name, int(limit * MB))
+    raw = _Writer(folder, name, max(1, int(limit * MB)))
     with (
         io.BufferedWriter(raw, 1 << 20) as buffer,
         gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as packed,

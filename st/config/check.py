@@ -71,7 +71,8 @@ def read(path: str | Path) -> Any:
         # SafeLoader: only plain data, nothing that a file could run
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise StError(f"{path}: cannot be read ({error.strerror})") from error
+        told = f"{path or repr(path)}: cannot be read ({error.strerror})"
+        raise StError(f"{told}; name a params file, such as params.yaml") from error
     # others: an impossible date, a list as a key
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         text = one_line(error).replace(' in "<unicode string>",', ",")  # PyYAML's name for a string

@@ -301,6 +301,11 @@ class Grid:
         }.get(phase, ("dataset", "architecture", "seed", "name"))
         return getattr(self, phase)(*(getattr(experiment, name) for name in names))
 
+    def text(self, phase: str, experiment: Experiment) -> str:
+        """The same as JSON, the same for whoever runs it: files say what made them, to the byte."""
+        # the report's rows have an order; elsewhere the order of keys must not matter
+        return json.dumps(self.job(phase, experiment), sort_keys=phase != "report")
+
     def targets(self) -> list[str]:
         """The kinds of files for other programs that are made."""
         return sorted({target for export in self.params.exports.values() for target in export.to})

@@ -4,11 +4,12 @@ workflow/schemas/params.schema.json is generated from these classes (`st schema`
 st/config/check.py reads params files.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, WithJsonSchema
 
 from st.core import registry
@@ -17,7 +18,17 @@ from st.core.types import Distinct, Finite, Flag, Fraction, Number, Section, Sev
 from st.data.augment import Augment
 from st.training.recipe import Training, TrainingChange
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+def _no_period(name: str) -> str:
+    """Snakemake takes a name that ends in many repetitions for one that its rules made longer."""
+    if re.search(r"(.+?)\1{19,}$", name):
+        raise ValueError("should end in fewer repetitions of the same")
+    return name
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100), AfterValidator(_no_period)
+]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Options = dict[str, Any]
 _weight = TypeAdapter(Annotated[float, Finite(ge=0)])

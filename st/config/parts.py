@@ -66,6 +66,8 @@ def explain(error: Any, known: Callable[[Sequence], list[str]]) -> str:
             return (
                 f"{key}: must be a string, not {type(error['input']).__name__}; write it in quotes"
             )
+        if kind in ("string_too_long", "value_error"):
+            return f"{key}: names should {error['msg'].partition('should ')[2]}"
         return (
             f"{key}: names are letters, digits, '_', '.' and '-', and begin with one of the first"
         )

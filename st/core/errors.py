@@ -29,25 +29,27 @@ MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # what torc
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def explained(error: BaseException, batch: str) -> str | None:
+KEPT = "; finished epochs and files are kept, run it again to resume"
+
+
+def explained(error: BaseException, batch: str, kept: str = KEPT) -> str | None:
     """One line about what is wrong with the surroundings; None: the error is a bug.
 
     `batch`: the key that says how many images are computed at once, with its value. Torch's errors
-    are told by name, so that torch need not be imported.
+    are told by name, so that torch need not be imported. `kept`: what else is to be said.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    kept = "finished epochs and files are kept, run it again to resume"
     text = one_line(error, 200)
     torchs = isinstance(error, RuntimeError)
     if "OutOfMemoryError" in names or (torchs and any(part in text for part in MEMORY)):
-        return f"the device's memory is full; lower {batch}, or take another --device; {kept}"
+        return f"the device's memory is full; lower {batch}, or take another --device{kept}"
     if "AcceleratorError" in names or (torchs and "CUDA error" in text):
-        return f"the GPU failed ({text}); look at nvidia-smi, or take another --device; {kept}"
+        return f"the GPU failed ({text}); look at nvidia-smi, or take another --device{kept}"
     if "ValidationError" in names:  # the workflow checks params before any job
         return f"--job: {text}"
     if isinstance(error, MemoryError):
-        return f"the memory is full; lower {batch}, or run fewer jobs at once; {kept}"
+        return f"the memory is full; lower {batch}, or run fewer jobs at once{kept}"
     if isinstance(error, OSError) and error.errno in FULL | REFUSED:
         what = "make room" if error.errno in FULL else "fix the permissions"
-        return f"{error.filename or 'a file'}: {error.strerror}; {what}; {kept}"
+        return f"{error.filename or 'a file'}: {error.strerror}; {what}{kept}"
     return None

@@ -62,7 +62,11 @@ def merge(archive: bytes, arriving: set[str]) -> None:
     unpack()
     folders = {str(parent) for name in arriving for parent in Path(name).parents}
     taken = {}
-    for name, record in _records(archive).items():
+    try:
+        known = _records(archive)
+    except (OSError, EOFError, ValueError) as error:
+        raise StError(f"{ARCHIVE}, which was packed: is damaged ({error}); pack it again") from None
+    for name, record in known.items():
         about = output(name)
         if about in arriving or about in folders or not Path(about).exists():
             taken[name] = record
@@ -78,16 +82,19 @@ def outputs() -> set[str]:
 
 
 def _records(archive: bytes) -> dict[str, str]:
-    return json.loads(gzip.decompress(archive))
+    """Raises OSError, EOFError or ValueError if it is none."""
+    found = json.loads(gzip.decompress(archive))
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError("no records of jobs")
+    for name in found:
+        output(name)
+    return found
 
 
 def _write(found: dict[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, record in found.items():
-        try:
-            path = record_path(name, folder)
-        except ValueError:  # the archive may come from anyone
-            continue
+        path = record_path(name, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(record)
 

@@ -89,13 +89,18 @@ def records(folder: Path = RECORDS) -> dict[str, Path]:
 def record_path(name: str, folder: Path = RECORDS) -> Path:
     """The file of a record in a folder that exists. Raises ValueError if the name can't be a
     record's, such as one that leads out of the folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_=-]+", name):
-        raise ValueError(f"'{name}' is the name of no record")
+    _check(name)
     length = os.pathconf(folder, "PC_NAME_MAX") - 1
     *outer, last = [name[start : start + length] for start in range(0, len(name), length)]
     return folder.joinpath(*(f"@{part}" for part in outer), last)
 
 
 def output(name: str) -> str:
-    """The file that a record is about."""
+    """The file that a record is about. Raises ValueError if the name is none of a record."""
+    _check(name)
     return urlsafe_b64decode(name).decode()
+
+
+def _check(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_=-]+", name):
+        raise ValueError(f"'{name}' is the name of no record")

@@ -40,7 +40,7 @@ def opened(path: Path, threads: int) -> Opened:
     onnxruntime; those of torch are the process's. Raises StError that names what can't be run."""
     if not path.is_file():
         kinds = "a model.safetensors, an .onnx, a .pt2 or a .py file"
-        raise StError(f"{path}: is missing; name {kinds}")
+        raise StError(f"{path}: is not a file; name {kinds}")
     kind = {".onnx": _onnx, ".pt2": _program, ".py": _source}.get(path.suffix)
     if kind is None:
         return _model(load(path))

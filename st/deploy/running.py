@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from st.core.errors import StError
 from st.core.registry import targets
 from st.data.images import Images
 from st.deploy.targets import parts
@@ -22,7 +23,11 @@ class Exported:
     def __init__(self, path: Path, to: str, raw: bool, images: Images, threads: int):
         kind = targets.get(to)
         self._raw, self._images = raw, images
-        self.bytes = sum(file.stat().st_size for file in parts(kind, path))
+        files = parts(kind, path)
+        for file in files:
+            if not file.is_file():
+                raise StError(f"{file}: is missing; the phase `deploy` makes it")
+        self.bytes = sum(file.stat().st_size for file in files)
         self.device = f"CPU ({kind.runtime})"
         self.precision = "float32" if kind.exact else to
         self._run = kind.run(path, threads)

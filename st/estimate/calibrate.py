@@ -26,6 +26,9 @@ SECONDS = 1.0  # at least, for each kind
 MORE_STEPS = 8
 
 
+START = ("initialize", "train", "evaluate")  # the phases whose start is measured
+
+
 def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> Rates:
     """Measure, in `jobs` processes at once. They are new ones, as those of jobs are, and have GPUs
     by the workflow's slots."""
@@ -37,7 +40,7 @@ def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> R
             mps.start()
     start = {
         phase: _start(phase, jobs, device if gpus and phase != "initialize" else "cpu")
-        for phase in ("initialize", "train", "evaluate")
+        for phase in START
     }
     totals, parts = {}, {}
     grid = Grid(load(params))

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from st.config.check import load
 from st.config.grid import Grid
 from st.core import registry
 from st.core.errors import StError
 from st.core.files import read_json, write_json
 from st.core.progress import duration
-from st.estimate.calibrate import calibrate
+from st.estimate.calibrate import START, calibrate
 from st.estimate.trainings import Rates, Sample, Training, datasets, shape_of, trainings
 from st.networks.structure import Structure
 
@@ -41,6 +43,8 @@ def predict(
     made once, is left out. Raises StError if `rates` lack a training.
     """
     params = grid.params
+    if not {*START} <= rates.start.keys():
+        raise StError("the rates do not say how long jobs take to start; measure again")
     cost: dict[str, list[tuple[float, int]]] = {
         name: [] for name in ("prepare", "pretrain", "search", "initialize", "train", "evaluate")
     }
@@ -55,7 +59,7 @@ def predict(
         kinds = trainings(grid, shapes, most) if most else measured
 
         def seconds(key: str, measured=measured, kinds=kinds, size=size, test=test) -> float:
-            if key not in rates.image:
+            if key not in rates.image or key not in rates.setup:
                 raise StError(f"the rates do not say how long {key} takes; measure again")
             epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
             tests = max(1, math.ceil(epochs / every)) if every else 1
@@ -140,13 +144,11 @@ def run(
     data = datasets(grid)
     if rates:
         try:
-            known = Rates(**read_json(rates))
-        except TypeError:
+            known = TypeAdapter(Rates).validate_python(read_json(rates))
+        except ValidationError:
             raise StError(f"{rates}: is not a rates file; make one with --save") from None
     else:
         known = calibrate(params, data, jobs, device)
-    if save:
-        write_json(save, asdict(known))
     phases, chain = predict(grid, data, known)
     say(f"{'':12}{'jobs':>6}{'job-hours':>12}{'MB':>10}")
     for name, phase in {**phases, "all": _sum(phases)}.items():
@@ -159,6 +161,8 @@ def run(
             "if searches find networks with all the MACs that budgets allow, train takes "
             f"{hours:.3f} job-hours; {_wall(largest, longest, jobs)}"
         )
+    if save:
+        write_json(save, asdict(known))
 
 
 def _sum(phases: dict[str, Phase]) -> Phase:

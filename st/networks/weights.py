@@ -172,7 +172,7 @@ def _unpickled(source: Path) -> Any:
     import torch
 
     if not source.is_file():
-        raise StError(f"{source}: is missing")
+        raise StError(f"{source}: is not a file; name one that torch.save wrote")
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(source, map_location="cpu", weights_only=True)

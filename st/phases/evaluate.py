@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from st import __version__
 from st.core import provenance
 from st.core.device import choose
+from st.core.errors import StError
 from st.core.files import write_json
 from st.core.job import Job
 from st.core.tensors import read_header
@@ -30,6 +31,17 @@ def _repeated(images: Images, count: int) -> torch.Tensor:
     return some[torch.arange(count, device=some.device) % len(some)]
 
 
+def _check_numbers(rows: list[dict[str, Any]], **files: list[Path]) -> None:
+    """Raise StError unless there is a file for each row; `rows` begins with the networks'."""
+    networks = [row for row in rows if "of" not in row]
+    of = {"models": networks, "exports": rows[len(networks) :]}
+    for option, given in files.items():
+        wanted = of.get(option, rows)
+        if len(given) != len(wanted):
+            names = ", ".join(row["method"] for row in wanted) or "none"
+            raise StError(f"--{option}: needs {len(wanted)} files ({names}), not {len(given)}")
+
+
 def run(
     job: Job,
     data: Path,
@@ -46,6 +58,8 @@ def run(
     Parameters are counted in the built network and MACs by torch's flop counter (two flops a MAC),
     not by the formulas that the search uses. Latencies are measured side by side.
     """
+    outputs = {"metrics": metrics, "predictions": predictions}
+    _check_numbers(job["rows"], models=models, exports=exports or [], **outputs)
     where = choose(device, threads)
     found, digest = load_data(data)
     images = Images(found, where)

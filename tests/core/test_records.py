@@ -1,5 +1,7 @@
 """Snakemake's records, packed beside the results and unpacked elsewhere."""
 
+import gzip
+import json
 import shutil
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -58,17 +60,27 @@ def test_long_paths_are_merged(project, tmp_path_factory, monkeypatch):
     assert records.outputs() == {SHORT, LONG, "results/other.csv"}
 
 
-def test_what_is_unpacked_stays_in_its_folder(project):
-    records._write({"../outside": "x", "@a/b": "x", "/tmp/outside": "x", "QQ==": "y"}, RECORDS)
-    assert records.outputs() == {SHORT, LONG, "A"}
-    assert not (RECORDS.parent / "outside").exists()
-
-
-def test_a_damaged_archive_is_named(project):
-    records.ARCHIVE.parent.mkdir()
-    records.ARCHIVE.write_bytes(b"nonsense")
+@pytest.mark.parametrize(
+    "text",
+    [
+        None, "nonsense", "[]", '{"QQ==": 1}',
+        *(
+            json.dumps({"QQ==": "y", name: "x"})
+            for name in ("../outside", "@a/b", "/tmp/outside", "!!", "x")
+        ),
+    ],
+)  # fmt: skip
+def test_a_damaged_archive_is_named(project, text):
+    """Or a hostile one: nothing is written, in its folder or elsewhere."""
+    content = b"nonsense" if text is None else gzip.compress(text.encode())
+    before = tree()
+    with pytest.raises(StError, match=r"provenance\.json\.gz, which was packed: is damaged"):
+        records.merge(content, set())
+    records.ARCHIVE.parent.mkdir(exist_ok=True)
+    records.ARCHIVE.write_bytes(content)
     with pytest.raises(StError, match=r"provenance\.json\.gz: is damaged"):
         records.unpack()
+    assert tree() == before and not (RECORDS.parent / "outside").exists()
 
 
 def test_without_results_there_is_nothing_to_record(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,23 @@ def test_disk(tiny, tmp_path):
     phases, _ = predict(grid, {"digits": images()}, known(grid))
     size = (tmp_path / "m").stat().st_size
     assert phases["train"].bytes / 2 < size < phases["train"].bytes / 2 + 4000
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"start": 3}, "rates.json: is not a rates file; make one with --save"),
+        ({"image": {"train/digits/vgg/st": "fast"}}, "rates.json: is not a rates file"),
+        ({"start": {}}, "the rates do not say how long jobs take to start; measure again"),
+        ({"setup": {}}, "the rates do not say how long "),
+    ],
+)
+def test_rates_that_are_none(tiny, tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(tiny))
+    write_json("rates.json", {**asdict(known(Grid(parse(tiny)))), **change})
+    with pytest.raises(StError, match=words):
+        run("params.yaml", 1, "cpu", Path("rates.json"), None)
 
 
 def test_rates_of_another_grid_are_refused(tiny):

@@ -153,6 +153,15 @@ def test_volumes(tmp_path):
         volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out")
 
 
+@pytest.mark.parametrize("option", ["--limit", "--total"])
+@pytest.mark.parametrize("amount", ["0", "-1", "nan", "much"])
+def test_amounts_are_above_zero(tmp_path, capsys, option, amount):
+    """Volumes of nothing would be endless."""
+    with pytest.raises(SystemExit):
+        airgap.main(["pack", option, amount, str(tmp_path / "to")])
+    assert f"argument {option}: invalid amount value: '{amount}'" in capsys.readouterr().err
+
+
 def test_volumes_stay_in_their_folder(tmp_path):
     volumes.write_volumes(tmp_path, "x", {"../outside": Path(__file__)}, 1)
     with pytest.raises(volumes.Problem, match="outside"):

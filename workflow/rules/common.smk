@@ -125,12 +125,7 @@ def experiment(wildcards, architecture=""):
 def job(phase, architecture=""):
     """The param `job`: what the phase is told, as JSON."""
 
-    # The report's rows have an order; elsewhere the order of keys must not matter.
-    def from_wildcards(wildcards):
-        told = GRID.job(phase, experiment(wildcards, architecture))
-        return json.dumps(told, sort_keys=phase != "report")
-
-    return from_wildcards
+    return lambda wildcards: GRID.text(phase, experiment(wildcards, architecture))
 
 
 def inputs(phase):
@@ -170,6 +165,12 @@ def contents(wildcards, input):
             with open(path, "rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+def plugins(wildcards, input):
+    """The param `plugins`. One more makes nothing run again, as it derives from inputs: the code of what
+    a job names is an input of its own."""
+    return PLUGINS
 
 
 def memory(phase):

@@ -32,7 +32,7 @@ for target in GRID.targets():
         params:
             job=job("deploy"),
             contents=contents,
-            plugins=PLUGINS,
+            plugins=plugins,
         message:
             "deploy {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.exported}"
         shell:

@@ -27,7 +27,7 @@ rule draw:
     params:
         job=job("draw"),
         weights=lambda wildcards, input: option("weights", input.weights),
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "draw {wildcards.dataset}/{wildcards.architecture}"
     shell:

@@ -39,7 +39,7 @@ for architecture in PARAMS.architectures:
         params:
             job=job("evaluate", architecture),
             exports=lambda wildcards, input: options("exports", input.exports),
-            plugins=PLUGINS,
+            plugins=plugins,
         message:
             f"evaluate {{wildcards.dataset}}/{architecture}/seed{{wildcards.seed}}"
         shell:

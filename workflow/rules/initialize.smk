@@ -22,7 +22,7 @@ rule initialize:
     params:
         job=job("initialize"),
         source=lambda wildcards, input: option("source", input.source),
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "initialize {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"
     shell:

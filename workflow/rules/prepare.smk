@@ -21,7 +21,7 @@ rule prepare:
         runtime=runtime("prepare"),
     params:
         job=job("prepare"),
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "prepare {wildcards.dataset}"
     shell:

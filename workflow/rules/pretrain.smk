@@ -27,7 +27,7 @@ rule pretrain:
         drawing=lambda wildcards, input: option("drawing", input.drawing),
         weights=lambda wildcards, input: option("weights", input.weights),
         contents=contents,
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "pretrain {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.supernet}"
     shell:

@@ -37,7 +37,7 @@ rule report:
         runtime=30,
     params:
         job=job("report"),
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "report"
     shell:

@@ -29,7 +29,7 @@ rule search:
         data=lambda wildcards, input: option("data", input.data),
         rewind=lambda wildcards, input: option("rewind", input.rewind),
         contents=contents,
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "search {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.search}"
     shell:

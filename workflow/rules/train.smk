@@ -26,7 +26,7 @@ rule train:
         job=job("train"),
         teacher=lambda wildcards, input: option("teacher", input.teacher),
         contents=contents,
-        plugins=PLUGINS,
+        plugins=plugins,
     message:
         "train {wildcards.dataset}/{wildcards.architecture}/seed{wildcards.seed}/{wildcards.method}"
     shell:
