@@ -1,120 +1,79 @@
-"""The command line: one sub-command a phase. Imports are lazy, so that `st --help` is instant."""
+"""The command line: one sub-command for each phase, and those for people.
+
+Imports are lazy, so that `st --help` is instant.
+"""
 
 import argparse
-import importlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from st import __version__
 from st.config import layout
 from st.core import process
-from st.core.errors import StError, explained, one_line
-from st.core.files import check_apart
+from st.core.errors import StError, explained
 from st.core.guest import INSTEAD, status
-from st.training.launch import ABANDONED, Abandoned, Member, launch
+from st.phases.command import PARALLEL, PHASES, READS, run_phase
+from st.training.launch import ABANDONED, Abandoned
 
-# phase -> (help, whether it computes with torch)
-PHASES = {
-    "prepare": ("decode a data set once for all jobs", False),
-    "draw": ("import a network of one's own", False),
-    "pretrain": ("train a supernet", True),
-    "search": ("find a subnet's structure in a supernet", True),
-    "initialize": ("give a structure its first weights", False),
-    "train": ("train a subnet on labels and the supernet's knowledge", True),
-    "deploy": ("write a trained network as a file for other programs", False),
-    "evaluate": ("measure accuracy, size and latency", True),
-    "report": ("aggregate all metrics to tables and figures", False),
-}
-PARALLEL = ("pretrain", "train")  # phases that several processes can compute
-READS = ("prepare",)  # phases that read images by as many processes as they have threads
+Parser = argparse.ArgumentParser
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line: one sub-command for each phase, and those for people."""
-    root = argparse.ArgumentParser(
-        prog="st", description="Search-and-Train: two-stage compression of CNNs."
-    )
+def parser() -> Parser:
+    """The command line. Each command's function is its default `run`."""
+    root = Parser(prog="st", description="Search-and-Train: two-stage compression of CNNs.")
     root.add_argument("--version", action="version", version=f"st {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, run: Callable[[Any], int | None], *shared: str) -> Parser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        for option in shared:
+            added.add_argument(f"--{option}", **SHARED[option])
+        return added
+
     for name, (text, torch) in PHASES.items():
-        command = commands.add_parser(name, help=text, description=text)
-        what = command.add_mutually_exclusive_group(required=name != "report")
-        if name != "report":
-            what.add_argument(
-                "experiment",
-                nargs="?",
-                help="the experiment in --params, such as digits/vgg/seed0/st; files have their "
-                "usual places under results/",
-            )
-        what.add_argument("--job", help="the job as JSON, as the workflow passes it")
-        _add_params(command)
-        command.add_argument("--plugin", action="append", default=[], help="a module to import")
-        command.add_argument("--log", type=Path, help="also write all messages to this file")
-        for option in (*layout.INPUTS[name], *layout.OUTPUTS[name]):
-            several: dict[str, Any] = {"nargs": "+"} if option in layout.LISTS else {}
-            role = "input" if option in layout.INPUTS[name] else "output"
-            command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
-        if torch:
-            _add_device(command)
-        elif name in READS:
-            command.add_argument("--threads", type=_threads, default=0, help="CPU threads")
-        if name in PARALLEL:
-            command.add_argument(
-                "--processes",
-                type=_processes,
-                default=1,
-                metavar="N",
-                help="compute it with N processes, each on a GPU of its own (default: 1)",
-            )
+        _add_phase(command(name, text, _run_phase, "plugin"), name, torch)
     text = "predict jobs, hours and disk of a grid, from a short measurement"
-    cost = commands.add_parser("estimate", help=text, description=text)
+    cost = command("estimate", text, _estimate, "device")
     _add_params(cost)
     cost.add_argument("--jobs", type=_positive, default=1, help="at a time (default: %(default)s)")
-    cost.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
-    params = commands.add_parser("params", help="check a params file and print it completed")
+    params = command("params", "check a params file and print it completed", _params)
     one = params.add_mutually_exclusive_group()
     _add_params(one)
     one.add_argument(
         "params", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="the same as --params"
     )
     text = "print what params files may name (criteria, losses, ...), and the options of each"
-    options = commands.add_parser("options", help=text, description=text)
+    options = command("options", text, _options, "plugin")
     options.add_argument("names", nargs="*", metavar="NAME", help="only these, such as kd")
-    options.add_argument("--plugin", action="append", default=[], help="a module to import")
     text = "print a model, structure, history, metrics, data or predictions file for a person"
-    show = commands.add_parser("show", help=text, description=text)
+    show = command("show", text, _show, "json", "plugin")
     show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")
-    show.add_argument("--json", action="store_true", help="print it as JSON")
-    show.add_argument("--plugin", action="append", default=[], help="a module to import")
     text = "make a safetensors file of a state dict that torch saved (.pth, .pt)"
-    pth = commands.add_parser("convert", help=text, description=text)
+    pth = command("convert", text, _convert)
     pth.add_argument("source", type=Path)
     pth.add_argument("target", type=Path)
     text = "print how two models or structures differ, layer by layer"
-    differ = commands.add_parser("diff", help=text, description=text)
+    differ = command("diff", text, _diff, "json", "plugin")
     for name in ("one", "other"):
         differ.add_argument(name, type=Path, help="a model.safetensors or structure.json")
-    differ.add_argument("--json", action="store_true", help="print it as JSON")
-    differ.add_argument("--plugin", action="append", default=[], help="a module to import")
     text = "say which class images have, by a trained model"
-    predict = commands.add_parser("predict", help=text, description=text)
-    _add_model(predict)
+    predict = command("predict", text, _predict, "plugin", "device", "threads")
+    predict.add_argument("model", **MODEL)
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
-    _add_device(predict)
     text = "write a trained model as a file for other programs, and check it"
-    export = commands.add_parser("export", help=text, description=text)
-    _add_model(export)
+    export = command("export", text, _export, "plugin")
+    export.add_argument("model", **MODEL)
     text = "the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it lie a "
     text += "report of the check, OUT.json, and MODEL_CARD.md"
     export.add_argument("out", type=Path, help=text)
@@ -127,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     text = "the prepared data set to check it on (default: the one of the model's run)"
     export.add_argument("--data", type=Path, help=text)
     text = "measure how long models and exported files take, side by side on the CPU"
-    timed = commands.add_parser("latency", help=text, description=text)
+    timed = command("latency", text, _latency, "json", "plugin")
     timed.add_argument(
         "files", type=Path, nargs="+", help="model.safetensors, .onnx, .pt2 or .py files"
     )
@@ -135,32 +94,35 @@ def parser() -> argparse.ArgumentParser:
     timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
     text = "calls per file (default: %(default)s)"
     timed.add_argument("--rounds", type=_positive, default=50, help=text)
-    timed.add_argument("--json", action="store_true", help="print it as JSON")
-    timed.add_argument("--plugin", action="append", default=[], help="a module to import")
-    text = (
-        "measure where the time and the MACs of a model are, layer by layer; of two, compare them"
-    )
-    profiled = commands.add_parser("profile", help=text, description=text)
+    text = "measure where the time and the MACs of a model are, layer by layer; of two, compare "
+    profiled = command("profile", text + "them", _profile, "json", "plugin")
     profiled.add_argument("models", type=Path, nargs="+", help="one or two model.safetensors")
     profiled.add_argument("--batch", type=_positive, default=1, help="images (default: 1)")
     text = "calls per operator (default: %(default)s)"
     profiled.add_argument("--rounds", type=_positive, default=50, help=text)
-    profiled.add_argument("--json", action="store_true", help="print it as JSON")
-    profiled.add_argument("--plugin", action="append", default=[], help="a module to import")
     profiled.add_argument("--threads", type=_threads, default=1, help="CPU threads; 0: all")
-    commands.add_parser("schema", help="print the JSON schema of params files")
-    commands.add_parser("record", help="record the finished results for DVC and other clones")
+    command("schema", "print the JSON schema of params files", _schema)
+    command("record", "record the finished results for DVC and other clones", _record)
     return root
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, help="such as results/train/.../model.safetensors")
-    command.add_argument("--plugin", action="append", default=[], help="a module to import")
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    command.add_argument("--threads", type=_threads, default=0, help="CPU threads")
+def _add_phase(command: Parser, name: str, torch: bool) -> None:
+    what = command.add_mutually_exclusive_group(required=name != "report")
+    if name != "report":
+        text = "the experiment in --params, such as digits/vgg/seed0/st; files have their usual "
+        what.add_argument("experiment", nargs="?", help=text + "places under results/")
+    what.add_argument("--job", help="the job as JSON, as the workflow passes it")
+    _add_params(command)
+    command.add_argument("--log", type=Path, help="also write all messages to this file")
+    for option in (*layout.INPUTS[name], *layout.OUTPUTS[name]):
+        several: dict[str, Any] = {"nargs": "+"} if option in layout.LISTS else {}
+        role = "input" if option in layout.INPUTS[name] else "output"
+        command.add_argument(f"--{option}", type=Path, help=f"{role} file", **several)
+    for option in ("device", "threads") if torch else ("threads",) if name in READS else ():
+        command.add_argument(f"--{option}", **SHARED[option])
+    if name in PARALLEL:
+        text = "compute it with N processes, each on a GPU of its own (default: 1)"
+        command.add_argument("--processes", type=_processes, default=1, metavar="N", help=text)
 
 
 def _add_params(command: argparse._ActionsContainer) -> None:
@@ -193,10 +155,102 @@ def _processes(text: str) -> int:
     return max(1, _threads(text.rpartition(":")[2]))
 
 
+# Options and arguments of several commands.
+SHARED: dict[str, dict[str, Any]] = {
+    "plugin": {"action": "append", "default": [], "help": "a module to import"},
+    "json": {"action": "store_true", "help": "print it as JSON"},
+    "device": {"default": "auto", "help": "auto, cpu, cuda, cuda:1, ..."},
+    "threads": {"type": _threads, "default": 0, "help": "CPU threads"},
+}
+MODEL: dict[str, Any] = {"type": Path, "help": "such as results/train/.../model.safetensors"}
+
+
+def _run_phase(options: argparse.Namespace) -> int:
+    return run_phase(options, _fail)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    from st.estimate.predict import run
+
+    run(options.params, options.jobs, options.device, options.rates, options.save)
+
+
+def _params(options: argparse.Namespace) -> None:
+    import yaml
+
+    from st.config.check import load
+
+    found = load(options.params, images=True).model_dump()
+    print(yaml.safe_dump(found, sort_keys=False), end="")
+
+
+def _options(options: argparse.Namespace) -> None:
+    from st.config.options import told
+
+    print(*told(options.names), sep="\n")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from st.report.show import show
+
+    show(options.path, options.json)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from st.networks.weights import convert
+
+    count = convert(options.source, options.target)
+    print(f"{options.target}: {count} tensors")
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from st.report.diff import diff
+
+    diff(options.one, options.other, options.json)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from st.deploy.predict import predict
+
+    predict(options.model, options.images, options.out, options.device, options.threads)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from st.deploy.export import export, told
+
+    given = {"raw": options.raw, "data": options.data}
+    report = export(options.model, options.out, options.to, **given)
+    print(f"{options.out}: {told(report)}")
+
+
+def _latency(options: argparse.Namespace) -> None:
+    from st.deploy.latency import latency
+
+    latency(options.files, options.batch, options.rounds, options.json, options.plugin)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from st.deploy.profile import show
+
+    show(options.models, options.batch, options.rounds, options.threads, options.json)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from st.config.params import schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+def _record(options: argparse.Namespace) -> None:
+    from st.core.records import record
+
+    record()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 2 after one line about what is wrong."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     if options.command in ("deploy", "export"):  # what is half written goes
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -204,59 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
             from st.core.registry import load_plugins
 
             load_plugins(options.plugin)
-        if options.command == "params":
-            _print_params(options.params)
-        elif options.command == "estimate":
-            from st.estimate.predict import run
-
-            run(options.params, options.jobs, options.device, options.rates, options.save)
-        elif options.command == "schema":
-            from st.config.params import schema
-
-            print(json.dumps(schema(), indent=2))
-        elif options.command == "options":
-            from st.config.options import told as told_options
-
-            print(*told_options(options.names), sep="\n")
-        elif options.command == "show":
-            from st.report.show import show
-
-            show(options.path, options.json)
-        elif options.command == "convert":
-            from st.networks.weights import convert
-
-            count = convert(options.source, options.target)
-            print(f"{options.target}: {count} tensors")
-        elif options.command == "diff":
-            from st.report.diff import diff
-
-            diff(options.one, options.other, options.json)
-        elif options.command == "predict":
-            from st.deploy.predict import predict
-
-            predict(options.model, options.images, options.out, options.device, options.threads)
-        elif options.command == "export":
-            from st.deploy.export import export, told
-
-            given = {"raw": options.raw, "data": options.data}
-            report = export(options.model, options.out, options.to, **given)
-            print(f"{options.out}: {told(report)}")
-        elif options.command == "latency":
-            from st.deploy.latency import latency
-
-            latency(options.files, options.batch, options.rounds, options.json, options.plugin)
-        elif options.command == "profile":
-            from st.deploy.profile import show as show_profile
-
-            counts = (options.batch, options.rounds, options.threads)
-            show_profile(options.models, *counts, options.json)
-        elif options.command == "record":
-            from st.core.records import record
-
-            record()
-        else:
-            return _run_phase(options, arguments)
+        ended = options.run(options)
         sys.stdout.flush()
+        return ended or 0
     except Abandoned as error:
         logging.getLogger("st").debug("%s", error)  # the launcher says whose fault it is
         return ABANDONED
@@ -288,136 +292,6 @@ def _fail(message: str) -> None:
         logger.error("error: %s", message)
     else:
         print(f"st: error: {message}", file=sys.stderr)
-
-
-def _print_params(path: str) -> None:
-    import yaml
-
-    from st.config.check import load
-
-    print(yaml.safe_dump(load(path, images=True).model_dump(), sort_keys=False), end="")
-
-
-def load_phase(name: str) -> ModuleType:
-    """The phase's module."""
-    return importlib.import_module(f"st.phases.{name}")
-
-
-def _run_phase(options: argparse.Namespace, arguments: list[str]) -> int:
-    from st.core import progress, registry
-
-    _, torch = PHASES[options.command]
-    inputs, outputs = layout.INPUTS[options.command], layout.OUTPUTS[options.command]
-    if options.job is None:
-        if options.plugin:
-            raise StError("--plugin: is for --job; the params file names its plugins")
-        from st.config.check import load
-        from st.config.grid import Grid
-        from st.config.named import named_job
-
-        job, usual, label = named_job(
-            Grid(load(options.params)), options.command, getattr(options, "experiment", None)
-        )
-    else:
-        registry.load_plugins(options.plugin)
-        job, usual, label = _job(options.job), {}, _label(options)
-    files: dict[str, Any] = {}
-    for name in (*inputs, *outputs):
-        given = getattr(options, name)
-        if given is not None and usual and usual.get(name) is None:
-            raise StError(f"--{name}: this job has no such file; leave it out")
-        files[name] = given if given is not None else usual.get(name)
-        if files[name] is None and name not in layout.OPTIONAL.get(options.command, ()):
-            raise StError(f"--{name} is missing")
-    _check_apart(files, inputs, outputs, options.log)
-    member, processes = None, 1
-    if options.command in PARALLEL:
-        member, processes = Member.here(), options.processes
-    if member:
-        member.begin()
-        files["member"], processes = member, member.neighbours
-    if torch:
-        threads = options.threads and max(1, options.threads // processes)
-        if threads:
-            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
-        files |= {"device": options.device, "threads": threads}
-    elif options.command in READS:
-        files["threads"] = options.threads
-    if not member or member.rank == 0:
-        begun = member is not None and member.folder is not None  # by the parent
-        progress.start(f"{options.command} {label}".strip(), options.log, new=not begun)
-    if processes > 1 and options.device not in ("auto", "cpu", "cuda"):
-        raise StError(
-            f"--device {options.device}: with --processes {processes} each takes a GPU of its own; "
-            "use auto, cpu or cuda"
-        )
-    if processes > 1 and not member:
-        return launch(arguments, processes, options.device, tell=_fail)
-    try:
-        load_phase(options.command).run(job, **files)
-    except StError:
-        raise
-    except Exception as error:
-        told = explained(error, _batch(job))
-        if told is None:
-            raise
-        raise StError(told) from error
-    return 0
-
-
-def _check_apart(
-    files: dict[str, Any], inputs: Iterable[str], outputs: Iterable[str], log: Path | None
-) -> None:
-    """Raise StError if what is written would replace what is read, or something else of it."""
-
-    def flat(names: Iterable[str]) -> list[Path]:
-        given = (files[name] for name in names if files[name])
-        return [path for value in given for path in (value if isinstance(value, list) else [value])]
-
-    read, written = flat(inputs), [*flat(outputs), *([log] if log else [])]
-    for number, path in enumerate(written):
-        check_apart(path, read)
-        if os.path.realpath(path) in map(os.path.realpath, written[:number]):
-            raise StError(f"{path}: is named twice as what is to be written")
-
-
-def _batch(job: dict[str, Any]) -> str:
-    """The key that says how many images a job computes at once, and its value."""
-    for section, key in (("training", "batch_size"), ("options", "batch_size")):
-        size = (job.get(section) or {}).get(key)
-        if size:
-            return f"{section}.{key}, which is {size}"
-    return "evaluation.latency_batch or training.batch_size"
-
-
-class _Job(dict):
-    """A job from the command line, which may lack anything."""
-
-    def __missing__(self, key: str) -> Any:
-        raise StError(
-            f"--job: lacks '{key}'; the workflow passes complete jobs; without it name the "
-            "experiment instead"
-        )
-
-
-def _job(text: str) -> dict[str, Any]:
-    try:
-        job = json.loads(text, object_hook=_Job)
-    except (ValueError, RecursionError) as error:
-        raise StError(f"--job: is not JSON ({one_line(error)})") from error
-    if not isinstance(job, dict):
-        raise StError("--job: must be a JSON object")
-    return job
-
-
-def _label(options: argparse.Namespace) -> str:
-    """What progress lines call the job: its folder under results/."""
-    path = getattr(options, next(iter(layout.OUTPUTS[options.command])))
-    path = path[0] if isinstance(path, list) else path
-    if path is None:
-        return ""
-    parts = path.parts[2:-1] if options.command != "evaluate" else path.parts[2:-2]
-    return "/".join(parts)
 
 
 def entry() -> None:

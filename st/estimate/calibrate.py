@@ -62,8 +62,8 @@ def idle_job(phase: str, device: str = "cpu") -> list[str]:
     """The command of a job that starts and ends as those of the phase do, and does nothing."""
     used = f"from st.core.device import choose; choose('{device}').wait(); "
     program = (
-        f"from st import cli; cli.load_phase('{phase}'); {used if device != 'cpu' else ''}"
-        "cli.process.leave(0)"
+        "from st.core import process; from st.phases.command import load_phase; "
+        f"load_phase('{phase}'); {used if device != 'cpu' else ''}process.leave(0)"
     )
     return [sys.executable, "-c", program]
 

@@ -9,7 +9,6 @@ import pytest
 from helpers.networks import random_tensors
 from helpers.project import ROOT
 
-from st.cli import load_phase
 from st.config import layout, wiring
 from st.config.check import parse
 from st.config.grid import Grid
@@ -18,6 +17,7 @@ from st.config.named import named_job
 from st.config.params import Export
 from st.config.supernets import networks
 from st.core.tensors import save_tensors
+from st.phases.command import load_phase
 
 PHASES = ["prepare", "draw", "pretrain", "search", "initialize", "train", "deploy", "evaluate"]
 
