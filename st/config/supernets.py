@@ -12,14 +12,13 @@ from st.config.params import Architecture, DataSet, Params, imported
 from st.config.parts import problems_of
 from st.core import registry
 from st.core.errors import StError
-from st.core.registry import closest
-from st.core.sources import beside, module_file, names_without
+from st.core.sources import beside
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT as DATA_FORMAT
 from st.data.dataset import Shape, check_normalisation
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
-from st.networks.place import installed, parted
+from st.networks.place import has, installed, parted
 from st.networks.structure import Structure
 from st.networks.weights import check_weights
 
@@ -131,7 +130,7 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
         check_weights(Path(options["weights"]))
     if place.endswith(".py"):
         beside(Path(place))  # as the workflow will: it and what it imports must be Python
-    _has(options["module"])
+    has(options["module"])
     if not path.exists():
         return None
     try:
@@ -141,17 +140,3 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
         return Structure.from_json(header["structure"], str(path))
     except (StError, KeyError, TypeError):
         return None
-
-
-def _has(module: str) -> None:
-    """Raise StError if what an option `module` names is surely not there, as far as can be told
-    without importing it."""
-    place, attribute = parted(module)
-    wanted = attribute.split(".")[0]
-    file = Path(place) if place.endswith(".py") else module_file(place)
-    if file is None:  # a module that is missing, or none of Python's
-        package, _, wanted = place.rpartition(".")
-        file = module_file(package) if package else None
-    known = names_without(wanted, file) if file and place != "timm" else None
-    if known is not None:
-        raise StError(f"module '{module}': there is no '{wanted}'; {closest(wanted, known)}")

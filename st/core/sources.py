@@ -56,7 +56,7 @@ def _reached(modules: dict[str, Path | None], folder: Path | None) -> tuple[Path
 
 def _own(name: str, importer: str, folder: Path | None) -> Path | None:
     """The file of a module that is a part of what imports it, and no library."""
-    path = folder and _file_of(folder.joinpath(*name.split(".")))
+    path = folder and file_of(folder.joinpath(*name.split(".")))
     if path:
         return path
     path, top = module_file(name), name.partition(".")[0]
@@ -93,12 +93,12 @@ def module_file(name: str) -> Path | None:
         return None
     if spec.submodule_search_locations is not None:  # several where no __init__.py is
         places = (Path(place).joinpath(*rest) for place in spec.submodule_search_locations)
-        return next(filter(None, map(_file_of, places)), None)
+        return next(filter(None, map(file_of, places)), None)
     path = Path(spec.origin or "")
     return path if path.suffix == ".py" and not rest else None
 
 
-def _file_of(path: Path) -> Path | None:
+def file_of(path: Path) -> Path | None:
     """Of a package or module, by its place without a suffix."""
     places = (path / "__init__.py", path.with_name(f"{path.name}.py"))
     return next((place for place in places if place.is_file()), None)
@@ -110,7 +110,7 @@ def _imports(path: Path, module: str) -> list[str]:
     Raises StError if it is not Python."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     names = []
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -122,61 +122,8 @@ def _imports(path: Path, module: str) -> list[str]:
     return names
 
 
-# Whose mention in a file means that it may bind names that are not written in it.
-MAKES_NAMES = {"__path__", "globals", "locals", "vars", "exec"}
-
-
-def names_without(name: str, file: Path) -> list[str] | None:
-    """The functions and classes of a module's file, if it surely does not bind `name`; else None.
-    What can't be known without running the file is not sure."""
-    known, queue = set[str](), [file]
-    for path in queue:
-        names, made, stars = _bound(path)
-        parts = path.parent.iterdir() if path.name == "__init__.py" else ()
-        if names is None or name in names or any(p.name.split(".")[0] == name for p in parts):
-            return None
-        for star in stars:
-            brought = _star(path, *star)
-            if brought is None:
-                return None
-            queue += [brought] if brought not in queue else []
-        known |= made
-    return sorted(name for name in known if name[0] != "_")
-
-
-def _star(path: Path, level: int, name: str) -> Path | None:
-    """The file of what `from ... import *` names in a file."""
-    if not level:
-        own = path.with_name(f"{name}.py")
-        return own if own.is_file() else module_file(name)
-    return _file_of(path.parents[level - 1].joinpath(*filter(None, name.split("."))))
-
-
-@cache
-def _bound(path: Path) -> tuple[set[str] | None, set[str], list[tuple[int, str]]]:
-    """All names in a file, None if it may bind others; its functions and classes; the modules, as
-    level and name, of which it imports all names."""
-    names, made, stars = set[str](), set[str](), []
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            made.add(node.name)
-        elif isinstance(node, ast.Name):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules":
-            names.add("globals")
-        elif isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            stars.append((node.level, node.module or ""))
-        elif isinstance(node, ast.ImportFrom):
-            imported = {alias.asname or alias.name for alias in node.names}
-            names |= imported
-            made |= imported if path.name == "__init__.py" else set()  # what a package offers
-    more = MAKES_NAMES & names or "__getattr__" in made
-    return None if more else names | made, made, stars
-
-
-def _tree(path: Path) -> ast.Module:
+def tree(path: Path) -> ast.Module:
+    """What a file says; raises StError if it is not Python."""
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:  # a user's file

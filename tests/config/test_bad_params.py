@@ -12,8 +12,9 @@ from st.config.grid import Grid
 from st.config.supernets import networks
 from st.core.errors import StError
 from st.core.registry import losses
-from st.core.sources import module_file, names_without
+from st.core.sources import module_file
 from st.core.tensors import save_tensors
+from st.networks.place import names_without
 
 # (key, value, words of the message beside the key); the key is where the value is put, and what
 # the message must name unless a fourth entry says what it names
