@@ -159,37 +159,57 @@ def _contradictions(
     for key, search in params.searches.items():
         problems = dict.fromkeys(_search(params, key, search, supernets))
         yield from (f"searches.{key}.{p}" for p in problems)
-    mixing = [name for name, data in params.datasets.items() if data.augment.mixes]
     for key, method in params.methods.items():
-        where = f"methods.{key}"
-        if key.startswith("supernet"):
-            yield f"{where}: names that begin with 'supernet' are the supernets' own"
-        found = _reference(method.search, params.searches, "search")
-        yield from (f"{where}.search: {p}" for p in found)
-        found = problems_of(registry.inits.check, method.init, method.init_options)
-        found = found or problems_of(_weights_fit, params, method)
-        yield from (f"{where}.init: {p}" for p in found)
-        found = problems_of(objective, method.objective)
-        yield from (f"{where}.objective: {p}" for p in found)
-        for name, options in ({} if found else objective(method.objective)).items():
+        yield from (f"methods.{key}{p}" for p in _method(params, key, method, taps))
+    yield from _not_rewound(params)
+    yield from _claims(params)
+    for name in params.resources.gpu_percent:
+        found = _reference(name, params.architectures, "architecture")
+        yield from (f"resources.gpu_percent: {p}" for p in found)
+    for key, supernet in params.supernets.items():
+        yield from (f"supernets.{key}.{p}" for p in _pretraining(params, supernet, supernets))
+
+
+def _method(
+    params: Params, key: str, method: Method, taps: dict[str, dict[str, int]]
+) -> Iterator[str]:
+    """What is wrong with a method, from after its name on."""
+    if key.startswith("supernet"):
+        yield ": names that begin with 'supernet' are the supernets' own"
+    found = _reference(method.search, params.searches, "search")
+    yield from (f".search: {p}" for p in found)
+    found = problems_of(registry.inits.check, method.init, method.init_options)
+    found = found or problems_of(_weights_fit, params, method)
+    yield from (f".init: {p}" for p in found)
+    yield from (f".objective: {p}" for p in _objective(params, method, taps))
+    for name in _untrained(params, method):
+        yield (
+            f".training.epochs: 0 for {name} with init '{method.init}' leaves the network "
+            "untrained; use init: inherit, or train it"
+        )
+    for name in method.architectures or []:
+        found = _reference(name, params.architectures, "architecture")
+        yield from (f".architectures: {p}" for p in found)
+
+
+def _objective(params: Params, method: Method, taps: dict[str, dict[str, int]]) -> Iterator[str]:
+    """What is wrong with a method's losses."""
+    wrong = problems_of(objective, method.objective)
+    if not wrong:
+        for name, options in objective(method.objective).items():
             del options["weight"]
             for architecture, available in taps.items():
                 if architecture in (method.architectures or taps):
                     found = problems_of(taps_of, name, options, available)
-                    yield from (f"{where}.objective: {architecture}: {p}" for p in found)
-        if not found:
-            place = f"datasets.{mixing[0]}.augment" if mixing else None
-            wrong = objective_problems(objective(method.objective), place)
-            yield from (f"{where}.objective: {p}" for p in wrong)
-        for name in _untrained(params, method):
-            yield (
-                f"{where}.training.epochs: 0 for {name} with init '{method.init}' leaves the "
-                "network untrained; use init: inherit, or train it"
-            )
-        for name in method.architectures or []:
-            found = _reference(name, params.architectures, "architecture")
-            yield from (f"{where}.architectures: {p}" for p in found)
-    yield from _not_rewound(params)
+                    wrong += [f"{architecture}: {p}" for p in found]
+    if not wrong:
+        mixing = [name for name, data in params.datasets.items() if data.augment.mixes]
+        place = f"datasets.{mixing[0]}.augment" if mixing else None
+        wrong += objective_problems(objective(method.objective), place)
+    yield from wrong
+
+
+def _claims(params: Params) -> Iterator[str]:
     rows = [params.row(name) for name in params.supernets] + list(params.methods)
     for key, against in params.claims.items():
         found = _reference(key, params.methods, "method")
@@ -201,42 +221,36 @@ def _contradictions(
             lacking = [architecture for architecture in own if architecture not in other]
             if lacking and not found:
                 yield f"claims.{key}: '{name}' is no row of {', '.join(lacking)}, as {key} is"
-    for name in params.resources.gpu_percent:
-        found = _reference(name, params.architectures, "architecture")
-        yield from (f"resources.gpu_percent: {p}" for p in found)
-    for key, supernet in params.supernets.items():
-        drawn = [
-            name
-            for name, architecture in params.architectures.items()
-            if not imported(architecture.family)
-        ]
-        if supernet.weights == "own" and drawn:
-            yield (
-                f"supernets.{key}.weights: own: {drawn[0]} has no weights of its own, as only "
-                "imported networks have; name a safetensors file"
-            )
-        for name in params.architectures:
-            for dataset in params.datasets:
-                file = weights_file(supernet, dataset, name)
-                if file is not None and not Path(file).is_file():
-                    yield (
-                        f"supernets.{key}.weights: '{file}' is missing; name a safetensors file, "
-                        "relative to the project, or say own"
-                    )
-                elif file is not None:
-                    try:
-                        check_weights(Path(file), supernets.get((dataset, name)))
-                    except StError as error:
-                        yield f"supernets.{key}.weights: {error}"
-        for name, trained in params.architectures.items():
-            epochs = recipe(params, trained, supernet).epochs
-            if not epochs and not supernet.weights:
-                yield f"supernets.{key}.training.epochs: 0 for {name}: needs weights: own or a file"
-            if supernet.rewind_epoch > epochs:
+
+
+def _pretraining(params: Params, supernet: Supernet, supernets: Supernets) -> Iterator[str]:
+    """What is wrong with a way to train supernets. `supernets`: by data set and architecture."""
+    drawn = [name for name, a in params.architectures.items() if not imported(a.family)]
+    if supernet.weights == "own" and drawn:
+        yield (
+            f"weights: own: {drawn[0]} has no weights of its own, as only imported networks have; "
+            "name a safetensors file"
+        )
+    for name in params.architectures:
+        for dataset in params.datasets:
+            file = weights_file(supernet, dataset, name)
+            if file is not None and not Path(file).is_file():
                 yield (
-                    f"supernets.{key}.rewind_epoch: {supernet.rewind_epoch} is after the last "
-                    f"epoch, {epochs}, of {name}"
+                    f"weights: '{file}' is missing; name a safetensors file, relative to the "
+                    "project, or say own"
                 )
+            elif file is not None:
+                found = problems_of(check_weights, Path(file), supernets.get((dataset, name)))
+                yield from (f"weights: {p}" for p in found)
+    for name, architecture in params.architectures.items():
+        epochs = recipe(params, architecture, supernet).epochs
+        if not epochs and not supernet.weights:
+            yield f"training.epochs: 0 for {name}: needs weights: own or a file"
+        if supernet.rewind_epoch > epochs:
+            yield (
+                f"rewind_epoch: {supernet.rewind_epoch} is after the last epoch, {epochs}, of "
+                f"{name}"
+            )
 
 
 def _architectures(params: Params, row: str) -> list[str]:
