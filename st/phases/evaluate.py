@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from st import __version__
 from st.core import provenance
-from st.core.device import choose
+from st.core.device import Device, choose
 from st.core.errors import StError
 from st.core.files import write_json
 from st.core.job import Job
@@ -42,6 +42,37 @@ def _check_numbers(rows: list[dict[str, Any]], **files: list[Path]) -> None:
             raise StError(f"--{option}: needs {len(wanted)} files ({names}), not {len(given)}")
 
 
+def _counted(networks: list[Any], one: torch.Tensor) -> list[tuple[int, int]]:
+    """Parameters and MACs for one image, of each network as it is built."""
+    found = []
+    with torch.inference_mode():
+        for net in networks:
+            with FlopCounterMode(display=False) as counter:
+                net(one)
+            params = sum(p.numel() for p in net.parameters())
+            found.append((params, counter.get_total_flops() // 2))
+    return found
+
+
+def _timed(
+    job: Job, networks: list[Any], files: list[Any], images: Images, where: Device
+) -> tuple[dict[int, Any], list[dict[str, Any]]]:
+    """Milliseconds of each network and file by the number of images in a batch; and of the networks
+    by kinds of operators, for the job's batch on a CPU."""
+    # A GPU is full only with many images: there a larger batch tells more than one image does.
+    batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
+    rounds, latency = job["latency_rounds"], {}
+    parts: list[dict[str, Any]] = [{} for _ in networks]
+    for size in sorted(batches):
+        pixels = _repeated(images, size)
+        others = [file.call(pixels) for file in files]
+        batch = images.normalise(pixels)
+        latency[size] = 1000 * seconds(networks, batch, rounds, where, others)
+        if size == job["latency_batch"] and not where.is_cuda:
+            parts = [by_kind(profile(net, batch, rounds, where)) for net in networks]
+    return latency, parts
+
+
 def run(
     job: Job,
     data: Path,
@@ -63,53 +94,37 @@ def run(
     where = choose(device, threads)
     found, digest = load_data(data)
     images = Images(found, where)
-    about = {
-        "sha256": digest,
-        "fingerprint": read_header(data, FORMAT)["job"].get("fingerprint"),
-        "classes": found.classes,
-    }
     checkpoints = [load_model(path) for path in models]
     networks = [where.place(network.load(checkpoint)).eval() for checkpoint in checkpoints]
-    sizes, one = [], images.normalise(images.test_images[:1])
-    with torch.inference_mode():
-        for net in networks:
-            with FlopCounterMode(display=False) as counter:
-                net(one)
-            params = sum(p.numel() for p in net.parameters())
-            sizes.append((params, counter.get_total_flops() // 2))
+    sizes = _counted(networks, images.normalise(images.test_images[:1]))
     files = []
     if exports:
         # By name, because st/core/sources.py must not take it for a part of every evaluation.
         running = importlib.import_module("st.deploy.running")
         for path, row in zip(exports, job["rows"][len(models) :], strict=True):
             files.append(running.Exported(path, row["to"], row["raw"], images, where.threads))
-    # A GPU is full only with many images: there a larger batch tells more than one image does.
-    batches = {job["latency_batch"], *((1, 64) if where.is_cuda else ())}
-    latency: dict[int, Any] = {}
-    parts: list[dict[str, Any]] = [{} for _ in networks]
-    for size in sorted(batches):
-        pixels = _repeated(images, size)
-        others = [file.call(pixels) for file in files]
-        batch = images.normalise(pixels)
-        latency[size] = 1000 * seconds(networks, batch, job["latency_rounds"], where, others)
-        if size == job["latency_batch"] and not where.is_cuda:
-            rounds = job["latency_rounds"]
-            parts = [by_kind(profile(net, batch, rounds, where)) for net in networks]
+    latency, parts = _timed(job, networks, files, images, where)
+    about = {
+        "sha256": digest,
+        "fingerprint": read_header(data, FORMAT)["job"].get("fingerprint"),
+        "classes": found.classes,
+    }
     made = provenance.here(where.describe(), where.threads) | provenance.commit()
     labels = images.test_labels
     places = {row["method"]: number for number, row in enumerate(job["rows"])}
+    measured = []
     for number, row in enumerate(job["rows"]):
         base = places[row.get("of", row["method"])]  # the network itself
         checkpoint, (params, macs) = checkpoints[base], sizes[base]
-        trained = checkpoint.facts.get("environment") or {}
-        used = where.using(trained.get("precision") or "auto")  # as in its training
+        trained = checkpoint.facts.get("environment")
         if number < len(models):
-            size, device = models[number].stat().st_size, where.describe()
+            used = where.using((trained or {}).get("precision") or "auto")  # as in its training
+            size, runs_on = models[number].stat().st_size, where.describe()
             precision = used.computes
             predicted = accuracy.predictions(networks[number], images, used)
         else:
             file = files[number - len(models)]
-            size, device, precision = file.bytes, file.device, file.precision
+            size, runs_on, precision = file.bytes, file.device, file.precision
             predicted = file.predictions()
         facts = {
             "dataset": job["dataset"],
@@ -128,13 +143,15 @@ def run(
             "operators": parts[number] if number < len(models) else {},
             "epochs": checkpoint.facts["epochs"],
             "teacher": row["teacher"],
-            "device": device,
+            "device": runs_on,
             "torch": torch.__version__,
             "st": __version__,
             "class_accuracy": accuracy.by_class(predicted, labels, found.classes),
             "data": about,
-            "trained": checkpoint.facts.get("environment"),
+            "trained": trained,
             "evaluated": {**made, "precision": precision},
         }
-        save_predictions(predictions[number], predicted.cpu().numpy(), labels.cpu().numpy())
+        measured.append((predicted.cpu().numpy(), facts))
+    for number, (classes, facts) in enumerate(measured):  # only now: all of them, or none
+        save_predictions(predictions[number], classes, labels.cpu().numpy())
         write_json(metrics[number], facts)
