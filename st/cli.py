@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # who read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        line = explained(error, "--batch", "") if options.command not in PHASES else None
+        line = explained(error, "the images", "") if options.command not in PHASES else None
         if line is None:
             raise
         _fail(line)

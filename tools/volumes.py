@@ -18,7 +18,7 @@ class Problem(Exception):
 def amount(text: str) -> float:
     """A number above 0, from the command line."""
     found = float(text)
-    if not found > 0:
+    if not 0 < found < float("inf"):
         raise ValueError
     return found
 

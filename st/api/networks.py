@@ -16,6 +16,7 @@ from st.core import registry
 from st.core.device import apart
 from st.core.errors import StError
 from st.core.guest import INSTEAD, guest
+from st.core.job import ordered
 from st.core.seeds import derive
 from st.data.dataset import check_normalisation
 from st.deploy.model import USE, Model, checkpoint
@@ -169,7 +170,7 @@ def prune(
         )
     if found.full.to_json() != whole.structure.full.to_json():
         raise StError(f"structure: was found in another network ({found.label}), not in this one")
-    job = jobs.initialize(seed, init, options or {})
+    job = ordered(jobs.initialize(seed, init, options or {}))
     source = checkpoint(whole)
     tensors = initialised(found, source, seed, init, job["options"])
     used = {name: source.facts[name] for name in USE if name in source.facts}

@@ -14,6 +14,7 @@ from st.config.parts import objective_problems, recipe_problems, section
 from st.core import registry
 from st.core.device import apart, choose
 from st.core.errors import StError
+from st.core.job import ordered
 from st.core.progress import Progress
 from st.core.registry import closest
 from st.data.augment import Augment
@@ -87,10 +88,11 @@ def train(
         fits(network_of(teacher, "teacher"), images)
         same_classes(teacher, images, "teacher")
         _normalised(teacher, replace(images, normalisation=_statistics(images)), "teacher")
-    job = jobs.train(seed, losses, settings, views)
+    penalty = {"sparsity": sparsity} if sparsity else {}
+    job = ordered(jobs.train(seed, losses, settings, views) | penalty)
     start = checkpoint(student)
     work = Work(
-        start.structure, start.tensors, losses, settings.epochs,
+        start.structure, start.tensors, job["objective"], settings.epochs,
         teacher=None if teacher is None else checkpoint(teacher), sparsity=float(sparsity),
     )  # fmt: skip
     where = choose(device, threads, precision=settings.precision)
@@ -103,7 +105,7 @@ def train(
     with closing(run.images):
         fit(run, after_epoch)
     say_inert(run)
-    about = facts(job | ({"sparsity": sparsity} if sparsity else {}), images, run)
+    about = facts(job, images, run)
     tensors = networks.tensors(run.network)
     result = Model(Checkpoint(start.structure.label, tensors, start.structure, about))
     result.history = run.history

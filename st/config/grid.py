@@ -13,7 +13,7 @@ from st.config import changes, jobs
 from st.config.layout import DATA, HISTORY, SUPERNET_HISTORY, Experiment, fill
 from st.config.params import Architecture, Params, imported, objective, recipe
 from st.core import registry
-from st.core.job import Job, fingerprint
+from st.core.job import Job, fingerprint, ordered
 from st.core.types import Section
 
 
@@ -204,6 +204,11 @@ class Grid:
                 for architecture in self.params.architectures
             },
             "claims": self.params.claims,
+            # of all parts, which proposed ones may not have
+            "names": {
+                part: list(getattr(self.params, part))
+                for part in ("supernets", "searches", "methods")
+            },
             "latency_batch": self.params.evaluation.latency_batch,
             # what jobs may ask a cluster for changes no result
             "params": fingerprint(self.params.model_dump(exclude={"resources"})),
@@ -302,9 +307,9 @@ class Grid:
         return getattr(self, phase)(*(getattr(experiment, name) for name in names))
 
     def text(self, phase: str, experiment: Experiment) -> str:
-        """The same as JSON, the same for whoever runs it: files say what made them, to the byte."""
-        # the report's rows have an order; elsewhere the order of keys must not matter
-        return json.dumps(self.job(phase, experiment), sort_keys=phase != "report")
+        """The same as JSON, in one order of keys whoever runs it: files say what made them."""
+        job = self.job(phase, experiment)
+        return json.dumps(job if phase == "report" else ordered(job))  # whose rows have an order
 
     def targets(self) -> list[str]:
         """The kinds of files for other programs that are made."""

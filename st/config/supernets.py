@@ -12,13 +12,12 @@ from st.config.params import Architecture, DataSet, Params, imported
 from st.config.parts import problems_of
 from st.core import registry
 from st.core.errors import StError
-from st.core.sources import beside
 from st.core.tensors import read_header
 from st.data.dataset import FORMAT as DATA_FORMAT
 from st.data.dataset import Shape, check_normalisation
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
-from st.networks.place import has, installed, parted
+from st.networks.place import code, has, installed, parted
 from st.networks.structure import Structure
 from st.networks.weights import check_weights
 
@@ -117,8 +116,8 @@ def _has_results(dataset: str, options: dict[str, Any]) -> bool:
 
 
 def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
-    """An imported network, if it has been drawn with these options; raises StError if they are
-    wrong."""
+    """An imported network, if it has been drawn with these options, and after the last edit;
+    raises StError if they are wrong."""
     options = registry.architectures.check(architecture.family, architecture.options)
     path = Path(DRAWING.format(dataset=dataset, architecture=key))
     place, _ = parted(options["module"])
@@ -128,10 +127,9 @@ def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | No
             raise StError(f"'{file}' is missing; paths are relative to the project")
     if options["weights"] is not None:
         check_weights(Path(options["weights"]))
-    if place.endswith(".py"):
-        beside(Path(place))  # as the workflow will: it and what it imports must be Python
+    files = [*code(options["module"]), *([Path(options["weights"])] if options["weights"] else [])]
     has(options["module"])
-    if not path.exists():
+    if not path.exists() or any(f.stat().st_mtime > path.stat().st_mtime for f in files):
         return None
     try:
         header = read_header(path, FORMAT)

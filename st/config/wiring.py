@@ -5,7 +5,8 @@ from pathlib import Path
 from st.config.grid import Grid
 from st.config.layout import OUTPUTS, Experiment, Files, Paths, fill, place
 from st.config.params import imported, weights_file
-from st.core import registry, sources
+from st.core import registry
+from st.networks.place import code
 
 
 def files(grid: Grid, phase: str, experiment: Experiment) -> Files:
@@ -116,11 +117,7 @@ def modules(grid: Grid, phase: str, experiment: Experiment) -> list[str]:
 
 def own_code(grid: Grid, architecture: str) -> tuple[Path, ...]:
     """The files of a user's own module, where they are not a library's."""
-    module = grid.options(architecture)["module"].rpartition(":")[0]
-    if module.endswith(".py"):
-        return sources.beside(Path(module))
-    file = sources.module_file(module)
-    return sources.sources(module) if file and sources.in_project(file) else ()
+    return code(grid.options(architecture)["module"])
 
 
 def _drawing(grid: Grid, experiment: Experiment) -> str | None:

@@ -10,6 +10,11 @@ from typing import Any
 Job = dict[str, Any]
 
 
+def ordered(job: Job) -> Job:
+    """The same with its keys in the order in which all jobs are run, and written into files."""
+    return json.loads(json.dumps(job, sort_keys=True))
+
+
 def fingerprint(value: Any) -> str:
     """A short hash of JSON data, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

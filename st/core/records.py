@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from st.core.errors import StError, one_line
@@ -24,6 +25,7 @@ from st.core.files import whole, write_text
 from st.core.snakemake_internals import NOTHING_TO_DO, RECORDS, output, record_path, records
 
 ARCHIVE = Path("results/provenance.json.gz")
+DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # what reading it may raise
 SEEN = Path(".snakemake/provenance.sha256")
 
 
@@ -40,7 +42,7 @@ def unpack() -> None:
         return
     try:
         found = _records(ARCHIVE.read_bytes())
-    except (OSError, EOFError, ValueError) as error:
+    except DAMAGED as error:
         raise StError(
             f"{ARCHIVE}: is damaged ({error}); restore it with `dvc checkout --force`, or "
             "delete it, and all is made again"
@@ -64,7 +66,7 @@ def merge(archive: bytes, arriving: set[str]) -> None:
     taken = {}
     try:
         known = _records(archive)
-    except (OSError, EOFError, ValueError) as error:
+    except DAMAGED as error:
         raise StError(f"{ARCHIVE}, which was packed: is damaged ({error}); pack it again") from None
     for name, record in known.items():
         about = output(name)
@@ -82,13 +84,19 @@ def outputs() -> set[str]:
 
 
 def _records(archive: bytes) -> dict[str, str]:
-    """Raises OSError, EOFError or ValueError if it is none."""
+    """Raises one of DAMAGED if it is none. What is no record, as the files that systems leave in
+    folders, is left out."""
     found = json.loads(gzip.decompress(archive))
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ValueError("no records of jobs")
-    for name in found:
-        output(name)
-    return found
+    return {name: text for name, text in found.items() if _is_record(name)}
+
+
+def _is_record(name: str) -> bool:
+    try:
+        return bool(output(name))
+    except ValueError:
+        return False
 
 
 def _write(found: dict[str, str], folder: Path) -> None:

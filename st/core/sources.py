@@ -7,6 +7,8 @@ found here as inputs: editing a loss retrains what uses that loss and nothing el
 import ast
 import hashlib
 import importlib.util
+import os
+import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ ROOMS = (
     "core", "networks", "data", "training", "pruning", "config", "report", "deploy", "api",
     "phases",
 )  # fmt: skip
+LIBRARY = sysconfig.get_path("stdlib")
 # What these do can't change a result: messages, the command line, processes, which GPU is used; and
 # the rooms' own files, which only say what lives there.
 WITHOUT_EFFECT = {
@@ -38,7 +41,8 @@ def sources(*modules: str) -> tuple[Path, ...]:
 
 def beside(path: Path) -> tuple[Path, ...]:
     """A file of Python's, and the same of it: what lies in its folder is what it finds first."""
-    return _reached({"": path}, path.parent)
+    place = path.resolve() if path.is_symlink() else path  # where it is run
+    return _reached({"": path}, place.parent)
 
 
 def _reached(modules: dict[str, Path | None], folder: Path | None) -> tuple[Path, ...]:
@@ -66,17 +70,21 @@ def _own(name: str, importer: str, folder: Path | None) -> Path | None:
 
 def in_project(path: Path) -> bool:
     """Whether a file is the project's own: environments may lie in its folder too."""
-    library = path.is_relative_to(sysconfig.get_path("stdlib"))
+    return _within(path, Path.cwd())
+
+
+@cache
+def _within(path: Path, project: Path) -> bool:
     installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return path.is_relative_to(Path.cwd()) and not library and not installed
+    if installed or path.is_relative_to(LIBRARY):
+        return False
+    return path.is_relative_to(project) or path.resolve().is_relative_to(project.resolve())
 
 
 def digest(*modules: str) -> str:
     """Of the contents of `sources`."""
-    found = hashlib.sha256()
-    for path in sources(*modules):
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
+    contents = (hashlib.sha256(path.read_bytes()).digest() for path in sources(*modules))
+    return hashlib.sha256(b"".join(sorted(contents))).hexdigest()  # wherever they lie
 
 
 def module_file(name: str) -> Path | None:
@@ -84,6 +92,11 @@ def module_file(name: str) -> Path | None:
 
     Found without importing the module or its parents, which may import torch.
     """
+    return _found(name, (os.getcwd(), *sys.path))
+
+
+@cache
+def _found(name: str, _: tuple[str, ...]) -> Path | None:
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)

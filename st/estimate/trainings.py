@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from st.config.supernets import told_shape
 from st.core import registry
 from st.core.errors import StError
 from st.core.job import Job
+from st.core.types import Finite
 from st.data.dataset import Data, Shape, load_data
 from st.networks.checkpoint import load_model
 from st.networks.structure import Structure
@@ -24,6 +25,9 @@ from st.pruning.selection import Budget, macs_per_parameter, select_channels
 from st.training.epochs import scaled_epochs
 
 STEPS = 16  # of an epoch that is measured, of images of 32 x 32
+
+
+Seconds = Annotated[float, Finite(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class Rates:
     """What was measured. Seconds: `start` by phase of a job that does nothing, `image` by training
     for an image in an epoch, `setup` by training and image before the first."""
 
-    start: dict[str, float]
-    image: dict[str, float]
-    setup: dict[str, float]
+    start: dict[str, Seconds]
+    image: dict[str, Seconds]
+    setup: dict[str, Seconds]
 
 
 @dataclass(frozen=True)

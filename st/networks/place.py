@@ -7,7 +7,7 @@ from pathlib import Path
 
 from st.core.errors import StError
 from st.core.registry import closest
-from st.core.sources import file_of, module_file, tree
+from st.core.sources import beside, file_of, in_project, module_file, sources, tree
 
 
 def parted(name: str) -> tuple[str, str]:
@@ -32,6 +32,16 @@ def installed(name: str) -> None:
         found = True
     if not found:
         raise StError(f"module '{name}': {package} is missing; pip install {package}")
+
+
+def code(module: str) -> tuple[Path, ...]:
+    """The files of an option `module`, where they are not a library's; raises StError if one is not
+    Python."""
+    place = parted(module)[0]
+    if place.endswith(".py"):
+        return beside(Path(place))
+    file = module_file(place)
+    return sources(place) if file and in_project(file) else ()
 
 
 def has(module: str) -> None:
@@ -72,6 +82,8 @@ def names_without(name: str, file: Path) -> list[str] | None:
 
 def _star(path: Path, level: int, name: str) -> Path | None:
     """The file of what `from ... import *` names in a file."""
+    if level > len(path.parents) or (level and not name):  # of which nothing is known
+        return None
     if not level:
         own = path.with_name(f"{name}.py")
         return own if own.is_file() else module_file(name)

@@ -67,7 +67,8 @@ def run_phase(options: argparse.Namespace, tell: Callable[[str], None]) -> int:
         files[name] = given if given is not None else usual.get(name)
         if files[name] is None and name not in layout.OPTIONAL.get(options.command, ()):
             raise StError(f"--{name} is missing")
-    _check_apart(files, inputs, outputs, options.log)
+    read = [] if options.job is not None else [Path(options.params)]
+    _check_apart(files, inputs, outputs, options.log, read)
     member, processes = None, 1
     if options.command in PARALLEL:
         member, processes = Member.here(), options.processes
@@ -104,15 +105,20 @@ def run_phase(options: argparse.Namespace, tell: Callable[[str], None]) -> int:
 
 
 def _check_apart(
-    files: dict[str, Any], inputs: Iterable[str], outputs: Iterable[str], log: Path | None
+    files: dict[str, Any],
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    log: Path | None,
+    others: list[Path],
 ) -> None:
-    """Raise StError if what is written would replace what is read, or something else of it."""
+    """Raise StError if what is written would replace what is read, `others` too, or something else
+    that is."""
 
     def flat(names: Iterable[str]) -> list[Path]:
         given = (files[name] for name in names if files[name])
         return [path for value in given for path in (value if isinstance(value, list) else [value])]
 
-    read, written = flat(inputs), [*flat(outputs), *([log] if log else [])]
+    read, written = [*flat(inputs), *others], [*flat(outputs), *([log] if log else [])]
     for number, path in enumerate(written):
         check_apart(path, read)
         if os.path.realpath(path) in map(os.path.realpath, written[:number]):

@@ -1,6 +1,6 @@
 """Search: from channel scores and a budget to a structure."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -65,6 +65,19 @@ def least_widths(
     }
 
 
+def tightest(budget: Budget, least: Iterable[int], full: Iterable[int]) -> list[str]:
+    """The bounds that a network with the usage `least` meets, of those that the budget has, as they
+    stand in params.yaml. `full`: the whole network's usage."""
+    found = []
+    for name, a, b in zip(("params", "macs", "channels"), least, full, strict=True):
+        if getattr(budget, name) is not None:
+            # rounded up, so that the numbers can be used as they are; of channels fewer than the
+            # fraction are kept
+            steps = np.floor(1e4 * a / b) + 1 if name == "channels" else np.ceil(1e4 * a / b)
+            found.append(f"{name}: {min(steps / 1e4, 1):.4f}")
+    return found
+
+
 def check_reachable(
     graph: Drawing,
     budget: Budget,
@@ -78,21 +91,12 @@ def check_reachable(
         if not graph.groups:
             raise StError("the budget cannot be met: the network has no channels to remove")
         full = usage(graph, graph.widths({}))
-        given = (budget.params, budget.macs, budget.channels)
-        asked, tightest = [], []
-        for name, bound, a, b in zip(
-            ("params", "macs", "channels"), given, least, full, strict=True
-        ):
-            if bound is not None:
-                asked.append(f"{name}: {bound}")
-                # rounded up, so that the message's numbers can be used as they are; of channels
-                # fewer than the fraction are kept
-                steps = np.floor(1e4 * a / b) + 1 if name == "channels" else np.ceil(1e4 * a / b)
-                tightest.append(f"{name}: {min(steps / 1e4, 1):.4f}")
+        bounds = {"params": budget.params, "macs": budget.macs, "channels": budget.channels}
+        asked = [f"{name}: {bound}" for name, bound in bounds.items() if bound is not None]
         stay = f"; {len(whole)} of {len(graph.groups)} groups stay whole" if whole else ""
         raise StError(
             f"the budget ({', '.join(asked)}) cannot be met; with min_channels {min_channels} and "
-            f"round_to {round_to} the tightest is {', '.join(tightest)}{stay}"
+            f"round_to {round_to} the tightest is {', '.join(tightest(budget, least, full))}{stay}"
         )
 
 

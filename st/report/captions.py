@@ -263,6 +263,8 @@ VERDICTS = [
     "supernet that its structure was found in, the reference supernet, and any supernet of the run "
     "that was trained for longer, in this order: the next comparison is made only where the one "
     "before was decided in its favour.",
+    "A row that `claims` in the params file names must beat what is named there instead, in this "
+    "order, whatever its size and training: such a verdict is about the params file's claim.",
     "Margins are differences in accuracy points (percent of images), paired by seed and image and "
     "averaged.",
     "95 % intervals hold both the spread over seeds (Student's t) and the sampling of the test "

@@ -3,7 +3,7 @@ with its controls, and the lines of params.yaml that would add the controls that
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,14 @@ Row = dict[str, Any]
 
 
 def controls(
-    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], correct: dict[str, np.ndarray]
+    rows: list[Row],
+    row: Row,
+    runs: dict[str, pd.DataFrame],
+    correct: dict[str, np.ndarray],
+    names: dict[str, list[str]],
 ) -> Iterator[str]:
-    """Sentences about the row `row`. `correct`: as in verdicts.py, of one architecture.
+    """Sentences about the row `row`. `correct`: as in verdicts.py, of one architecture; `names`: of
+    the params file's parts, by section.
 
     Intervals are those of single comparisons at 95 %.
     """
@@ -37,7 +42,7 @@ def controls(
                 f"{what} ({label})", name, Margin(correct[name], correct[other["method"]])
             )
     if "search" in row:
-        yield from _missing(rows, row, runs)
+        yield from _missing(rows, row, runs, names)
 
 
 def _what(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str | None:
@@ -94,10 +99,11 @@ def _compare(what: str, name: str, found: Margin) -> str:
     return f"{what}: {verdict}, {found}{reason}."
 
 
-def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterator[str]:
+def _missing(
+    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], names: dict[str, list[str]]
+) -> Iterator[str]:
     """The controls that the claim needs and the grid has not, as lines for params.yaml."""
     subnets = [r for r in rows if "search" in r and r["anew"] and r["method"] != row["method"]]
-    names = {r["method"] for r in rows}
     # a control is trained anew, whatever the row is
     anew = {
         k: v for k, v in row["spec"].items() if row["anew"] or k not in ("init", "init_options")
@@ -108,7 +114,9 @@ def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterat
         and _epochs(r, runs) == _epochs(row, runs)
         for r in subnets
     ):
-        line = _line(_free(f"{row['method']}-no-teacher", names), anew | {"objective": {"ce": 1}})
+        line = _line(
+            _free(f"{row['method']}-no-teacher", names["methods"]), anew | {"objective": {"ce": 1}}
+        )
         yield f"Missing control, the same structure without a teacher; add to methods: {line}"
     if row["criterion"] in NO_SEARCH:
         return
@@ -120,15 +128,16 @@ def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterat
         and _lasts(r) == _lasts(row)
         for r in subnets
     ):
-        searches = {r["search"] for r in rows if "search" in r}
         criterion = row["no_search"]
-        search = _free(f"{row['search']}-{criterion}", searches)
+        search = _free(f"{row['search']}-{criterion}", names["searches"])
         budget = row["budget"] or {  # of a published structure: its size
             bound: math.ceil(1e4 * runs[row["method"]][f"{bound}_kept"].max()) / 1e4
             for bound in ("params", "macs")
         }
         spec = {"supernet": row["supernet"], "criterion": criterion, "budget": budget}
-        method = _line(_free(f"{row['method']}-{criterion}", names), anew | {"search": search})
+        method = _line(
+            _free(f"{row['method']}-{criterion}", names["methods"]), anew | {"search": search}
+        )
         same = "the same teacher" if _taught(row, runs) else "the same"
         yield (
             f"Missing control, {same} without the search; add to searches: "
@@ -136,7 +145,9 @@ def _missing(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterat
         )
 
 
-def as_long(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterator[str]:
+def as_long(
+    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], names: dict[str, list[str]]
+) -> Iterator[str]:
     """The supernet that the claim needs to be compared with and the grid has not: one that was
     trained as long as the row's subnet."""
     supernets = [r for r in rows if "search" not in r]
@@ -144,7 +155,7 @@ def as_long(rows: list[Row], row: Row, runs: dict[str, pd.DataFrame]) -> Iterato
     if all(_epochs(r, runs) < epochs for r in supernets):
         spec = next(r["spec"] for r in supernets if r["supernet"] == row["supernet"])
         spec = {**spec, "training": {**spec.get("training", {}), "epochs": epochs}}
-        line = _line(_free("longer", {r["supernet"] for r in supernets}), spec)
+        line = _line(_free(f"{row['supernet']}-{epochs}", names["supernets"]), spec)
         yield f"Missing control, the supernet trained as long; add to supernets: {line}"
 
 
@@ -152,7 +163,7 @@ def _lasts(row: Row) -> tuple:
     return row["training"]["epochs"], row["epoch_rule"], row["max_epoch_factor"]
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: Collection[str]) -> str:
     return name if name not in taken else _free(f"{name}-2", taken)
 
 

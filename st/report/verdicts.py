@@ -90,6 +90,7 @@ class Claim:
             "dataset": self.dataset,
             "architecture": self.architecture,
             "method": self.method,
+            "about": self.about,
             "outcome": self.outcome,
             "sentence": self.sentence,
             "comparisons": [_numbers(comparison, seeds) for comparison in self.comparisons],
@@ -130,10 +131,10 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
         correct = {row["method"]: answers[dataset, architecture, row["method"]] for row in rows}
         for row in claimants(rows, job["claims"], measured):
             against = opponents(rows, row, job["claims"], measured)
-            said = list(controls(rows, row, measured, correct))
+            said = list(controls(rows, row, measured, correct, job["names"]))
             name, own = row["method"], row["method"] in job["claims"]
             if not own:
-                said += as_long(rows, row, measured)
+                said += as_long(rows, row, measured, job["names"])
             margins = [Margin(correct[name], correct[other]) for other, _ in against]
             within = own or _within(measured[name])
             about = OWN if own else "the claim"
@@ -196,7 +197,8 @@ def opponents(
 def _epochs(runs: dict[str, pd.DataFrame], name: str, row: dict[str, Any]) -> str:
     """The epochs of both, where they differ."""
     other, own = runs[name]["epochs"].mean(), runs[row["method"]]["epochs"].mean()
-    return "" if other == own else f" ({other:.0f} epochs, {row['method']} {own:.0f})"
+    told, subnets = f"{other:.4g}", f"{own:.4g}"
+    return "" if told == subnets else f" ({told} epochs, {row['method']} {subnets})"
 
 
 def decide(

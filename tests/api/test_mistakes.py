@@ -136,6 +136,10 @@ def test_of_networks(network, shape, options, words):
             {"criterion": "uniform", "budget": {"params": 1e-6}},
             "the budget cannot be met; one channel a layer is params: 0.",
         ),
+        (
+            {"criterion": "uniform", "budget": {"channels": 0.05}},
+            "one channel a layer is channels: 0.1",
+        ),
     ],
 )
 def test_of_searches(net, options, words):

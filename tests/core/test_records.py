@@ -60,19 +60,28 @@ def test_long_paths_are_merged(project, tmp_path_factory, monkeypatch):
     assert records.outputs() == {SHORT, LONG, "results/other.csv"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        None, "nonsense", "[]", '{"QQ==": 1}',
-        *(
-            json.dumps({"QQ==": "y", name: "x"})
-            for name in ("../outside", "@a/b", "/tmp/outside", "!!", "x")
-        ),
-    ],
-)  # fmt: skip
+def test_what_is_no_record_stays_behind(project):
+    """A system's own file among the records, or names that lead elsewhere: the rest is taken."""
+    (RECORDS / ".DS_Store").write_text("x")
+    records.pack()
+    found = json.loads(gzip.decompress(records.ARCHIVE.read_bytes()))
+    shutil.rmtree(".snakemake")
+    RECORDS.mkdir(parents=True)
+    names = ("../outside", "@a/b", "/tmp/outside", "!!", "x")
+    found |= dict.fromkeys(names, "x")
+    records.ARCHIVE.write_bytes(gzip.compress(json.dumps(found).encode()))
+    records.unpack()
+    assert records.outputs() == {SHORT, LONG}
+    assert not (RECORDS.parent / "outside").exists()
+
+
+@pytest.mark.parametrize("text", [None, b"", "nonsense", "[]", '{"QQ==": 1}'])
 def test_a_damaged_archive_is_named(project, text):
-    """Or a hostile one: nothing is written, in its folder or elsewhere."""
-    content = b"nonsense" if text is None else gzip.compress(text.encode())
+    content = gzip.compress((text or "{}").encode()) if isinstance(text, str) else b"nonsense"
+    if text == b"":  # damaged within
+        content = bytearray(gzip.compress(b"some text" * 50))
+        content[10] ^= 0xFF
+        content = bytes(content)
     before = tree()
     with pytest.raises(StError, match=r"provenance\.json\.gz, which was packed: is damaged"):
         records.merge(content, set())
@@ -80,7 +89,7 @@ def test_a_damaged_archive_is_named(project, text):
     records.ARCHIVE.write_bytes(content)
     with pytest.raises(StError, match=r"provenance\.json\.gz: is damaged"):
         records.unpack()
-    assert tree() == before and not (RECORDS.parent / "outside").exists()
+    assert tree() == before
 
 
 def test_without_results_there_is_nothing_to_record(tmp_path, monkeypatch):

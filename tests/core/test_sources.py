@@ -47,6 +47,10 @@ def test_what_a_module_consists_of(parts, monkeypatch):
     assert module_file("sys") is None and module_file("nowhere.at.all") is None
 
 
-def test_what_a_file_consists_of(parts):
+def test_what_a_file_consists_of(parts, monkeypatch):
     (parts / "net.py").write_text("from own import net\nfrom foreign import x")
     assert named(beside(Path("net.py")), parts) == (NEEDED | {"net.py"}, True)
+    (parts / "elsewhere").mkdir()
+    monkeypatch.chdir(parts / "elsewhere")
+    Path("link.py").symlink_to("../net.py")  # run with what lies beside its target
+    assert named(beside(Path("link.py")), parts) == (NEEDED | {"net.py"}, True)

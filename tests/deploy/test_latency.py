@@ -85,7 +85,7 @@ def test_what_cannot_be_measured(tmp_path, capsys):
     for name in ("gone", "junk"):
         (tmp_path / f"{name}.py").write_text("load = None")
     for names, words in [
-        (["none.pt2"], "none.pt2: is missing"),
+        (["none.pt2"], "none.pt2: is not a file"),
         (["junk.pt2"], "junk.pt2: cannot be run"),
         (["gone.py"], "gone.safetensors: is missing; it belongs to"),
         (["junk.py"], "junk.py: cannot be run"),

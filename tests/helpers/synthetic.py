@@ -75,6 +75,10 @@ def make_job(seeds=(0, 1, 2), held_out=""):
     return {
         "datasets": {"toy": held_out}, "seeds": list(seeds), "rows": {"net": rows},
         "latency_batch": 1, "params": "0123", "claims": {},
+        "names": {
+            "supernets": ["plain", "sparse"], "searches": ["slim", "uniform"],
+            "methods": ["st", "scratch-b", "kd-uniform"],
+        },
         "exports": {"net": []},
     }  # fmt: skip
 

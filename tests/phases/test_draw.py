@@ -1,6 +1,8 @@
 """Networks of one's own through all phases: imported, given weights, pruned, trained, evaluated."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from helpers.training import interrupt_after
 from safetensors.numpy import load_file, save_file
 
 from st import cli
+from st.config.check import parse
+from st.config.supernets import networks
 from st.data.dataset import save_data
 from st.networks import network
 from st.networks.checkpoint import load_model
@@ -232,6 +236,16 @@ def test_budgets_and_losses_are_checked_once_it_is_drawn(project, capsys):
     said = capsys.readouterr().err
     assert "searches.l1.budget: mine on striped: the budget (params: 0.001) cannot be met" in said
     assert "the network has no 'stage9'" in said
+
+
+def test_an_edited_module_is_no_longer_what_was_drawn(project):
+    """Or checks would be about the former one, and the job that draws anew could never run."""
+    params = parse(PARAMS)
+    assert not networks(params)[1]
+    assert st("draw", "striped/mine") == 0
+    assert ("striped", "mine") in networks(params)[1]
+    os.utime(project / "net.py", (time.time() + 60,) * 2)
+    assert not networks(params)[1]
 
 
 def test_foreign_weights_are_named(project, capsys):

@@ -217,7 +217,7 @@ def test_missing_controls_can_be_had():
 
     def said():
         grid = Grid(parse(json.loads(json.dumps(data))))
-        rows = grid.report()["rows"]["net"]
+        rows, names = grid.report()["rows"]["net"], grid.report()["names"]
         runs = {}
         for entry in rows:
             method = data["methods"].get(entry["method"])
@@ -231,12 +231,12 @@ def test_missing_controls_can_be_had():
         for entry in rows:
             if entry["method"] in ("st", "tuned", "taught", "plain"):
                 correct = {r["method"]: np.ones((1, 9), bool) for r in rows}
-                for text in controls(rows, entry, runs, correct):
+                for text in controls(rows, entry, runs, correct, names):
                     assert "also no teacher" not in text or "kd" in str(entry["objective"]), text
                     if text.startswith("Missing"):
                         yield text
                 if entry["method"] == "st":
-                    yield from as_long(rows, entry, runs)
+                    yield from as_long(rows, entry, runs, names)
 
     proposed = list(said())
     assert len(proposed) == 6

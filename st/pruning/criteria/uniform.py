@@ -1,12 +1,10 @@
 """No criterion: the supernet's architecture, narrowed by one factor."""
 
-import numpy as np
-
 from st.core.errors import StError
 from st.core.registry import criteria
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
-from st.pruning.selection import Budget, usage
+from st.pruning.selection import Budget, tightest, usage
 
 LEAST = 1e-6  # of the width: one channel a layer
 
@@ -60,12 +58,9 @@ def suits(full: Structure, budget: Budget) -> None:
     least = usage(part.graph, part.graph.widths({}))
     if any(n > limit for n, limit in zip(least, budget.limits(full.graph), strict=True)):
         whole = usage(full.graph, full.graph.widths({}))
-        shares = ", ".join(
-            f"{name}: {np.ceil(1e4 * n / of) / 1e4:.4f}"
-            for name, n, of in zip(("params", "macs", "channels"), least, whole, strict=True)
-        )
         raise StError(
-            f"criterion 'uniform': the budget cannot be met; one channel a layer is {shares}"
+            "criterion 'uniform': the budget cannot be met; one channel a layer is "
+            + ", ".join(tightest(budget, least, whole))
         )
 
 
