@@ -299,7 +299,8 @@ class Params(Section):
     training: Training = Training()
     supernets: Annotated[dict[Name, Supernet], Field(min_length=1)] = Field(
         {"plain": Supernet()},
-        description="The first is the table's reference row, `supernet`.",
+        description="The first is the table's reference row, `supernet`. One that no method needs "
+        "is trained too, to be compared with.",
     )
     searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
     methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
