@@ -53,7 +53,7 @@ def _reached(modules: dict[str, Path | None], folder: Path | None) -> tuple[Path
         if path is None or name in found or name in WITHOUT_EFFECT:
             continue
         found[name] = path
-        wanted = [*_imports(path, name), name.rpartition(".")[0]]
+        wanted = [*_imports(path, name, os.getcwd()), name.rpartition(".")[0]]
         queue += [(other, _own(other, name, folder)) for other in wanted if other]
     return tuple(sorted(set(found.values())))
 
@@ -118,7 +118,7 @@ def file_of(path: Path) -> Path | None:
 
 
 @cache
-def _imports(path: Path, module: str) -> list[str]:
+def _imports(path: Path, module: str, _: str) -> list[str]:
     """All names that a module's file imports, in full; `from a import b` gives both a and a.b.
     Raises StError if it is not Python."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]

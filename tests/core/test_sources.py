@@ -8,12 +8,17 @@ import pytest
 from st.core.sources import beside, in_project, module_file, sources
 
 PARTS = {
-    "own/__init__.py": "", "own/net.py": "from .deep.blocks import block\nfrom . import sizes\n",
-    "own/sizes.py": "from other import helper", "own/deep/__init__.py": "",
-    "own/deep/blocks.py": "from ..far import x\nimport torch, json\nfrom ...above import y\n",
-    "own/far.py": "", "own/unused.py": "", "other/helper.py": "def f():\n    import aside\n",
-    "aside.py": "from st.core.seeds import stream", "lib/site-packages/foreign.py": "",
-}  # fmt: skip
+    "owned/__init__.py": "",
+    "owned/net.py": "from .deep.blocks import block\nfrom . import sizes\n",
+    "owned/sizes.py": "from more_of_it import helper",
+    "owned/deep/__init__.py": "",
+    "owned/deep/blocks.py": "from ..far import x\nimport torch, json\nfrom ...above import y\n",
+    "owned/far.py": "",
+    "owned/unused.py": "",
+    "more_of_it/helper.py": "def f():\n    import lone_module\n",
+    "lone_module.py": "from st.core.seeds import stream",
+    "lib/site-packages/foreign.py": "",
+}
 
 
 @pytest.fixture
@@ -25,10 +30,7 @@ def parts(tmp_path, monkeypatch):
     return tmp_path
 
 
-NEEDED = {
-    "own/__init__.py", "own/net.py", "own/sizes.py", "own/deep/__init__.py", "own/deep/blocks.py",
-    "own/far.py", "other/helper.py", "aside.py",
-}  # fmt: skip
+NEEDED = {*PARTS} - {"owned/unused.py", "lib/site-packages/foreign.py"}
 
 
 def named(found, folder):
@@ -42,13 +44,13 @@ def test_what_a_module_consists_of(parts, monkeypatch):
     """However it is imported: relatively, from packages beside it, with or without __init__.py."""
     monkeypatch.syspath_prepend(parts)
     monkeypatch.syspath_prepend(parts / "lib/site-packages")
-    assert named(sources("own.net"), parts) == (NEEDED, True)
+    assert named(sources("owned.net"), parts) == (NEEDED, True)
     assert not in_project(module_file("foreign")) and not in_project(Path(json.__file__))
     assert module_file("sys") is None and module_file("nowhere.at.all") is None
 
 
 def test_what_a_file_consists_of(parts, monkeypatch):
-    (parts / "net.py").write_text("from own import net\nfrom foreign import x")
+    (parts / "net.py").write_text("from owned import net\nfrom foreign import x")
     assert named(beside(Path("net.py")), parts) == (NEEDED | {"net.py"}, True)
     (parts / "elsewhere").mkdir()
     monkeypatch.chdir(parts / "elsewhere")

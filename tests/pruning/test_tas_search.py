@@ -149,7 +149,7 @@ def test_no_state_remains(data, tmp_path, monkeypatch):
 
 def test_a_params_budget_that_the_result_exceeds(data):
     with pytest.raises(StError, match=r"has [\d,]+ parameters, the budget allows"):
-        searched("vgg", data, params=0.01)
+        searched("vgg", data, params=0.1)
 
 
 TAS = """
