@@ -107,7 +107,7 @@ def search_problems(search: Search) -> Iterator[str]:
     except StError as error:
         yield f"criterion: {error}"
         return
-    if search.ranking == "global" and criterion.ranks and not comparable:
+    if search.ranking == "global" and not comparable:
         yield (
             f"ranking: scores of criterion '{search.criterion}' cannot be compared between layers; "
             "use ranking: local (the same fraction of every layer) or ranking: normalized"
