@@ -63,8 +63,9 @@ def _taught(row: Row, runs: dict[str, pd.DataFrame]) -> bool:
     return bool(runs[row["method"]]["teacher"].notna().all())
 
 
-def _epochs(row: Row, runs: dict[str, pd.DataFrame]) -> float:
-    return runs[row["method"]]["epochs"].mean()
+def epochs_of(method: str, runs: dict[str, pd.DataFrame]) -> float:
+    """Of a row of the table, the mean over seeds."""
+    return runs[method]["epochs"].mean()
 
 
 def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
@@ -76,7 +77,7 @@ def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
         found.append("other losses")
     if not _taught(other, runs) and not other["anew"] and _taught(row, runs):
         found.append("no teacher")
-    epochs = _epochs(other, runs), _epochs(row, runs)
+    epochs = epochs_of(other["method"], runs), epochs_of(row["method"], runs)
     if epochs[0] != epochs[1]:
         found.append(f"{epochs[0]:.0f} instead of {epochs[1]:.0f} epochs")
     found += [
@@ -111,7 +112,7 @@ def _missing(
     if _taught(row, runs) and not any(
         r["search"] == row["search"]
         and not _taught(r, runs)
-        and _epochs(r, runs) == _epochs(row, runs)
+        and epochs_of(r["method"], runs) == epochs_of(row["method"], runs)
         for r in subnets
     ):
         line = _line(
@@ -151,8 +152,8 @@ def as_long(
     """The supernet that the claim needs to be compared with and the grid has not: one that was
     trained as long as the row's subnet."""
     supernets = [r for r in rows if "search" not in r]
-    epochs = math.ceil(_epochs(row, runs))
-    if all(_epochs(r, runs) < epochs for r in supernets):
+    epochs = math.ceil(epochs_of(row["method"], runs))
+    if all(epochs_of(r["method"], runs) < epochs for r in supernets):
         spec = next(r["spec"] for r in supernets if r["supernet"] == row["supernet"])
         spec = {**spec, "training": {**spec.get("training", {}), "epochs": epochs}}
         line = _line(_free(f"{row['supernet']}-{epochs}", names["supernets"]), spec)

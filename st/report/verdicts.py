@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from st.core.job import Job
-from st.report.controls import as_long, controls
+from st.report.controls import as_long, controls, epochs_of
 from st.report.margins import CONFIDENCE, Margin, between, signed
 
 PARAMS, MACS = 1 / 10, 1 / 2
@@ -180,25 +180,26 @@ def opponents(
         here = {r["method"] for r in rows}
         found = dict.fromkeys(pairs[row["method"]], "as the params file names it")
         return [
-            (name, role + _epochs(runs, name, row)) for name, role in found.items() if name in here
+            (name, role + _unequal(runs, name, row["method"]))
+            for name, role in found.items()
+            if name in here
         ]
     supernets = {r["supernet"]: r["method"] for r in rows if "search" not in r}
     own, reference = supernets[row["supernet"]], rows[0]["method"]
     found = {own: "the supernet its structure was found in"}
     if reference != own:
         found[reference] = "the reference supernet"
-    epochs = {name: runs[name]["epochs"].mean() for name in supernets.values()}
+    epochs = {name: epochs_of(name, runs) for name in supernets.values()}
     for name in sorted(epochs, key=lambda name: epochs[name]):
         if epochs[name] > epochs[own] and name not in found:
             found[name] = "a supernet that was trained for longer"
-    return [(name, role + _epochs(runs, name, row)) for name, role in found.items()]
+    return [(name, role + _unequal(runs, name, row["method"])) for name, role in found.items()]
 
 
-def _epochs(runs: dict[str, pd.DataFrame], name: str, row: dict[str, Any]) -> str:
+def _unequal(runs: dict[str, pd.DataFrame], name: str, method: str) -> str:
     """The epochs of both, where they differ."""
-    other, own = runs[name]["epochs"].mean(), runs[row["method"]]["epochs"].mean()
-    told, subnets = f"{other:.4g}", f"{own:.4g}"
-    return "" if told == subnets else f" ({told} epochs, {row['method']} {subnets})"
+    other, own = (f"{epochs_of(row, runs):.4g}" for row in (name, method))
+    return "" if other == own else f" ({other} epochs, {method} {own})"
 
 
 def decide(
