@@ -295,7 +295,7 @@ class Grid:
         return others.get(phase, methods)
 
     def job(self, phase: str, experiment: Experiment) -> Job:
-        """What the phase is told."""
+        """What the phase is told, in one order of keys: files say what made them, to the byte."""
         names = {
             "prepare": ("dataset",),
             "draw": ("architecture",),
@@ -304,12 +304,8 @@ class Grid:
             "evaluate": ("dataset", "architecture", "seed"),
             "report": (),
         }.get(phase, ("dataset", "architecture", "seed", "name"))
-        return getattr(self, phase)(*(getattr(experiment, name) for name in names))
-
-    def text(self, phase: str, experiment: Experiment) -> str:
-        """The same as JSON, in one order of keys whoever runs it: files say what made them."""
-        job = self.job(phase, experiment)
-        return json.dumps(job if phase == "report" else ordered(job))  # whose rows have an order
+        told = getattr(self, phase)(*(getattr(experiment, name) for name in names))
+        return told if phase == "report" else ordered(told)  # the report's rows have an order
 
     def targets(self) -> list[str]:
         """The kinds of files for other programs that are made."""

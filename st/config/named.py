@@ -1,6 +1,5 @@
 """Phases that a person runs without the workflow, by the names of their experiments."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict
     """
     parts = [] if phase == "report" else _parts(phase, experiment)
     about = _experiment(grid, phase, parts)
-    job = json.loads(grid.text(phase, about))
-    return job, _paths(wiring.files(grid, phase, about)), "/".join(parts)
+    return grid.job(phase, about), _paths(wiring.files(grid, phase, about)), "/".join(parts)
 
 
 def _parts(phase: str, experiment: str | None) -> list[str]:

@@ -125,7 +125,7 @@ def experiment(wildcards, architecture=""):
 def job(phase, architecture=""):
     """The param `job`: what the phase is told, as JSON."""
 
-    return lambda wildcards: GRID.text(phase, experiment(wildcards, architecture))
+    return lambda wildcards: json.dumps(GRID.job(phase, experiment(wildcards, architecture)))
 
 
 def inputs(phase):
