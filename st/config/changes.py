@@ -3,7 +3,7 @@
 The job of `prepare` names a fingerprint of the source, so that other images are another job, to
 Snakemake and to whoever compares. It must be cheap (folders may hold millions of files), and the
 same again wherever the contents are the same: copies have other dates, and on a machine that has
-only the results there are no images at all.
+only the results there are no images at all. So where the files lie is no part of what they are.
 """
 
 import json
@@ -27,6 +27,26 @@ KNOWN = Path(".snakemake/st-sources.json")
 def paths(source: str, options: dict[str, Any]) -> list[Path]:
     """The files and folders outside results/ that a source reads."""
     return list(registry.datasets.ask(source, "paths", **options) or [])
+
+
+def parted(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Complete options of a source, parted: those that say which images, and those that only say
+    where their files are, as its attribute `where` names them. These are none where the source's
+    files are not compared.
+
+    Raises StError if the source names an option that it does not have.
+    """
+    names = registry.datasets.ask(source, "where") if paths(source, options) else ()
+    for name in names:
+        if name not in options:
+            raise StError(f"`where` of the data set '{source}' names '{name}', which is no option")
+    what = {name: value for name, value in options.items() if name not in names}
+    return what, {name: options[name] for name in names}
+
+
+def whole(job: Job) -> dict[str, Any]:
+    """The complete options of a job of `prepare`."""
+    return {**job["options"], **job.get("where", {})}
 
 
 @cache

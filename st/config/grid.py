@@ -92,10 +92,14 @@ class Grid:
         return {"options": options, "library": found}
 
     def prepare(self, dataset: str) -> Job:
-        """The images of a data set: source, its options with defaults, the part held out."""
+        """The images of a data set: source, its options with defaults, the part held out. Apart
+        from these, `where` their files lie, which another machine may know otherwise."""
         data = self.params.datasets[dataset]
         options = registry.datasets.check(data.source, data.options)
-        job: Job = {"source": data.source, "options": options, "holdout": data.holdout}
+        what, where = changes.parted(data.source, options)
+        job: Job = {"source": data.source, "options": what, "holdout": data.holdout}
+        if where:
+            job["where"] = where
         if data.normalisation:
             job["normalisation"] = data.normalisation.model_dump()
         prepared = Path(DATA.format(dataset=dataset))

@@ -66,7 +66,7 @@ def _shape(data: DataSet) -> Shape | None:
     """The images' shape and the number of classes, where the source tells them; raises StError if
     its options, or the normalisation, are wrong, or the source cannot tell what it must."""
     options = registry.datasets.check(data.source, data.options)
-    changes.paths(data.source, options)
+    changes.parted(data.source, options)
     shape = told_shape(data.source, options)
     if shape and data.normalisation:
         check_normalisation(data.normalisation.model_dump(), shape[0][0], "the images have")
@@ -110,7 +110,7 @@ def _has_results(dataset: str, options: dict[str, Any]) -> bool:
     if not prepared.exists():
         return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
     try:
-        return read_header(prepared, DATA_FORMAT)["job"]["options"] == options
+        return changes.whole(read_header(prepared, DATA_FORMAT)["job"]) == options
     except (StError, KeyError, TypeError):
         return False
 

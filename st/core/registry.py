@@ -185,7 +185,13 @@ def _untold(**options: Any) -> None:
 # What the attributes mean is said in each package's docstring, and in docs/extending.md.
 architectures = Registry("architecture", "st.networks.architectures", imported=False, reshaped=None)
 datasets = Registry(
-    "data set", "st.data.datasets", shape=_untold, paths=None, writes=False, sample=None
+    "data set",
+    "st.data.datasets",
+    shape=_untold,
+    paths=None,
+    where=(),
+    writes=False,
+    sample=None,
 )
 criteria = Registry(
     "criterion", "st.pruning.criteria",

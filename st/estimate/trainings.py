@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from st.config.changes import whole
 from st.config.grid import Grid
 from st.config.layout import DATA, Experiment, place
 from st.config.supernets import told_shape
@@ -74,14 +75,14 @@ def _sample(grid: Grid, name: str) -> Sample:
     if prepared.exists():
         return sample_of(load_data(prepared)[0])
     spec, job = grid.params.datasets[name], grid.prepare(name)
-    source, held = registry.datasets.get(spec.source), job["holdout"]
+    source, options, held = registry.datasets.get(spec.source), whole(job), job["holdout"]
     if not source.sample:
-        data = source(**job["options"])
+        data = source(**options)
         return sample_of(data.holdout(held) if held else data)
     started = time.perf_counter()
-    shape = told_shape(spec.source, job["options"])
+    shape = told_shape(spec.source, options)
     most = to_measure(shape, batch(grid, name)) if shape else STEPS * batch(grid, name)
-    data, train, test = source.sample(math.ceil(most / (1 - held)), **job["options"])
+    data, train, test = source.sample(math.ceil(most / (1 - held)), **options)
     there = len(data.train_labels) + len(data.test_labels)
     rate = (time.perf_counter() - started) / there
     size = (data.train_images.nbytes + data.test_images.nbytes) / there

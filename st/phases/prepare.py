@@ -19,13 +19,14 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
     Raises StError if the source's files are not as they should be, or the job's normalisation does
     not fit them.
     """
+    options = changes.whole(job)
     # before they are read: what changes meanwhile will be noticed
-    source = changes.facts(job["source"], job["options"])
+    source = changes.facts(job["source"], options)
     read = registry.datasets.get(job["source"])
     if not read.writes:
-        found = read(**job["options"])
+        found = read(**options)
         if source and not source["quick"]:  # downloaded only now
-            source = changes.facts(job["source"], job["options"])
+            source = changes.facts(job["source"], options)
         _write(job, found, data, source)
         return
     depends_on = {
@@ -36,7 +37,7 @@ def run(job: Job, data: Path, threads: int = 0) -> None:
     }  # fmt: skip
     threads = threads or len(os.sched_getaffinity(0))
     with Writer(data.with_suffix(".shards"), fingerprint(depends_on), threads) as writer:
-        _write(job, read(writer, **job["options"]), data, source)
+        _write(job, read(writer, **options), data, source)
         writer.finish()
 
 

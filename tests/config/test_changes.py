@@ -14,6 +14,7 @@ from st.config import changes
 from st.config.check import parse
 from st.config.grid import Grid
 from st.config.layout import DATA
+from st.core import registry
 from st.core.errors import StError
 from st.data.dataset import load_data
 from st.phases import prepare
@@ -35,6 +36,13 @@ def place(tmp_path, monkeypatch, tiny):
 def job(params: dict) -> dict:
     changes.fingerprint.cache_clear()  # as another process
     return Grid(parse(params)).prepare("pets")
+
+
+def images(params: dict) -> dict:
+    """What of the job decides whether it must run again."""
+    found = job(params)
+    found.pop("where", None)
+    return found
 
 
 def made(params: dict) -> dict:
@@ -133,6 +141,44 @@ def test_the_same_images_are_the_same_job(place, compare, monkeypatch):
     monkeypatch.setattr(changes, "full_fingerprint", lambda p: reads.append(p) or read(p))
     assert job(params) == first
     assert len(reads) == (compare == "contents")  # dates: read once, then known
+
+
+@pytest.mark.parametrize("compare", ["dates", "contents"])
+@pytest.mark.parametrize("copied", [False, True])
+def test_moved_images_are_the_same(place, compare, copied):
+    root, params = place
+    params["datasets"]["pets"]["compare"] = compare
+    made(params)
+    first = images(params)
+    if copied:
+        shutil.copytree(root / "images", root / "other")
+    else:
+        (root / "images").rename(root / "other")
+    options = params["datasets"]["pets"]["options"]
+    for place in ("other/", str(root / "other"), "./other"):
+        options["root"] = place
+        assert images(params) == first and job(params)["where"] == {"root": place}
+        parse(params, images=True)
+        prepare.run(job(params), Path("again/data.safetensors"))  # reads where they are now
+    Image.fromarray(np.full((8, 8), 7, dtype=np.uint8)).save(root / "other/cat/0.png")
+    assert images(params) != first
+    options["root"] = "nowhere"  # not taken for a machine that has the results only
+    with pytest.raises(StError, match="nowhere is not there"):
+        parse(params, images=True)
+
+
+def test_images_that_are_downloaded_later_are_the_same(tiny):
+    tiny["datasets"] = {"pets": {"source": "mnist", "options": {"download": True}}}
+    there = images(tiny)
+    tiny["datasets"]["pets"]["options"] = {"root": "/elsewhere"}
+    assert images(tiny) == there
+
+
+def test_where_names_options_only(place, monkeypatch):
+    _, params = place
+    monkeypatch.setattr(registry.datasets.get("imagefolder"), "where", ("rot",))
+    with pytest.raises(StError, match="`where` of the data set 'imagefolder' names 'rot'"):
+        parse(params)
 
 
 @pytest.mark.parametrize("compare", ["dates", "contents"])

@@ -46,6 +46,15 @@ def test_unchanged_images_rerun_nothing(project):
     assert jobs(snakemake(project, "--dry-run", "phase_evaluate")) == set()
 
 
+def test_moved_images_rerun_nothing(project):
+    text = (project / "params.yaml").read_text()
+    (project / "pets").rename(project / "photographs")
+    (project / "params.yaml").write_text(text.replace("root: pets", "root: photographs/"))
+    assert jobs(snakemake(project, "--dry-run", "phase_evaluate")) == set()
+    (project / "photographs").rename(project / "pets")
+    (project / "params.yaml").write_text(text)
+
+
 def test_dvc_notices_another_image_and_both_agree(project):
     said = run(project, "dvc", "repro", "evaluate")
     assert "Stage 'pretrain' didn't change" in said

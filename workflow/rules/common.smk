@@ -128,6 +128,18 @@ def job(phase, architecture=""):
     return lambda wildcards: json.dumps(GRID.job(phase, experiment(wildcards, architecture)))
 
 
+def images(wildcards):
+    """The param `images`: the job of prepare but for where the files lie, so that moved ones are the
+    same."""
+    told = GRID.job("prepare", experiment(wildcards))
+    return json.dumps({key: value for key, value in told.items() if key != "where"})
+
+
+def prepare_job(wildcards, input):
+    """The param `job` of prepare. As it derives from inputs it makes nothing run again: `images` does."""
+    return job("prepare")(wildcards)
+
+
 def inputs(phase):
     """The job's input files, to be unpacked: of those that it does not have, none."""
 

@@ -20,7 +20,8 @@ rule prepare:
         mem_mb=memory("prepare"),
         runtime=runtime("prepare"),
     params:
-        job=job("prepare"),
+        images=images,
+        job=prepare_job,
         plugins=plugins,
     message:
         "prepare {wildcards.dataset}"

@@ -3,7 +3,8 @@
 Its attribute `shape` tells ((channels, height, width), classes) from the options alone, without
 reading any image, or None where only the images tell. Budgets can then be checked before any job.
 Its attribute `paths` tells from the options which files and folders it reads, so that changes of
-them are noticed; a source without it is taken never to change.
+them are noticed; a source without it is taken never to change. Beside it, `where` names the options
+that only say where these are: the same files elsewhere are the same images.
 """
 
 from pathlib import Path

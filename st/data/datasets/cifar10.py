@@ -13,3 +13,4 @@ def cifar10(*, root: str = "data", download: bool = False) -> Data:
 
 cifar10.shape = fixed(3, 32, 10)
 cifar10.paths = below("cifar-10-batches-py")
+cifar10.where = ("root", "download")

@@ -13,3 +13,4 @@ def cifar100(*, root: str = "data", download: bool = False) -> Data:
 
 cifar100.shape = fixed(3, 32, 100)
 cifar100.paths = below("cifar-100-python")
+cifar100.where = ("root", "download")

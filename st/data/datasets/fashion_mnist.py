@@ -13,3 +13,4 @@ def fashion_mnist(*, root: str = "data", download: bool = False) -> Data:
 
 fashion_mnist.shape = fixed(1, 28, 10)
 fashion_mnist.paths = below("FashionMNIST/raw")
+fashion_mnist.where = ("root", "download")

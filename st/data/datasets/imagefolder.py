@@ -147,6 +147,7 @@ imagefolder.shape = _shape
 imagefolder.sample = _sample
 imagefolder.writes = True  # shards
 imagefolder.paths = lambda *, root, **others: [expanded(root)]
+imagefolder.where = ("root",)
 
 
 def _check_sizes(size: int | None, test_resize: int | None, train_size: int | None) -> None:

@@ -13,3 +13,4 @@ def mnist(*, root: str = "data", download: bool = False) -> Data:
 
 mnist.shape = fixed(1, 28, 10)
 mnist.paths = below("MNIST/raw")
+mnist.where = ("root", "download")
