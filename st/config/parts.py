@@ -122,8 +122,11 @@ def search_problems(search: Search) -> Iterator[str]:
 def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iterator[str]:
     """What is wrong with an objective whatever the network. `mixing`: the place of augmentations
     that mix images, if there are any."""
-    for name in objective if mixing else ():
-        if not registry.losses.get(name).soft:
+    for name, options in objective.items():
+        loss = registry.losses.get(name)
+        if loss.parts and not any(options[part] for part in loss.parts):
+            yield f"loss '{name}': {' and '.join(loss.parts)} are 0, so it does nothing; leave it out"
+        if mixing and not loss.soft:
             yield (
                 f"loss '{name}' needs images of one class each, but {mixing} mixes them; leave "
                 "out mixup and cutmix, or it"

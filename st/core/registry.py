@@ -200,7 +200,13 @@ criteria = Registry(
 )  # fmt: skip
 inits = Registry("init", "st.networks.inits", needs=("source",))
 losses = Registry(
-    "loss", "st.training.losses", needs=("teacher", "taps"), soft=False, recipe=(), adapter=None
+    "loss",
+    "st.training.losses",
+    needs=("teacher", "taps"),
+    soft=False,
+    parts=(),
+    recipe=(),
+    adapter=None,
 )
 targets = Registry("target", "st.deploy.targets")
 

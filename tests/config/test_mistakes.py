@@ -101,6 +101,14 @@ IDLE = [
         *("methods.st.objective", "datasets.digits.augment mixes them"),
     ),
     ({"methods.st.objective": {"ce": 0, "kd": 0.0}}, "methods.st.objective", "above 0"),
+    (
+        {"methods.st.objective": {"ce": 1, "rkd": {"weight": 1, "distance": 0, "angle": 0}}},
+        *("methods.st.objective", "loss 'rkd': distance and angle are 0, so it does nothing"),
+    ),
+    (
+        {"methods.st.objective": {"ce": 1, "dkd": {"weight": 1, "alpha": 0, "beta": 0}}},
+        *("methods.st.objective", "loss 'dkd': alpha and beta are 0, so it does nothing"),
+    ),
 ]
 
 

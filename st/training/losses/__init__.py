@@ -10,6 +10,7 @@ A loss is called with the student's outputs, the teacher's (None without a teach
   of the loss's options.
 - `soft`, True if labels may be probabilities (n, classes), as those of mixed images are, or if the
   loss does not look at labels. Others are refused where images are mixed.
+- `parts`: options that are weights of what it consists of; not all may be 0.
 - `recipe`, only where a loss looks at the training's recipe: the keys that it is called with.
 - `adapter`, only where a loss has weights of its own: a function of a sample of the student's and
   the teacher's outputs, and of the options, that returns an nn.Module. It may use torch's random

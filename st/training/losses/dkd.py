@@ -49,3 +49,4 @@ def dkd(
 
 
 dkd.teacher, dkd.taps = True, ("logits",)
+dkd.parts = ("alpha", "beta")

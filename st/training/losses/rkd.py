@@ -42,3 +42,4 @@ def rkd(student, teacher, labels, *, distance: Weight = 25.0, angle: Weight = 50
 
 rkd.teacher, rkd.taps = True, ("features",)
 rkd.soft = True
+rkd.parts = ("distance", "angle")
