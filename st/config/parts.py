@@ -125,7 +125,8 @@ def objective_problems(objective: Mapping[str, Any], mixing: str | None) -> Iter
     for name, options in objective.items():
         loss = registry.losses.get(name)
         if loss.parts and not any(options[part] for part in loss.parts):
-            yield f"loss '{name}': {' and '.join(loss.parts)} are 0, so it does nothing; leave it out"
+            parts = " and ".join(loss.parts)
+            yield f"loss '{name}': {parts} are 0, so it does nothing; leave it out"
         if mixing and not loss.soft:
             yield (
                 f"loss '{name}' needs images of one class each, but {mixing} mixes them; leave "
