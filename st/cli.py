@@ -242,7 +242,7 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from st.core.records import record
+    from st.core.versions import record
 
     record()
 

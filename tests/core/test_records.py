@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from st.core import records
+from st.core import records, versions
 from st.core.errors import StError
 from st.core.snakemake_internals import RECORDS, record_path
 
@@ -95,12 +95,12 @@ def test_a_damaged_archive_is_named(project, text):
 def test_without_results_there_is_nothing_to_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StError, match="nothing to record"):
-        records.record()
+        versions.record()
     assert not list(tmp_path.iterdir())
 
 
 def test_within_dvc_only_the_archive_is_written(project, monkeypatch):
     Path(".dvc").mkdir()
     monkeypatch.setenv("DVC_STAGE", "report")
-    records.record()
+    versions.record()
     assert records.ARCHIVE.exists()

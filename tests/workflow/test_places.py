@@ -163,7 +163,7 @@ def test_why_versions_are_not_recorded(project, kind):
     change, words = OBSTACLES[kind]
     change(project)
     result(project)
-    script = "from st.core import records; records.record_with_dvc()"
+    script = "from st.core import versions; versions.tell_dvc()"
     told = run(project, sys.executable, "-c", script, fails=kind != "no git")
     line = told.strip().splitlines()[-1]
     assert "versions are not recorded" in line and words in line, told
@@ -213,7 +213,7 @@ def test_git_s_own_reasons(project, tmp_path, script, words):
         (tools / "git").write_text(f"#!/bin/sh\n{script}\n")
         (tools / "git").chmod(0o755)
     told = run(
-        project, sys.executable, "-c", "from st.core import records; records.record_with_dvc()",
+        project, sys.executable, "-c", "from st.core import versions; versions.tell_dvc()",
         PATH=str(tools),
     )  # fmt: skip
     assert words in told and "git init" not in told and told.count("\n") == 1

@@ -1,6 +1,6 @@
-"""Records of what was made, for DVC and for other clones: see st/core/records.py."""
+"""Records of what was made, for other clones (st/core/records.py) and for DVC (st/core/versions.py)."""
 
-from st.core import records
+from st.core import records, versions
 
 if internals.persistence_backend(workflow) != "file":
     raise WorkflowError(
@@ -20,6 +20,6 @@ def record_versions():
     try:
         records.pack()
         if internals.is_default_config(workflow) and internals.is_made(workflow, "report"):
-            records.record_with_dvc()
+            versions.tell_dvc()
     except StError as error:
         print(error, file=sys.stderr)
