@@ -38,7 +38,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from st.core import device, progress, registry
-from st.core.device import WARM_UP, choose
+from st.core.capture import WARM_UP
+from st.core.device import choose
 from st.data.augment import Augment
 from st.data.images import Images
 from st.pruning.latency import seconds

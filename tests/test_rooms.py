@@ -214,6 +214,8 @@ RERUN = {
     "core/files.py": JOBS.keys(),
     "core/errors.py": set(),
     "core/process.py": set(),
+    "core/locks.py": {*TRAINS, "prepare", "search by taylor", *DEPLOYS, *EVALUATES},
+    "core/capture.py": {*TRAINS, "search by taylor", *DEPLOYS, *EVALUATES},
     "core/device.py": {*TRAINS, "search by taylor", *DEPLOYS, *EVALUATES},
     "core/types.py": {*TRAINS, "prepare"},
     "networks/graph.py": JOBS.keys() - {"prepare", "report"},

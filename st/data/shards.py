@@ -21,7 +21,8 @@ from typing import Any, Self
 import numpy as np
 
 from st.core.errors import StError
-from st.core.files import alone, read_json, whole, write_json
+from st.core.files import read_json, whole, write_json
+from st.core.locks import alone
 from st.core.process import in_order
 from st.core.progress import say
 from st.data.decode import Made

@@ -5,20 +5,17 @@ here needs torch. A program is JSON throughout: whoever reads it needs neither t
 imported from nor pickle.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from math import prod
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from st.core.errors import StError
 from st.networks.drawing import Axis, Drawing, Extent, Group, Keep, Tensor, Term
 
-VERSION = 1
 FIXED = -1  # in layouts: a position that is never removed
 BATCH = 2  # images for which the shapes of results are told
 
@@ -122,7 +119,8 @@ class Program(Drawing):
     notes: list[str] = field(default_factory=list)
 
     @cached_property
-    def _layouts(self) -> list[np.ndarray]:
+    def arrays(self) -> list[np.ndarray]:
+        """`layouts`, each (positions,)."""
         return [np.array(layout, dtype=np.int64) for layout in self.layouts]
 
     def extents(self) -> dict[Any, Extent]:
@@ -134,7 +132,7 @@ class Program(Drawing):
         firsts = [group.first for group in self.groups.values()]
         names, found = list(self.groups), {}
         # a unit's group is the last that begins before it
-        for number, layout in enumerate(self._layouts):
+        for number, layout in enumerate(self.arrays):
             owners, counts = np.unique(np.searchsorted(firsts, layout, "right"), return_counts=True)
             fixed, times = 0, {}
             for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
@@ -148,7 +146,7 @@ class Program(Drawing):
     def positions(self, keep: Keep) -> dict[Any, np.ndarray]:
         """By the numbers of layouts; see Drawing."""
         mask = self._mask(keep)
-        return {n: np.flatnonzero(mask[layout]) for n, layout in enumerate(self._layouts)}
+        return {n: np.flatnonzero(mask[layout]) for n, layout in enumerate(self.arrays)}
 
     def _mask(self, keep: Keep) -> np.ndarray:
         """By unit, whether it is kept; FIXED is the last."""
@@ -162,7 +160,7 @@ class Program(Drawing):
     def places(self, axis: Axis, group: str, keep: Keep) -> np.ndarray:
         """By the numbers of layouts; see Drawing."""
         assert isinstance(axis, int)
-        layout = self._layouts[axis]
+        layout = self.arrays[axis]
         layout = layout[self._mask(keep)[layout]]
         units = self.groups[group]
         found = np.flatnonzero((layout >= units.first) & (layout < units.first + units.size))
@@ -284,80 +282,6 @@ class Program(Drawing):
             args[1] = remaining(args[0])[1]
         return replace(node, args=args)
 
-    def to_json(self) -> dict[str, Any]:
-        """As a file has it; `from_json` reads it back."""
-        nodes = {form: [_brief(node) for node in nodes] for form, nodes in self.forms.items()}
-        runs = [_runs(layout) for layout in self._layouts]
-        return {"version": VERSION, **asdict(self), "forms": nodes, "layouts": runs}
-
-    @classmethod
-    def from_json(cls, data: Any) -> "Program":
-        """Read `to_json`'s data; raises StError if it is none, or does not fit together."""
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise StError(f"'program' is not one of version {VERSION}; import the network again")
-        try:
-            told = {key: value for key, value in data.items() if key != "version"}
-            runs = _RUNS.validate_python(told.get("layouts"))
-            if sum(count for layout in runs for _, _, count in layout) > MOST_POSITIONS:
-                raise ValueError("layouts are too long")
-            layouts = [
-                [start + step * n for start, step, count in layout for n in range(count)]
-                for layout in runs
-            ]
-            program = _PROGRAM.validate_python({**told, "layouts": layouts})
-            program._verify()
-        except (ValidationError, ValueError, KeyError, IndexError, TypeError) as error:
-            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise StError(f"'program' is damaged ({what}); import the network again") from error
-        return program
-
-    def _verify(self) -> None:
-        """Raise ValueError, or what indices raise, unless all parts fit together."""
-        first = 0
-        for name, group in self.groups.items():
-            _require(group.name == name and group.size > 0 and group.first == first, name)
-            first += group.size
-            for tensor, axis in group.members:
-                _require(self.stored[tensor].layout[axis] is not None, tensor)
-        for layout in self._layouts:
-            _require(len(layout) > 0 and layout.min() >= FIXED and layout.max() < first, "layouts")
-            times = np.bincount(layout[layout >= 0], minlength=first)
-            for group in self.groups.values():
-                _require(len(set(times[group.first : group.first + group.size])) == 1, group.name)
-        lengths = [len(layout) for layout in self._layouts]
-
-        def fits(shape: Sequence[int], layout: Sequence[int | None]) -> bool:
-            return len(shape) == len(layout) and all(
-                size >= 0 and (number is None or lengths[number] == size)
-                for size, number in zip(shape, layout, strict=True)
-            )
-
-        for name, held in self.stored.items():
-            _require(fits(held.shape, held.layout), name)
-        for name, other in self.tied.items():
-            _require(other in self.stored and name not in self.stored, name)
-        _require(self.forms.keys() == {"train", "eval"}, "forms")
-        for form, nodes in self.forms.items():
-            for number, node in enumerate(nodes):
-                _require(all(0 <= used < number for used in uses(node)), f"node {number}")
-                _require(all(map(fits, node.shapes, node.layouts)), f"node {number}")
-                for name in named(node):
-                    _require(name in self.stored, name)
-            _require(nodes[0].op == INPUT and nodes[-1].op == OUTPUT, "forms")
-            for tap in self.taps.values():
-                _require(0 <= tap[form] < len(nodes), "taps")
-        _require("logits" in self.taps, "taps")
-
-
-MOST_POSITIONS = 10**8
-_PROGRAM = TypeAdapter(Program)
-_RUNS = TypeAdapter(list[list[tuple[int, int, int]]])
-
-
-def _require(condition: Any, what: str) -> None:
-    if not condition:
-        raise ValueError(f"{what} does not fit")
-
 
 def _term(layer: str, params: int, macs: int, sizes: Sizes, images: int = 1) -> Term:
     fixed = prod(size for size, layout in sizes if layout is None) // images
@@ -384,25 +308,6 @@ def _layer_of(tensor: str) -> str:
 def _lengths(sizes: Sizes, kept: Mapping[Any, np.ndarray]) -> list[int]:
     """What remains of each axis."""
     return [size if number is None else len(kept[number]) for size, number in sizes]
-
-
-def _brief(node: Node) -> dict[str, Any]:
-    """Without what is empty."""
-    told = {name: getattr(node, name) for name in ("op", "args", "kwargs", "shapes", "layouts")}
-    return {name: value for name, value in {**told, "module": node.module}.items() if value}
-
-
-def _runs(layout: np.ndarray) -> list[tuple[int, int, int]]:
-    """(start, step, count) of arithmetic sequences, as many as needed."""
-    runs: list[tuple[int, int, int]] = []
-    steps, at = np.diff(layout), 0
-    while at < len(layout):
-        step = int(steps[at]) if at < len(steps) else 0
-        other = np.flatnonzero(steps[at:] != step)
-        count = int(other[0]) + 1 if len(other) else len(layout) - at
-        runs.append((int(layout[at]), step, count))
-        at += count
-    return runs
 
 
 def _parts(argument: Any, kind: str) -> list[Any]:

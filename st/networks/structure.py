@@ -10,6 +10,7 @@ import numpy as np
 
 from st.core.errors import StError, one_line, sizes
 from st.core.files import read_json, write_json
+from st.networks import program_file
 from st.networks.drawing import Drawing, Keep
 from st.networks.graph import draw
 from st.networks.program import Program
@@ -101,7 +102,7 @@ class Structure:
 
     def to_json(self) -> dict[str, Any]:
         """As structure.json says it; `from_json` reads it back."""
-        told = {"program": self.program.to_json()} if self.program else {}
+        told = {"program": program_file.to_json(self.program)} if self.program else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -147,7 +148,7 @@ class Structure:
         require(isinstance(keep, dict), "'keep' must map groups to channels")
         try:
             told = data.get("program")
-            program = Program.from_json(told) if told is not None else None
+            program = program_file.from_json(told) if told is not None else None
             require(
                 program is None
                 or (program.input_shape, program.classes) == (tuple(shape), classes),

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from st.core.device import WARM_UP, Device, choose
+from st.core.capture import WARM_UP
+from st.core.device import Device, choose
 from st.networks.network import bare
 from st.networks.structure import Structure
 

@@ -18,8 +18,8 @@ import torch
 
 from st.core.device import Device
 from st.core.errors import StError
-from st.core.files import alone
 from st.core.job import fingerprint
+from st.core.locks import alone
 from st.core.progress import say
 from st.core.tensors import VERSION, read_tensors, write_tensors
 from st.training.launch import STOP, Abandoned

@@ -11,8 +11,9 @@ from helpers.training import ALL, a_run, a_teacher, trained
 from torch import nn
 from torch.nn import functional as F
 
-from st.core import device
-from st.core.device import WARM_UP, Captured, Device
+from st.core import capture
+from st.core.capture import WARM_UP, Captured
+from st.core.device import Device
 from st.data import views
 from st.data.augment import Augment
 from st.networks import network
@@ -129,7 +130,7 @@ def with_recorder(monkeypatch, recorder, **arguments):
     made = []
 
     def repeatable(self, step):
-        made.append(recorder(step, self))
+        made.append(recorder(step, self.name))
         return made[0]
 
     with monkeypatch.context() as patch:
@@ -184,7 +185,7 @@ def test_who_computes_in_bfloat16():
 def test_where_capturing_fails_steps_go_on(monkeypatch):
     """As when a loss waits for the device: what the capture left behind must not count."""
     said = []
-    monkeypatch.setattr(device, "say", said.append)
+    monkeypatch.setattr(capture, "say", said.append)
 
     class Failing(Practised):
         def _capture(self):
@@ -205,7 +206,7 @@ def test_a_failed_capture_restores_the_stream_and_tells_all_causes(monkeypatch):
     """torch.cuda.graph leaves its context in the order of this stand-in: where ending the capture
     fails, the stream is not restored, and the first cause is behind a second one."""
     said, freed, current = [], [], ["default"]
-    monkeypatch.setattr(device, "say", said.append)
+    monkeypatch.setattr(capture, "say", said.append)
 
     class Graph:
         def reset(self):
@@ -240,7 +241,7 @@ def test_a_failed_capture_restores_the_stream_and_tells_all_causes(monkeypatch):
         if current[0] == "capturing":
             raise ValueError("a loss asks for a value")
 
-    step_or_not = Beside(step, Device("cuda"))
+    step_or_not = Beside(step, "cuda")
     for _ in range(WARM_UP + 2):
         step_or_not()
     assert streams == ["default"] * WARM_UP + ["capturing"] + ["default"] * 2

@@ -15,7 +15,7 @@ from helpers.project import run
 
 from st import cli
 from st.core import files
-from st.core.files import alone
+from st.core.locks import alone
 from st.core.progress import logger
 from st.networks.checkpoint import load_model
 from st.training import resume
