@@ -314,9 +314,13 @@ def _exports(params: Params) -> Iterator[str]:
         found = _reference(key, rows, "row of the table")
         yield from (f"exports.{key}: {p}" for p in found)
         for target in export.to:
+            found = _reference(target, registry.targets.names(), "target")
+            yield from (f"exports.{key}.to: {p}" for p in found)
+            if found:
+                continue
             if f"{key}-{target}" in rows:
                 yield f"exports.{key}.to: '{key}-{target}' is a row already; rename that method"
-            needed = registry.targets.get(target).needs
+            needed = registry.targets.get(target).packages
             missing = [name for name in needed if importlib.util.find_spec(name) is None]
             if missing:
                 yield (

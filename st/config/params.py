@@ -229,7 +229,7 @@ class Method(Section):
 class Export(Section):
     """Files for other programs that are made of a row's networks; each is a row of its own."""
 
-    to: Several[Literal["onnx", "int8", "torch", "module"]] = Field(
+    to: Several[str] = Field(
         ["onnx"],
         description="onnx: the same network in ONNX; int8: in 8-bit integers, by onnxruntime's "
         "static quantisation with ranges measured on training images; torch: torch.export's "

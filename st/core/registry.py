@@ -200,15 +200,13 @@ criteria = Registry(
 )  # fmt: skip
 inits = Registry("init", "st.networks.inits", needs=("source",))
 losses = Registry(
-    "loss",
-    "st.training.losses",
-    needs=("teacher", "taps"),
-    soft=False,
-    parts=(),
-    recipe=(),
-    adapter=None,
-)
-targets = Registry("target", "st.deploy.targets")
+    "loss", "st.training.losses", needs=("teacher", "taps"),
+    soft=False, parts=(), recipe=(), adapter=None,
+)  # fmt: skip
+targets = Registry(
+    "target", "st.deploy.targets", needs=("suffix", "runtime", "run", "call"),
+    beside=(), packages=(), calibrated=False, exact=True, tag="pytorch",
+)  # fmt: skip
 
 
 def look_here() -> None:

@@ -117,9 +117,7 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         "tags": ["image-classification", "model-compression", "pruning", model.structure.label],
         "weights": model.provenance["weights"],
     }
-    formats = {"onnx": "onnx", "int8": "onnx", "torch": "pytorch", "module": "pytorch"}
-    kinds = [formats.get(report["target"], report["target"]) for report in facts["reports"]]
-    front["tags"] += dict.fromkeys(kinds)
+    front["tags"] += dict.fromkeys(targets.get(r["target"]).tag for r in facts["reports"])
     if facts["measured"]:
         front["metrics"] = ["accuracy"]
         results = [

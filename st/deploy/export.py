@@ -48,7 +48,7 @@ def export(
     Returns the report, which is also written to OUT.json. Raises StError, having written nothing,
     if a package is missing, the data do not fit, or the file computes something else.
     """
-    require(targets.get(to).needs, f"export to {to}")
+    require(targets.get(to).packages, f"export to {to}")
     model = model if isinstance(model, Model) else load(model)
     path = Path(out)
     if not path.name.strip("."):
@@ -62,7 +62,7 @@ def write(
 ) -> Report:
     """As `export`, with all its files named; without `data` it is checked on random images."""
     kind = targets.get(to)
-    require(kind.needs, f"export to {to}")
+    require(kind.packages, f"export to {to}")
     if path.suffix != kind.suffix:
         raise StError(f"{path}: a file of the target '{to}' must end in {kind.suffix}")
     check_card(card, model.provenance["weights"])
@@ -100,7 +100,7 @@ def write(
             "data": told_of_data,
             "calibrated_on": 0 if calibration is None else len(calibration),
             "check": check,
-            "versions": {"st": __version__, **_versions(("torch", *kind.needs))},
+            "versions": {"st": __version__, **_versions(("torch", *kind.packages))},
         }
         write_json(folder / about.name, report)
         reports = other_reports(path, about, model.provenance["weights"])

@@ -64,7 +64,7 @@ def _program(path: Path, threads: int) -> Opened:
 
 
 def _onnx(path: Path, threads: int) -> Opened:
-    require(targets.get("onnx").needs, f"{path}: an .onnx file")
+    require(targets.get("onnx").packages, f"{path}: an .onnx file")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -189,7 +189,8 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
         )
     files = {row["method"]: row for found in job["exports"].values() for row in found}
     for name, row in files.items():
-        yield name, f"the network of row {row['of']} {FILES.get(row['to'], row['to'])}."
+        kind = FILES.get(row["to"], f"as a file of kind {row['to']}")
+        yield name, f"the network of row {row['of']} {kind}."
 
 
 FILES = {

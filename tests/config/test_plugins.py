@@ -19,8 +19,8 @@ from st.pruning.search import searched
 from st.pruning.selection import Budget
 from st.training.objective import Objective
 
-KINDS = ("architectures", "datasets", "criteria", "inits", "losses")
-HEAD = "from st.core.registry import architectures, criteria, datasets, inits, losses\n"
+KINDS = ("architectures", "datasets", "criteria", "inits", "losses", "targets")
+HEAD = f"from st.core.registry import {', '.join(KINDS)}\n"
 COUNT = iter(range(1000))
 OWN = ("plugin_of_tests_", __name__)  # modules whose functions are registered here
 
@@ -57,6 +57,10 @@ def refusal(tiny, name) -> str:
         (
             "@inits.register\ndef mine(structure, source, seed): pass",
             "init 'mine': its function lacks the attribute 'source'; docs/extending.md",
+        ),
+        (
+            "@targets.register\ndef mine(model, path, raw, calibration=None): pass",
+            "target 'mine': its function lacks the attribute 'suffix'; docs/extending.md",
         ),
         (
             "@losses.register\ndef mine(student, teacher, labels): pass",

@@ -14,7 +14,7 @@ def project(tmp_path):
     folder = copy_project(tmp_path)
     code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     params = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(code) == 5
+    assert len(code) == 6
     (folder / "my_parts.py").write_text("\n".join(code))
     (folder / "params.yaml").write_text(params[-1])
     return folder
@@ -31,10 +31,17 @@ def test_the_page_works(project):
     snakemake(project, "results/table.csv")
     with open(project / "results/table.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"supernet", "mine"}
+    assert set(rows) == {"supernet", "mine", "mine-pickled"}
+    assert rows["mine-pickled"]["accuracy_mean"] == rows["mine"]["accuracy_mean"]
     assert rows["mine"]["dataset"] == "stripes" and float(rows["mine"]["params_kept"]) <= 0.3
     assert rows["mine"]["teacher"] == "supernet"
     # Stripes are easy: the plugin's data, network, init and loss do what they should.
     assert float(rows["mine"]["accuracy_mean"]) > 90
+    assert (
+        "pytorch"
+        in (
+            project / "results/evaluate/stripes/plainnet/seed0/mine-pickled/MODEL_CARD.md"
+        ).read_text()
+    )
     edit(project / "my_parts.py", "np.abs(rows).max", "np.abs(rows).min")
     assert "search stripes/plainnet/seed0/mine" in jobs(snakemake(project, "-n"))

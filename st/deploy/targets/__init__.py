@@ -4,10 +4,10 @@ It takes (model, path, raw, calibration). `model`: a `st.deploy.model.Model`; `p
 write, with those that belong to it beside; `raw`: whether the file takes pixels of 0 to 255 and
 normalises them itself; `calibration`: uint8 images (n, channels, height, width) on which ranges are
 measured, for kinds that need them. Attributes say the rest: `suffix` of its file; `beside`, those
-of the files that lie beside it; `runtime`, what runs it; `needs`, the packages that write and run
+of the files that lie beside it; `runtime`, what runs it; `packages`, those that write and run
 them beside torch; `calibrated`, whether it needs images; `exact`, whether the file computes what
 the network does, up to rounding; `run`, a function of (path, threads) that gives a function from a
-batch to logits, numpy arrays both; `call`, how a person runs it.
+batch to logits, numpy arrays both; `call`, how a person runs it; `tag`, what hubs call the format.
 """
 
 import importlib.util

@@ -78,6 +78,6 @@ class _Batches:
         return None if batch is None else {self._name: batch}
 
 
-int8.beside, int8.runtime = onnx.beside, onnx.runtime
-int8.suffix, int8.needs, int8.run, int8.call = ".onnx", onnx.needs, onnx.run, onnx.call
+int8.runtime, int8.tag, int8.packages = onnx.runtime, onnx.tag, onnx.packages
+int8.suffix, int8.run, int8.call = ".onnx", onnx.run, onnx.call
 int8.calibrated, int8.exact = True, False

@@ -82,8 +82,7 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 module.suffix = ".py"
 module.beside = (".safetensors",)
-module.runtime, module.needs = "torch", ()
-module.calibrated, module.exact = False, True
+module.runtime = "torch"
 module.run = run
 module.call = """\
 from {stem} import load

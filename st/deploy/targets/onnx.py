@@ -95,9 +95,8 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 
 onnx.suffix = ".onnx"
-onnx.beside, onnx.runtime = (), "onnxruntime"
-onnx.needs = ("onnx", "onnxscript", "onnxruntime")
-onnx.calibrated, onnx.exact = False, True
+onnx.runtime, onnx.tag = "onnxruntime", "onnx"
+onnx.packages = ("onnx", "onnxscript", "onnxruntime")
 onnx.run = run
 onnx.call = """\
 import numpy as np, onnxruntime

@@ -57,9 +57,7 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 
 torch.suffix = ".pt2"
-torch.beside, torch.runtime = (), "torch"
-torch.needs = ()
-torch.calibrated, torch.exact = False, True
+torch.runtime = "torch"
 torch.run = run
 torch.call = """\
 import torch
