@@ -16,6 +16,7 @@ from st.core import registry
 from st.core.errors import StError
 from st.core.types import Distinct, Finite, Flag, Fraction, Number, Section, Several, Whole
 from st.data.augment import Augment
+from st.data.dataset import held_out
 from st.training.recipe import Training, TrainingChange
 
 
@@ -111,9 +112,7 @@ class DataSet(Section):
     @property
     def held_out(self) -> str:
         """What is evaluated in place of the test part, '' if nothing is."""
-        if self.holdout > 0:
-            return "held-out training images"
-        return "the val images" if self.options.get("val") == "holdout" else ""
+        return held_out(self.holdout, self.options)
 
 
 class Architecture(Section):
@@ -178,9 +177,9 @@ class Search(Section):
     options: Options = Field({}, description="The criterion's options.")
     ranking: Literal["global", "normalized", "local"] = Field(
         "global",
-        description="Rank channels over all layers; the same by score over the mean score of their "
-        "layer; or within each layer, so that all keep the same fraction. Criteria whose scores "
-        "grow with a layer's size refuse `global`.",
+        description="Rank channels over all layers; the same by score over the mean magnitude of "
+        "their layer's scores; or within each layer, so that all keep the same fraction. Criteria "
+        "whose scores grow with a layer's size refuse `global`.",
     )
     budget: BudgetSection = BudgetSection()
     min_channels: Annotated[Whole, Field(ge=1, le=65536)] = Field(

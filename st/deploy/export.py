@@ -15,7 +15,7 @@ from st.core.files import check_apart, together, write_json, write_text
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.core.tensors import read_header
-from st.data.dataset import FORMAT, Data, Stored, load_data
+from st.data.dataset import FORMAT, Data, Stored, held_out, load_data
 from st.deploy.card import CARD, check_card, other_reports
 from st.deploy.card import card as card_text
 from st.deploy.model import Model, Portable, load
@@ -157,13 +157,12 @@ def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | 
             "the network was trained on with --data"
         )
     job = read_header(path, FORMAT).get("job") or {}
-    options = job.get("options") or {}
-    held_out = job.get("holdout") or options.get("val") == "holdout"
+    evaluated = held_out(job.get("holdout") or 0, job.get("options") or {})
     counts = np.bincount(data.test_labels, minlength=len(data.classes))
     return data, {
         "name": Path(path).resolve().parent.name,
         "source": job.get("source"),
-        "split": "held-out training images" if held_out else "test images",
+        "split": evaluated or "test images",
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),
         "test_by_class": dict(zip(data.classes, counts.tolist(), strict=True)),

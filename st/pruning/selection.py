@@ -113,7 +113,7 @@ def select_channels(
     """The best-scored channels that the budget pays for.
 
     Channels are ranked together by score (`global`, as network slimming's single threshold), by
-    score over the mean score of their group (`normalized`: for scores that grow with a layer's
+    score over the mean of its group's magnitudes (`normalized`: for scores that grow with a layer's
     size), or by their place within their group (`local`: the same fraction of every layer, as Li
     et al.'s pruning ratio). They are added from the top until one would exceed the budget; after
     it, each further one that still fits is added too. So the budget is met from below and the

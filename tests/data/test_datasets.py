@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def test_statistics_are_numpys(channels):
     np.testing.assert_allclose(deviation, images.std(axis=(0, 2, 3)), rtol=1e-12)
     flat = np.full((3, 1, 2, 2), 7, dtype=np.uint8)
     assert Data(flat, labels[:3], flat, labels[:3], ["a"]).statistics()[1] > 0
+
+
+def test_a_digest_knows_images_labels_and_normalisation():
+    data = datasets.get("digits")()
+    digests = [
+        replace(data, **changes).digest()
+        for changes in (
+            {}, {"train_images": data.train_images[::-1]}, {"test_labels": data.test_labels[::-1]},
+            {"normalisation": ((0.5,), (0.5,))}, {"normalisation": ((0.5,), (0.25,))},
+        )
+    ]  # fmt: skip
+    assert len(set(digests)) == len(digests) and digests[0] == data.digest()
 
 
 def test_holdout():

@@ -544,3 +544,20 @@ def test_the_script_of_the_page_runs_without_torch(project, tmp_path, onnx):
         for name, answer in zip(names, model.predict([tmp_path / n for n in names]), strict=True)
     ]
     assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    "job, split",
+    [
+        ({}, "test images"),
+        ({"holdout": 0.2, "options": {}}, "held-out training images"),
+        ({"holdout": 0.0, "options": {"val": "holdout"}}, "the val images"),
+        ({"options": {"val": "test"}}, "test images"),
+    ],
+)
+def test_cards_name_the_images_that_were_evaluated(project, tmp_path, job, split):
+    data = tmp_path / "stripes" / "data.safetensors"
+    save_data(data, stripes(), {"source": "stripes", **job})
+    report = st.export(project[0], tmp_path / "net.pt2", "torch", data=data)
+    assert report["data"]["split"] == split
+    assert f"split: {split}" in (tmp_path / "MODEL_CARD.md").read_text()

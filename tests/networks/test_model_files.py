@@ -12,7 +12,7 @@ from safetensors.torch import save_file as save_torch
 
 from st.core.errors import StError
 from st.core.job import fingerprint
-from st.core.tensors import VERSION, read_kind, read_tensors, write_tensors
+from st.core.tensors import VERSION, checksum, read_kind, read_tensors, write_tensors
 from st.networks import network
 from st.networks.checkpoint import Checkpoint, load_model, save_model
 from st.networks.structure import load_structure
@@ -120,6 +120,16 @@ def test_models_that_are_something_else(saved, tmp_path):
     }.items():
         write_tensors(path, {**tensors, name: changed}, header)
         refused(path, load_model, f"'{name}'")
+
+
+def test_a_checksum_knows_names_types_and_shapes():
+    values = np.arange(6, dtype=np.int32)
+    told = [
+        {"a": values.reshape(2, 3)}, {"a": values.reshape(3, 2)}, {"b": values.reshape(2, 3)},
+        {"a": values.reshape(2, 3).view(np.float32)}, {"a": values.reshape(2, 3), "b": values[:0]},
+    ]  # fmt: skip
+    found = {checksum(tensors, "text") for tensors in told}
+    assert len(found) == len(told) and checksum(told[0], "other") not in found
 
 
 def test_flipped_bits_in_the_tensors(saved):

@@ -251,6 +251,9 @@ def test_equal_scores_of_any_value_do_not_lose_the_last_block():
         for ranking in ("global", "local"):
             keep = select_channels(graph, scores, Budget(1.0), ranking, 1, 3)
             assert graph.widths(keep) == {"conv1": 10, "conv2": 10}
+        for bound in (0.9, 0.6, 0.4):
+            widths = graph.widths(select_channels(graph, scores, Budget(bound), "global", 1, 3))
+            assert all(width == 10 or width % 3 == 0 for width in widths.values()), widths
 
 
 def test_round_to_ranks_by_the_blocks_mean():
@@ -290,6 +293,23 @@ PAPER = {
     "preresnet164": ("preresnet", {"depth": 164}),
     "densenet40": ("densenet", {"depth": 40}),
 }
+
+
+def test_local_ranking_is_of_the_full_layers():
+    """Where only some of a layer's channels are left to choose from, as in lottery rounds."""
+    graph = chain(10, 10)
+    scores = {"conv1": np.arange(10.0), "conv2": np.arange(4.0)}
+    left = {"conv1": np.arange(10), "conv2": np.arange(4)}
+    bound = graph.cost({"conv1": 4, "conv2": 4})[0] / graph.cost(graph.widths({}))[0]
+    keep = select_channels(graph, scores, Budget(bound), "local", available=left)
+    assert graph.widths(keep) == {"conv1": 4, "conv2": 4}
+
+
+def test_normalized_ranking_is_by_magnitudes_where_scores_are_negative():
+    graph = chain(4, 4)
+    scores = {"conv1": np.array([-2.0, -2, -2, -2]), "conv2": np.array([2.0, 2, 1, 1])}
+    keep = select_channels(graph, scores, Budget(channels=0.75), "normalized")
+    assert graph.widths(keep)["conv2"] == 4
 
 
 def test_normalized_ranking_takes_no_notice_of_a_layers_scale():

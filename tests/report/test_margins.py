@@ -57,6 +57,13 @@ def test_one_seed_decides_nothing():
     assert "one seed has no spread" in margin.why_undecided()
 
 
+def test_networks_that_answer_alike_differ_by_nothing():
+    answers = np.random.default_rng(0).random((3, 50)) < 0.7
+    margin = Margin(answers, answers.copy())
+    assert margin.sign() == 0 and margin.interval() == (0, 0)
+    assert margin.why_undecided() and margin.seeds_needed() is None
+
+
 def test_equal_margins_are_no_certainty():
     """Three seeds with the very same margin, but on few images each: chance alone makes a seed's
     margin vary more than these do."""

@@ -209,13 +209,18 @@ def test_a_state_from_another_device_starts_over_and_says_so(
     assert len(said) == 1 and said[0].startswith("starts over") and words in said[0]
 
 
-def test_other_code_is_noticed(folder, uninterrupted, epochs_run, state, monkeypatch):
+@pytest.mark.parametrize(
+    "edited", ["st.training.losses.ce", "st.networks.architectures.vgg", "st.training.trainer"]
+)
+def test_other_code_is_noticed(folder, uninterrupted, epochs_run, state, monkeypatch, edited):
     """A loss that was edited meanwhile would else go on from what the former one had made."""
-    place = folder / "edited"
+    place = folder / f"edited-{edited}"
     place.mkdir()
     (place / "resume.safetensors").write_bytes(state)
-    digest, losses = sources.digest, "st.training.losses.ce"
-    monkeypatch.setattr(sources, "digest", lambda *names: f"{digest(*names)} {losses in names}")
+    digest = sources.digest
+    monkeypatch.setattr(
+        sources, "digest", lambda *names: digest(*names) + "edited" * (edited in names)
+    )
     epochs_run.clear()
     assert run(place) == uninterrupted
     assert epochs_run == list(range(1, EPOCHS + 1))

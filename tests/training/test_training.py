@@ -10,7 +10,7 @@ from st.core.errors import StError
 from st.data.augment import Augment
 from st.networks import network
 from st.training.accuracy import accuracy, predictions
-from st.training.loop import _add_sparsity, fit
+from st.training.loop import _add_sparsity, check_finite, fit
 from st.training.optimiser import adam, descend
 from st.training.recipe import Training, learning_rate
 from st.training.teacher import Teacher
@@ -237,6 +237,15 @@ def test_cached_outputs_are_those_computed_again(augment):
         assert one.keys() == two.keys() == set(taps)
         for tap in taps:
             torch.testing.assert_close(one[tap], two[tap], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["weight", "running_mean", "running_var"])
+def test_statistics_that_are_not_finite_are_no_network(name):
+    run = a_run()
+    with torch.no_grad():
+        run.network.state_dict()[f"bn1.{name}"][0] = np.inf
+    with pytest.raises(StError, match="the weights are no longer finite in epoch 3; lower it"):
+        check_finite(1.0, run, 2, "it")
 
 
 @pytest.mark.parametrize("objective", [CE, ALL])
