@@ -1,12 +1,13 @@
 """Fashion-MNIST, through torchvision."""
 
 from st.core.registry import datasets
+from st.core.types import Flag
 from st.data.dataset import Data
 from st.data.datasets import below, fixed, torchvision_data
 
 
 @datasets.register
-def fashion_mnist(*, root: str = "data", download: bool = False) -> Data:
+def fashion_mnist(*, root: str = "data", download: Flag = False) -> Data:
     """Read from `root`; downloaded only if `download` says so."""
     return torchvision_data("FashionMNIST", root, download)
 

@@ -15,14 +15,14 @@ from st.core.errors import StError
 from st.core.process import in_order
 from st.core.progress import Counter, say, say_all
 from st.core.registry import datasets
-from st.core.types import Flag
+from st.core.types import Finite, Flag
 from st.data.dataset import Data, Shape, Stored
 from st.data.decode import Made, area, make, suffixes
 from st.data.folder import Layout, alike, expanded, files, is_by_product, layout
 from st.data.shards import Writer, memory
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
-SHARE = Annotated[float, Field(gt=0, lt=1)]
+SHARE = Annotated[float, Finite(gt=0, lt=1)]
 FEW = 10  # training images of a class; the log warns of fewer
 
 
@@ -34,7 +34,7 @@ def imagefolder(
     size: SIDE | None = None,
     test_resize: SIDE | None = None,
     train_size: SIDE | None = None,
-    grayscale: bool = False,
+    grayscale: Flag = False,
     test_fraction: SHARE | None = None,
     val: Literal["test", "holdout"] | None = None,
     per_class: Annotated[int, Field(ge=2, strict=True)] | None = None,

@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-Width = Annotated[float, Field(gt=0, le=64)]
+from st.core.types import Finite
+
+Width = Annotated[float, Finite(gt=0, le=64)]
 Positive = Annotated[int, Field(ge=1, le=65536, strict=True)]
 
 

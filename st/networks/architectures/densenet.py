@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from st.core.registry import architectures
+from st.core.types import Finite, Flag
 from st.networks.architectures import Positive, Width, scaled
 from st.networks.graph import Graph
 
@@ -16,8 +15,8 @@ def densenet(
     depth: Positive = 40,
     growth: Positive = 12,
     width: Width = 1.0,
-    bottleneck: bool = False,
-    compression: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    bottleneck: Flag = False,
+    compression: Annotated[float, Finite(gt=0, le=1)] = 1.0,
     initial: Positive | None = None,
 ) -> None:
     """Three dense blocks of (depth - 4) / 3 layers, half as many with bottlenecks.

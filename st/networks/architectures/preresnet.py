@@ -1,13 +1,14 @@
 """Pre-activation ResNet (He et al. 2016b) with channel selection, as in network slimming."""
 
 from st.core.registry import architectures
+from st.core.types import Flag
 from st.networks.architectures import Positive, Width, scaled
 from st.networks.graph import Graph
 
 
 @architectures.register
 def preresnet(
-    graph: Graph, *, depth: Positive = 164, width: Width = 1.0, bottleneck: bool = True
+    graph: Graph, *, depth: Positive = 164, width: Width = 1.0, bottleneck: Flag = True
 ) -> None:
     """Three stages of 16, 32, 64 channels (x4 with bottlenecks); depth 9n+2, or 6n+2 without.
 

@@ -3,10 +3,10 @@
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
 from st.core.registry import inits
 from st.core.seeds import stream
+from st.core.types import Finite
 from st.networks.checkpoint import Checkpoint
 from st.networks.inits import sliced
 from st.networks.structure import Structure
@@ -18,7 +18,7 @@ def random(
     source: Checkpoint | None,
     seed: int,
     *,
-    bn_scale: Annotated[float, Field(gt=0, le=10)] = 1.0,
+    bn_scale: Annotated[float, Finite(gt=0, le=10)] = 1.0,
     linear: Literal["normal", "uniform"] = "normal",
 ) -> dict[str, np.ndarray]:
     """Convolutions from He et al.'s normal distribution over the fan-out (2015), BatchNorm scales

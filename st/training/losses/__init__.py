@@ -19,11 +19,15 @@ A loss is called with the student's outputs, the teacher's (None without a teach
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from st.core import registry
 from st.core.errors import StError
 from st.core.registry import closest
+from st.core.types import Finite
+
+Weight = Annotated[float, Finite(ge=0, le=1e6)]  # of a part of a loss
+Temperature = Annotated[float, Finite(gt=0, le=1000)]
 
 
 def taps_of(name: str, options: Mapping[str, Any], available: Iterable[str]) -> tuple[str, ...]:

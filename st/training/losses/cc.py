@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from st.core.registry import losses
+from st.core.types import Finite
 
 
 @losses.register
@@ -14,7 +15,7 @@ def cc(
     teacher,
     labels,
     *,
-    gamma: Annotated[float, Field(gt=0, le=100)] = 0.4,
+    gamma: Annotated[float, Finite(gt=0, le=100)] = 0.4,
     order: Annotated[int, Field(ge=1, le=10, strict=True)] = 2,
 ):
     """Squared distance of the two batches' correlation matrices, over n^2.

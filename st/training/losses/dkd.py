@@ -1,12 +1,7 @@
 """Decoupled knowledge distillation (Zhao et al. 2022)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from st.core.registry import losses
-
-Weight = Annotated[float, Field(ge=0, le=1e6)]
+from st.training.losses import Temperature, Weight
 
 
 @losses.register
@@ -17,7 +12,7 @@ def dkd(
     *,
     alpha: Weight = 1.0,
     beta: Weight = 8.0,
-    temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0,
+    temperature: Temperature = 4.0,
 ):
     """T^2 (alpha TCKD + beta NCKD), mean over the batch; the usual weight is 1.
 

@@ -1,14 +1,11 @@
 """Knowledge distillation (Hinton et al. 2015)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from st.core.registry import losses
+from st.training.losses import Temperature
 
 
 @losses.register
-def kd(student, teacher, labels, *, temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0):
+def kd(student, teacher, labels, *, temperature: Temperature = 4.0):
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
 
     T^2 keeps the gradients' size when the temperature changes.

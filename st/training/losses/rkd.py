@@ -1,12 +1,7 @@
 """Relational knowledge distillation (Park et al. 2019)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from st.core.registry import losses
-
-Weight = Annotated[float, Field(ge=0, le=1e6)]
+from st.training.losses import Weight
 
 
 @losses.register
