@@ -217,7 +217,7 @@ RERUN = {
     "core/locks.py": {*TRAINS, "prepare", "search by taylor", *DEPLOYS, *EVALUATES},
     "core/capture.py": {*TRAINS, "search by taylor", *DEPLOYS, *EVALUATES},
     "core/device.py": {*TRAINS, "search by taylor", *DEPLOYS, *EVALUATES},
-    "core/types.py": {*TRAINS, "prepare"},
+    "core/types.py": JOBS.keys() - {"report"},
     "networks/graph.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/vgg.py": JOBS.keys() - {"prepare", "report"},
     "networks/architectures/densenet.py": set(),
