@@ -246,7 +246,7 @@ RERUN = {
     "api/train.py": set(),
     "config/grid.py": set(),
     "config/jobs.py": set(),
-    "config/layout.py": {"report"},
+    "config/layout.py": {"report", *DEPLOYS},
     "core/snakemake_internals.py": set(),
     "config/check.py": set(),
     "config/supernets.py": set(),

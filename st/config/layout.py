@@ -6,6 +6,7 @@ st/config/wiring.py fills this in for a job. Nothing here needs more than Python
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 # The inputs of each phase.
@@ -107,6 +108,18 @@ def owner(path: str) -> tuple[str, str] | None:
             if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):
                 return phase, option
     return None
+
+
+def data_of(model: Path) -> Path | None:
+    """The prepared data set of the run in whose results a model lies, wherever these are; None if
+    it does not lie as deep as in any."""
+    names = MODEL.split("/")[1:]  # below results
+    found = model.resolve().parts
+    if len(found) <= len(names):
+        return None
+    dataset = found[-len(names) :][names.index("{dataset}")]
+    below = fill(DATA, dataset=dataset).partition("/")[2]
+    return Path(*found[: -len(names)], below)
 
 
 def fill(pattern: str, **names: str) -> str:

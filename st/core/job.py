@@ -9,6 +9,9 @@ from typing import Any
 # params, so that Snakemake sees what changed and nothing else.
 Job = dict[str, Any]
 
+# what an interrupted training goes on from, beside what it makes
+STATE = "resume.safetensors"
+
 
 def ordered(job: Job) -> Job:
     """The same with its keys in the order in which all jobs are run, and written into files."""

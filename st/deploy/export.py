@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from st import __version__
+from st.config.layout import data_of
 from st.core.errors import StError, one_line
 from st.core.files import check_apart, together, write_json, write_text
 from st.core.registry import targets
@@ -54,7 +55,7 @@ def export(
     if not path.name.strip("."):
         raise StError(f"'{out}': is no name of a file; an example: out/net{targets.get(to).suffix}")
     card = path.with_name(CARD)
-    return write(model, path, to, raw, data or usual_data(model.path), report_file(path), card)
+    return write(model, path, to, raw, data or _usual_data(model.path), report_file(path), card)
 
 
 def write(
@@ -129,16 +130,10 @@ def report_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def usual_data(path: str | Path) -> Path | None:
-    """The prepared data set of a run, by the place of one of its models; None if it is not there.
-
-    A model's place is PHASE/DATASET/ARCHITECTURE/seedN/NAME/model.safetensors.
-    """
-    parents = Path(path).resolve().parents
-    if len(parents) < 6:
-        return None
-    found = parents[5] / "prepare" / parents[3].name / "data.safetensors"
-    return found if found.is_file() else None
+def _usual_data(model: str | Path) -> Path | None:
+    """The prepared data set of a model's run, if it is there."""
+    found = data_of(Path(model))
+    return found if found and found.is_file() else None
 
 
 def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | None]:

@@ -15,7 +15,7 @@ from st.core.errors import StError
 from st.deploy.memory import peaks
 from st.deploy.opened import opened
 from st.pruning.latency import times
-from st.report.columns import short
+from st.report.columns import aligned, short
 
 BATCHES = (1, 64)
 ROUNDS = 50
@@ -89,17 +89,3 @@ def latency(
         numbers = (str(row["batch"]), str(row["threads"]), *spread, f"{short(row['bytes'])}B")
         rows.append((*numbers, memory, row["precision"], row["runtime"], row["file"]))
     print(aligned(rows, right=7))
-
-
-def aligned(rows: Sequence[Sequence[str]], right: int, left: int = 0) -> str:
-    """Columns of a table in plain text: the first `left` begin at the left, the next up to `right`
-    end at the right."""
-    widths = [max(len(line[n]) for line in rows) for n in range(len(rows[0]))]
-    lines = []
-    for line in rows:
-        cells = [
-            cell.rjust(width) if left <= n < right else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

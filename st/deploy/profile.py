@@ -9,11 +9,10 @@ import torch
 
 from st.core.device import Device, choose
 from st.core.errors import StError
-from st.deploy.latency import aligned
 from st.deploy.model import Model, load
 from st.pruning.latency import seconds
 from st.pruning.profile import Operator, by_kind, profile
-from st.report.columns import short
+from st.report.columns import aligned, short
 
 Profile = dict[str, Any]
 

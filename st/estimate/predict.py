@@ -1,10 +1,10 @@
 """What a grid will cost, before anything of it is run: jobs, hours, disk.
 
-Trainings are all that takes long, so one step of each kind of training is measured, on this device
-and as many at a time as jobs will be. Structures are not known before the search: a network whose
-layers all keep the same share of their channels, as much as the budget pays for, stands for each;
-the time of the largest that a search may find, between those of that network and of the supernet by
-its MACs, is told too.
+Trainings are all that takes long, so a few steps of each kind of training are measured, on this
+device and as many at a time as jobs will be. Structures are not known before the search: a network
+whose layers all keep the same share of their channels, as much as the budget pays for, stands for
+each; the time of the largest that a search may find, between those of that network and of the
+supernet by its MACs, is told too.
 """
 
 import math
@@ -39,8 +39,8 @@ def predict(
 ) -> tuple[dict[str, Phase], float]:
     """Cost by phase, and the seconds of the longest chain of jobs that wait for each other.
 
-    `most`: if searches find networks with as many MACs as their budgets allow. The report, which is
-    made once, is left out. Raises StError if `rates` lack a training.
+    `most`: if searches find networks with as many MACs as their budgets allow. Imports, files for
+    other programs and the report are left out. Raises StError if `rates` lack a training.
     """
     params = grid.params
     if not {*START} <= rates.start.keys():
@@ -154,6 +154,11 @@ def run(
     for name, phase in {**phases, "all": _sum(phases)}.items():
         say(f"{name:12}{phase.jobs:6}{phase.seconds / 3600:12.3f}{phase.bytes / 1e6:10.1f}")
     say(f"{_wall(phases, chain, jobs)}; the report, a minute or less, comes on top")
+    others = {"draw": "imports of networks", "deploy": "files for other programs"}
+    counts = {what: len(grid.experiments(phase)) for phase, what in others.items()}
+    if any(counts.values()):
+        told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        say(f"not measured: {told}")
     largest, longest = predict(grid, data, known, most=True)
     if _sum(largest).seconds > 1.01 * _sum(phases).seconds:
         hours = largest["train"].seconds / 3600

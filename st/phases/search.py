@@ -5,7 +5,7 @@ from pathlib import Path
 
 from st.core import registry
 from st.core.errors import StError
-from st.core.job import Job
+from st.core.job import STATE, Job
 from st.core.progress import say, say_all
 from st.networks.checkpoint import load_model
 from st.networks.structure import save_structure
@@ -41,7 +41,7 @@ def run(
     budget = Budget(**job["budget"])
     subject = Subject(
         full, source.tensors, budget, job["seed"], data, device, threads, latency,
-        structure.with_name("resume.safetensors"),
+        structure.with_name(STATE),
     )  # fmt: skip
     try:
         if lottery:

@@ -1,7 +1,7 @@
 """The columns of the table: the one list from which checks, csv, prints and the caption follow."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -27,6 +27,16 @@ class Column:
     title: str | None = None
     cells: Cells | None = None
     meaning: str = ""
+
+
+def aligned(rows: Sequence[Sequence[str]], right: int, left: int = 0, indent: str = "") -> str:
+    """A table in plain text, its heading the first row: the first `left` columns begin at the left,
+    the next up to `right` end at the right, others begin at the left."""
+    from tabulate import tabulate
+
+    sides = ["right" if left <= n < right else "left" for n in range(len(rows[0]))]
+    lines = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True).splitlines()
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)
 
 
 def short(number: float) -> str:

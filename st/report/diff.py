@@ -10,7 +10,7 @@ from st.core.errors import StError
 from st.core.files import read_json
 from st.networks.checkpoint import Checkpoint, load_model
 from st.networks.structure import Structure
-from st.report.columns import short
+from st.report.columns import aligned, short
 from st.report.show import layers
 
 Facts = dict[str, Any]
@@ -132,7 +132,7 @@ def text(found: Facts) -> str:
             or layer["params"][0] != layer["params"][1]
             or layer.get("common", layer["channels"][0]) != layer["channels"][0]
         ]
-        lines += _table(different)
+        lines.append(_table(different))
         lines.append(f"  {len(different)} of {len(found['layers'])} layers differ")
     for name, title in (("params", "parameters"), ("macs", "MACs")):
         first, second = found["totals"][name]
@@ -156,7 +156,7 @@ def text(found: Facts) -> str:
     return "\n".join(lines)
 
 
-def _table(layers: list[Facts]) -> list[str]:
+def _table(layers: list[Facts]) -> str:
     rows = [("layer", "channels A", "B", "common", "params A", "B", "MACs A", "B")]
     for layer in layers:
         numbers = [
@@ -165,14 +165,7 @@ def _table(layers: list[Facts]) -> list[str]:
             for size in layer[key]
         ]
         rows.append((layer["layer"], *numbers[:2], str(layer.get("common", "")), *numbers[2:]))
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    return aligned(rows, right=8, left=1, indent="  ")
 
 
 def _change(one: int, other: int) -> str:

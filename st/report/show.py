@@ -16,7 +16,7 @@ from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
 from st.networks.drawing import layer_costs
 from st.networks.structure import Structure
-from st.report.columns import reduction, short
+from st.report.columns import aligned, reduction, short
 from st.report.predictions import FORMAT as PREDICTIONS
 from st.report.predictions import load_predictions
 
@@ -92,7 +92,6 @@ def layers(structure: Structure) -> list[Facts]:
 
 def _data(path: Path) -> Facts:
     data, digest = load_data(path)
-    mean, deviation = data.statistics()
     return {
         "image_shape": list(data.input_shape),
         "store": "jpeg" if isinstance(data.train_images, Shards) else "pixels",
@@ -100,7 +99,7 @@ def _data(path: Path) -> Facts:
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),
         "classes": data.classes,
-        "normalisation": {"mean": (mean / 255).tolist(), "std": (deviation / 255).tolist()},
+        "normalisation": data.told(),
         "sha256": digest,
     }
 
@@ -147,7 +146,7 @@ def text(found: Facts) -> str:
             continue
         lines.append(f"  {name.replace('_', ' ')}: {_value(name, value)}")
     if "layers" in found:
-        lines += ["", *_table(found["layers"])]
+        lines += ["", _table(found["layers"])]
     for name, values in found.get("columns", {}).items():
         if name != "epoch":
             lines.append(f"  {name:<15} {_curve(values)}")
@@ -169,7 +168,7 @@ def _value(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _table(layers: list[Facts]) -> list[str]:
+def _table(layers: list[Facts]) -> str:
     """A line per layer, in columns."""
     rows = [("layer", "kind", "channels", "of", "kept", "params", "removed", "MACs")]
     for layer in layers:
@@ -179,14 +178,7 @@ def _table(layers: list[Facts]) -> list[str]:
             f"{100 * layer['channels'] / of:.0f} %" if of else "", short(layer["params"]),
             reduction(layer["params"] / params) if params else "", short(layer["macs"]),
         ))  # fmt: skip
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    return aligned(rows, right=8, left=2, indent="  ")
 
 
 def _curve(values: list[float | None]) -> str:

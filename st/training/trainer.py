@@ -12,7 +12,7 @@ from st.core import provenance, registry, sources
 from st.core.device import Device, choose
 from st.core.errors import StError, sizes
 from st.core.files import write_csv
-from st.core.job import Job
+from st.core.job import STATE, Job
 from st.core.progress import Progress, say
 from st.core.shares import inert
 from st.data.augment import Augment
@@ -146,7 +146,7 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
     except StError as error:
         raise StError(f"{place.model}: {error}") from error
     rewind, rewind_epoch = work.rewind or (None, 0)
-    state = place.model.with_name("resume.safetensors")
+    state = place.model.with_name(STATE)
     depends_on = {**depends_on, "code": code(structure, work.objective)}
     reading = closing(training.images)
     with reading, group or nullcontext(), Resume(state, depends_on, where, group) as resume:

@@ -245,7 +245,12 @@ def test_command(tiny, tmp_path, capsys, monkeypatch):
     assert set(rates["image"]) == set(trainings(Grid(load("params.yaml")), {"digits": DIGITS}))
     assert all(value > 0 for value in rates["image"].values())
     assert main(["estimate", "--jobs", "2", "--rates", "rates.json"]) == 0
-    assert capsys.readouterr().out == measured
+    assert capsys.readouterr().out == measured and "not measured" not in measured
+    exports = {"exports": {"st": {"to": ["torch", "module"]}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny | exports))
+    assert main(["estimate", "--jobs", "2", "--rates", "rates.json"]) == 0
+    told = f"not measured: {2 * len(tiny['seeds'])} files for other programs\n"
+    assert capsys.readouterr().out.startswith(measured.partition("if searches")[0] + told)
     (tmp_path / "rates.json").write_text("{}")
     assert main(["estimate", "--rates", "rates.json"]) == 2
     assert "rates.json: is not a rates file" in capsys.readouterr().err
