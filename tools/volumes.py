@@ -62,7 +62,8 @@ class _Reader(io.RawIOBase):
 
 def volumes(folder: Path, name: str) -> list[Path]:
     """An archive's files; raises Problem if the first or one between is missing."""
-    found = sorted(folder.glob(f"{name}.tar.gz.*"))
+    paths = folder.glob(f"{name}.tar.gz.*")
+    found = sorted(paths, key=lambda path: (len(path.name), path.name))  # .99, .100
     if not found or [path.suffix for path in found] != [f".{n:02}" for n in range(len(found))]:
         raise Problem(f"{folder}: does not have all of {name}.tar.gz.00, .01, ...; copy them again")
     return found

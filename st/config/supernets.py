@@ -41,12 +41,12 @@ def networks(params: Params) -> tuple[list[str], Supernets, dict[str, dict[str, 
         if imported(architecture.family):
             for dataset, _ in shapes:
                 try:
-                    drawn = _drawn(dataset, key, architecture)
+                    network = drawn(dataset, key, architecture)
                 except StError as error:
                     problems.append(f"architectures.{key}: {error}")
                     break
-                if drawn:
-                    taps[key], supernets[dataset, key] = drawn.graph.taps, drawn
+                if network:
+                    taps[key], supernets[dataset, key] = network.graph.taps, network
             continue
         for dataset, shape in shapes:
             # where only preparing the data tells their shape, any will do to check the options
@@ -115,7 +115,7 @@ def _has_results(dataset: str, options: dict[str, Any]) -> bool:
         return False
 
 
-def _drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
+def drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:
     """An imported network, if it has been drawn with these options, and after the last edit;
     raises StError if they are wrong."""
     options = registry.architectures.check(architecture.family, architecture.options)

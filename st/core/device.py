@@ -143,8 +143,8 @@ def apart() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if where.type != "cpu":
                 torch.set_default_device(where)
-            if current is not None:
-                torch.cuda.set_device(current)
+            if torch.cuda.is_initialized():  # maybe only since then
+                torch.cuda.set_device(current or 0)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             for setting, value in zip(SETTINGS, found, strict=True):

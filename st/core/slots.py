@@ -27,6 +27,7 @@ PERCENT = "ST_GPU_PERCENT"  # what the job needs of a GPU; 0: one slot
 DEVICES = Path("/dev")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MPS = "CUDA_MPS_PIPE_DIRECTORY"  # where clients of a multi-process service find it: st/core/mps.py
+MOST = 48  # processes that NVIDIA's multi-process service lets share a GPU
 INTERVAL = 0.5  # seconds between two looks for a free slot
 
 _held: list[IO] = []

@@ -22,10 +22,6 @@ from st.data.dataset import Data, chosen
 from st.estimate.trainings import Rates, Sample, Training, batch, shape_of, to_measure, trainings
 
 SECONDS = 1.0  # at least, for each kind
-# times the steps of an epoch on a GPU: beside its captured steps it has one that is not
-MORE_STEPS = 8
-
-
 START = ("initialize", "train", "evaluate")  # the phases whose start is measured
 
 
@@ -46,8 +42,8 @@ def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> R
     grid = Grid(load(params))
     for name, sample in data.items():
         totals[name] = sample.train
-        images = to_measure(shape_of(sample.data), batch(grid, name))
-        parts[name] = _part(sample.data, images * (MORE_STEPS if gpus else 1))
+        images = to_measure(shape_of(sample.data), batch(grid, name), gpus=bool(gpus))
+        parts[name] = _part(sample.data, images)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         arguments = (params, parts, totals, device)
         measured = list(pool.map(_measure_all, [arguments] * jobs, chunksize=1))
@@ -55,7 +51,9 @@ def calibrate(params: str, data: dict[str, Sample], jobs: int, device: str) -> R
         {key: statistics.mean(one[key] for one in kind) for key in kind[0]}
         for kind in zip(*measured, strict=True)
     )
-    return Rates(start, image, setup)
+    shapes = {name: shape_of(sample.data) for name, sample in data.items()}
+    keeps = {key: training.keeps for key, training in trainings(grid, shapes).items()}
+    return Rates(start, image, setup, keeps)
 
 
 def idle_job(phase: str, device: str = "cpu") -> list[str]:
@@ -133,11 +131,11 @@ def _run(spec: Training, data: Data, where) -> Any:
     from st.training.objective import Objective
     from st.training.recipe import Training as Recipe
 
-    # weights that nobody chose must not diverge while they are timed
-    recipe = Recipe(**{**spec.job["training"], "lr": 1e-6})
+    # Weights that nobody chose must not diverge while they are timed; tests are counted apart.
+    recipe = Recipe(**{**spec.job["training"], "lr": 1e-6, "test_every": 0})
     where = where.using(recipe.precision)
     return Run(
-        network=where.place(bare(spec.structure)),
+        network=where.place(_filled(bare(spec.structure))),
         images=Images(data, where),
         recipe=recipe,
         epochs=spec.epochs or 1,  # of none, what an image costs is still asked
@@ -145,9 +143,23 @@ def _run(spec: Training, data: Data, where) -> Any:
         augment=Augment(**spec.job["augment"]),
         seed=0,
         device=where,
-        teacher=where.place(bare(spec.teacher)) if spec.teacher else None,
+        teacher=where.place(_filled(bare(spec.teacher))) if spec.teacher else None,
         sparsity=spec.job.get("sparsity", 0.0),
+        told=False,
     )
+
+
+def _filled(network: Any) -> Any:
+    """A bare network without parameters that are all zero: what divides by their norm, as weight
+    normalisation does, would not be finite."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(0, 0.02, generator=generator)
+    return network
 
 
 class _Enough(Exception):

@@ -61,6 +61,11 @@ def predict(
         def seconds(key: str, measured=measured, kinds=kinds, size=size, test=test) -> float:
             if key not in rates.image or key not in rates.setup:
                 raise StError(f"the rates do not say how long {key} takes; measure again")
+            if rates.keeps.get(key, measured[key].keeps) != measured[key].keeps:
+                raise StError(
+                    f"the rates of {key} are of other epochs: its teacher's outputs are kept for "
+                    "one number and computed again for the other; measure again"
+                )
             epochs, every = kinds[key].epochs, kinds[key].job["training"]["test_every"]
             tests = max(1, math.ceil(epochs / every)) if every else 1
             image = _image(rates, key, measured[key].structure, kinds[key])
@@ -80,7 +85,7 @@ def predict(
                 spec, key = params.methods[name], f"train/{where}/{name}"
                 supernet = kinds[key].supernet
                 if spec.search not in searched:
-                    epochs = search_epochs(grid, spec.search, kinds[supernet].epochs)
+                    epochs = search_epochs(grid, spec.search, kinds[supernet].epochs, size)
                     like = "train" if grid.search_uses_torch(spec.search) else "initialize"
                     searched[spec.search] = (
                         rates.start[like] + epochs * size * rates.image[supernet]
@@ -119,14 +124,15 @@ def _image(rates: Rates, key: str, measured: Structure, kind: Training) -> float
     return seconds + max(0.0, whole - seconds) * more / (measured.full.cost()[1] - least)
 
 
-def search_epochs(grid: Grid, name: str, supernet: int) -> int:
-    """The epochs of the supernet's training that a search takes as long as, about."""
+def search_epochs(grid: Grid, name: str, supernet: int, size: int) -> float:
+    """The epochs of the supernet's training, of `size` images, that a search takes as long as,
+    about."""
     search = grid.params.searches[name]
     if not grid.search_needs_data(name):
         return 0
     options = registry.criteria.check(search.criterion, search.options)
     looks = registry.criteria.get(search.criterion).data
-    own = options.get("epochs", 1) if looks else 0
+    own = options.get("epochs", min(1.0, options.get("images", size) / size)) if looks else 0
     return (search.rounds - 1) * supernet + own
 
 

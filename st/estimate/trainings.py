@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +12,24 @@ import numpy as np
 from st.config.changes import whole
 from st.config.grid import Grid
 from st.config.layout import DATA, Experiment, place
-from st.config.supernets import told_shape
-from st.core import registry
+from st.config.supernets import drawn, told_shape
+from st.core import registry, slots
 from st.core.errors import StError
 from st.core.job import Job
+from st.core.tensors import read_header
 from st.core.types import Finite
-from st.data.dataset import Data, Shape, load_data
-from st.networks.checkpoint import load_model
+from st.data.augment import Augment
+from st.data.dataset import FORMAT, Data, Shape, load_data
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
+from st.pruning.criteria.published import widths as published_widths
 from st.pruning.search import searched
 from st.pruning.selection import Budget, macs_per_parameter, select_channels
 from st.training.epochs import scaled_epochs
 
 STEPS = 16  # of an epoch that is measured, of images of 32 x 32
+# times these on a GPU: beside its captured steps it has one that is not
+MORE_STEPS = 8
 
 
 Seconds = Annotated[float, Finite(ge=0)]
@@ -42,15 +46,23 @@ class Training:
     teacher: Structure | None = None
     supernet: str = ""  # the key of the training that its structure comes from
 
+    @property
+    def keeps(self) -> bool:
+        """Whether its teacher's outputs are worth keeping: no image has as many views as epochs."""
+        views = Augment(**self.job["augment"]).views
+        return self.teacher is not None and views < self.epochs
+
 
 @dataclass(frozen=True)
 class Rates:
     """What was measured. Seconds: `start` by phase of a job that does nothing, `image` by training
-    for an image in an epoch, `setup` by training and image before the first."""
+    for an image in an epoch, `setup` by training and image before the first. `keeps`: by training
+    whether its epochs were so many that its teacher's outputs are worth keeping."""
 
     start: dict[str, Seconds]
     image: dict[str, Seconds]
     setup: dict[str, Seconds]
+    keeps: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,16 +84,16 @@ def datasets(grid: Grid) -> dict[str, Sample]:
 
 def _sample(grid: Grid, name: str) -> Sample:
     prepared = Path(DATA.format(dataset=name))
-    if prepared.exists():
-        return sample_of(load_data(prepared)[0])
     spec, job = grid.params.datasets[name], grid.prepare(name)
+    if _made_by(job, prepared):
+        return sample_of(load_data(prepared)[0])
     source, options, held = registry.datasets.get(spec.source), whole(job), job["holdout"]
     if not source.sample:
         data = source(**options)
         return sample_of(data.holdout(held) if held else data)
     started = time.perf_counter()
     shape = told_shape(spec.source, options)
-    most = to_measure(shape, batch(grid, name)) if shape else STEPS * batch(grid, name)
+    most = to_measure(shape or ((1, 32, 32), 1), batch(grid, name), gpus=bool(slots.here()))
     data, train, test = source.sample(math.ceil(most / (1 - held)), **options)
     there = len(data.train_labels) + len(data.test_labels)
     rate = (time.perf_counter() - started) / there
@@ -95,10 +107,24 @@ def _sample(grid: Grid, name: str) -> Sample:
     return Sample(data, train, test, bytes_, rate * total / min(8, os.cpu_count() or 1))
 
 
-def to_measure(shape: Shape, batch: int) -> int:
-    """Images of an epoch that is measured: fewer batches of larger images, at least two."""
+def _made_by(job: Job, prepared: Path) -> bool:
+    """Whether the data set of this job has been prepared, and not another one of its name."""
+
+    def images(job: Job) -> Job:
+        return {key: value for key, value in job.items() if key != "where"}
+
+    try:
+        return prepared.exists() and images(read_header(prepared, FORMAT)["job"]) == images(job)
+    except (StError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def to_measure(shape: Shape, batch: int, gpus: bool) -> int:
+    """Images of an epoch that is measured: fewer batches of larger images, at least two; more on
+    GPUs, where the first steps are not captured."""
     (_, height, width), _ = shape
-    return batch * min(STEPS, max(2, STEPS * 32 * 32 // (height * width)))
+    steps = min(STEPS, max(2, STEPS * 32 * 32 // (height * width)))
+    return batch * steps * (MORE_STEPS if gpus else 1)
 
 
 def sample_of(data: Data) -> Sample:
@@ -147,18 +173,23 @@ def supernet(grid: Grid, experiment: Experiment, job: Job, shape: Shape) -> Stru
     if experiment.architecture not in grid.imported():
         return Structure(job["family"], job["options"], *shape)
     drawing = Path(place("draw", "drawing", experiment))
-    if not drawing.exists():
+    spec = grid.params.architectures[experiment.architecture]
+    found = drawn(experiment.dataset, experiment.architecture, spec)
+    if not found:
         raise StError(
-            f"{drawing}: is missing, and says what {experiment.architecture} costs; make it with "
-            "`snakemake --cores 1 phase_prepare` and the same --configfile"
+            f"{drawing}: is missing or of another network, and says what {experiment.architecture} "
+            "costs; make it with `snakemake --cores 1 phase_prepare` and the same --configfile"
         )
-    return load_model(drawing).structure
+    return found
 
 
 def stand_in(full: Structure, search: Job, most: bool = False) -> Structure:
     """A structure of about the cost of the one that the search will find: the same share of every
     layer's channels; or the one with the `most` MACs that the search may find."""
     budget = Budget(**search["budget"])
+    if search["criterion"] == "published":  # whatever the weights, so many channels of each layer
+        widths = full.widths | published_widths(**search["options"])
+        return full.with_keep({name: np.arange(widths[name]) for name in full.graph.groups})
     if budget == Budget():
         return full
     if budget.macs is None:  # a call's time stands for its work, unless that is bounded itself

@@ -55,6 +55,7 @@ class Run:
     teacher: Executable | None = None
     sparsity: float = 0.0
     group: Group | None = None  # the processes, if several compute this training
+    told: bool = True  # whether the history says what each loss contributes to the gradient
 
     def __post_init__(self):
         if self.objective.adaptive:
@@ -291,7 +292,8 @@ def fit(run: Run, after_epoch: Callable[[Run, float], None]) -> None:
         last = epoch + 1 == run.epochs
         measure = last or (recipe.test_every and (epoch + 1) % recipe.test_every == 0)
         train_accuracy = means.pop("train_accuracy")
-        row: dict[str, Any] = {"epoch": epoch + 1, "lr": rate, **means, **step.shares()}
+        shares = step.shares() if run.told else {}
+        row: dict[str, Any] = {"epoch": epoch + 1, "lr": rate, **means, **shares}
         row["train_accuracy"] = train_accuracy
         measure = measure and run.leads
         row["test_accuracy"] = None

@@ -15,6 +15,7 @@ from helpers.project import copy_project, jobs, snakemake
 from st.cli import main
 from st.config.check import load, parse
 from st.config.grid import Grid
+from st.config.layout import DATA
 from st.core import registry
 from st.core.errors import StError
 from st.core.files import read_json, write_json
@@ -30,6 +31,8 @@ from st.estimate.trainings import (
     to_measure,
     trainings,
 )
+from st.networks.structure import Structure
+from st.phases import draw, prepare
 from st.pruning.selection import Budget, select_channels
 
 DIGITS = ((1, 8, 8), 10)
@@ -196,6 +199,68 @@ def test_searches_that_train_cost_that(tiny):
     assert phases["search"].seconds == pytest.approx(3 + 2 * 2)
 
 
+@pytest.mark.parametrize("criterion, passes", [("taylor", 0.1), ("activation", 0.25)])
+def test_searches_that_look_at_some_images_cost_these(tiny, criterion, passes):
+    options = {"images": round(1000 * passes)}
+    changes = {"criterion": criterion, "options": options, "ranking": "local"}
+    tiny["searches"]["slimming"] |= changes
+    grid = Grid(parse(tiny))
+    phases, _ = predict(grid, {"digits": images()}, known(grid))
+    per_image, start = 1e-3, 3.0
+    seeds, networks = len(tiny["seeds"]), len(tiny["architectures"])
+    expected = seeds * networks * (start + passes * 1000 * per_image)
+    assert phases["search"].seconds == pytest.approx(expected)
+
+
+def test_published_structures_are_known(tiny):
+    job = {
+        "criterion": "published", "options": {"name": "resnet56-b"}, "seed": 0,
+        "budget": {"params": None, "macs": None, "latency": None},
+    }  # fmt: skip
+    full = Structure("resnet", {"depth": 56}, (3, 32, 32), 10)
+    full = replace(full, options=registry.architectures.check(full.family, full.options))
+    (params, macs), (all_params, all_macs) = stand_in(full, job).cost(), full.cost()
+    assert macs / all_macs == pytest.approx(1 - 0.276, abs=2e-3)  # Li et al. 2017, table 1
+    assert params / all_params == pytest.approx(1 - 0.137, abs=2e-3)
+
+
+def test_another_data_set_of_the_same_name_is_not_the_one(tiny, tmp_path, monkeypatch):
+    """As params files have that share a name."""
+    monkeypatch.chdir(tmp_path)
+    root = write_folder(tmp_path / "photos", stripes(images=60, side=16))
+    tiny["datasets"] = {"digits": {"source": "imagefolder", "options": {"root": str(root)}}}
+    options = tiny["datasets"]["digits"]["options"]
+    options |= {"size": 8, "per_class": 4}
+    prepare.run(Grid(parse(tiny)).prepare("digits"), Path(DATA.format(dataset="digits")))
+    few = datasets(Grid(parse(tiny)))["digits"]
+    options |= {"size": 16, "per_class": None}
+    found = datasets(Grid(parse(tiny)))["digits"]
+    assert few.train == 12 < found.train and found.data.input_shape[1:] == (16, 16)
+    options |= {"size": 8, "per_class": 4}
+    assert datasets(Grid(parse(tiny)))["digits"].read == 0  # it is there
+
+
+@pytest.mark.slow
+def test_networks_that_divide_by_their_weights(tiny, tmp_path, monkeypatch, capsys):
+    """Weight normalisation of a bare network, whose parameters are zero, is 0 / 0."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "from torch.nn.utils.parametrizations import weight_norm\n\n"
+        "def net():\n"
+        "    return nn.Sequential(weight_norm(nn.Conv2d(1, 8, 3)), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
+    )
+    tiny["architectures"] = {"own": {"family": "import", "options": {"module": "own.py:net"}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny))
+    grid = Grid(parse(tiny))
+    prepare.run(grid.prepare("digits"), Path(DATA.format(dataset="digits")))
+    files = Path(DATA.format(dataset="digits")), Path("results/prepare/digits/own")
+    draw.run(grid.draw("own"), files[0], files[1] / "drawing.safetensors", None)
+    assert main(["estimate", "--jobs", "1", "--device", "cpu"]) == 0
+    assert "pretrain" in capsys.readouterr().out
+
+
 def test_disk(tiny, tmp_path):
     """The bytes of weights are those of the files."""
     from st.core.registry import inits
@@ -224,6 +289,17 @@ def test_rates_that_are_none(tiny, tmp_path, monkeypatch, change, words):
     write_json("rates.json", {**asdict(known(Grid(parse(tiny)))), **change})
     with pytest.raises(StError, match=words):
         run("params.yaml", 1, "cpu", Path("rates.json"), None)
+
+
+def test_rates_of_epochs_that_would_keep_outputs_are_refused(tiny):
+    tiny["datasets"]["digits"]["augment"] = {"flip": True}  # two views
+    grid = Grid(parse(tiny))
+    rates = known(grid)
+    keeps = {key: training.keeps for key, training in trainings(grid, {"digits": DIGITS}).items()}
+    predict(grid, {"digits": images()}, replace(rates, keeps=keeps))
+    other = {key: not kept for key, kept in keeps.items()}
+    with pytest.raises(StError, match="are of other epochs: its teacher's outputs"):
+        predict(grid, {"digits": images()}, replace(rates, keeps=other))
 
 
 def test_rates_of_another_grid_are_refused(tiny):
@@ -324,7 +400,7 @@ def test_command_for_folders_that_are_not_prepared(tiny, tmp_path, capsys, monke
 def test_fewer_batches_of_larger_images_are_measured():
     sides = {8: 16, 32: 16, 64: 4, 224: 2, 600: 2}
     for side, steps in sides.items():
-        assert to_measure(((3, side, side), 10), 32) == 32 * steps
+        assert to_measure(((3, side, side), 10), 32, gpus=False) == 32 * steps
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_volumes(tmp_path):
     """Whatever the limit, the same comes out; a part that is missing or damaged is noticed."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom(300_000))
-    for limit in (0.1, 0.15, 0.3, 16):
+    for limit in (0.0025, 0.1, 0.15, 0.3, 16):  # the first: more than 100 parts
         paths = volumes.write_volumes(tmp_path / "to", "x", {"a/b": source}, limit)
         assert max(path.stat().st_size for path in paths) <= limit * volumes.MB
         assert volumes.read_volumes(tmp_path / "to", "x", tmp_path / "out") == ["a/b"]

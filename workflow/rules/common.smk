@@ -84,7 +84,7 @@ GRES = ASKED.get("gres")
 # many jobs may use GPUs at once (0: none). Elsewhere it is the cluster that gives them.
 AT_ONCE = internals.jobs_on_gpus(workflow, len(GPUS)) if GPUS else None
 if AT_ONCE is not None:
-    SLOTS = math.ceil(AT_ONCE / len(GPUS))
+    SLOTS = min(math.ceil(AT_ONCE / len(GPUS)), slots.MOST)
     os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}
 
 
