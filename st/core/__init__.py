@@ -1,4 +1,1 @@
-"""What all rooms stand on: errors, files, the registry, random streams, devices and GPU slots.
-
-May import nothing of st. All rooms may import it.
-"""
+"""What all rooms stand on: errors, files, the registry, random streams, devices and GPU slots."""

@@ -1,4 +1,1 @@
-"""What a grid will cost: the trainings it has, how long each takes here, and their sum.
-
-May import all rooms. Imported by the command line.
-"""
+"""What a grid will cost: the trainings it has, how long each takes here, and their sum."""

@@ -120,17 +120,16 @@ class Classes:
                 keys.append((number, child_key))
                 slots += more
             return (module.kind, tuple(keys)), slots
-        known = self.of[module.path]
-        _, values = self._values(module, known)
+        known, values = self.of[module.path], self._values(module)
         return known.name, [
             (f"{name}.{param}", values[place]) for param, place in known.params.items()
         ]
 
-    def _values(self, module: Module, known: Class) -> tuple[Any, list[Any]]:
-        key, slots = self._contents(module)
+    def _values(self, module: Module) -> list[Any]:
+        _, slots = self._contents(module)
         if module.kind == CLASS:
             slots += [(slot.name, slot.value) for slot in forward(module, self.order).slots]
-        return key, [value for _, value in slots]
+        return [value for _, value in slots]
 
 
 def _height(module: Module) -> int:

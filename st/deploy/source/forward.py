@@ -1,6 +1,7 @@
 """The statements of a module's forward."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from st.deploy.source.modules import Call, Module
@@ -132,7 +133,7 @@ class _Writer:
         self._names[held.value] = next((n for n in dead if n not in taken), None) or self._free()
         self._written.lines.append(f"{self._names[held.value]} = {held.text}")
 
-    def _free(self, others: list[str] = []) -> str:  # noqa: B006 - only read
+    def _free(self, others: Sequence[str] = ()) -> str:
         """A name that no value has which is still needed."""
         taken = {name for n, name in self._names.items() if self._left[n] > 0} | set(others)
         found = next((name for name in NAMES if name not in taken), None)

@@ -24,7 +24,7 @@ from st.deploy.source.steps import (
 )
 from st.networks.network import bare
 from st.networks.program import OUTPUT, TAKE, Node, Program, named, uses
-from st.networks.running import Imported, memory
+from st.networks.running import Imported, memory, writes
 from st.networks.structure import Structure
 
 NO_MODULE = "_empty_nn_module"  # what torch.export calls the module of what it adds itself
@@ -56,22 +56,22 @@ def imported(structure: Structure) -> tuple[Source, dict[str, np.ndarray]]:
         if node.op == OUTPUT:
             source.output = node.args[0]["node"]
             continue
-        if (number not in readers and not _mutates(node)) or _unpacked(nodes, number, readers):
+        if (number not in readers and not writes(node)) or _unpacked(nodes, number, readers):
             continue
         path = "" if node.module.startswith(NO_MODULE) else node.module
         path = last if node.op == TAKE else path
         while node.op == TAKE and (path in layers or path in norms):
             path = container(path)  # layers hold no positions
         last = path
-        writes = _mutates(node) and not _fresh(nodes, node, readers)
-        if writes:
+        mutates = writes(node) and not _fresh(nodes, node, readers)
+        if mutates:
             parts = own_name(node)
             step = Step([number], shared([path, *map(container, named(node))]), parts)
         else:
             step = _step(node, number, path, layers, norms, shapes, program.tied, positions)
         step.makes = _made(nodes, number, readers)
         source.steps.append(step)
-        source.order |= writes
+        source.order |= mutates
     held = {step.path for step in source.steps if step.layer}
     for step in source.steps:  # what a layer of the user's own kind does beside
         while not step.layer and step.path in held:
@@ -198,7 +198,7 @@ def _with_rests(nodes: list[Node]) -> list[Node]:
     needed = {len(found) - 1}
     for number in range(len(found) - 1, -1, -1):
         node = found[number]
-        if number in needed or _mutates(node):
+        if number in needed or writes(node):
             needed |= {number, *uses(node)}
     return [
         node if n in needed else replace(node, args=[], kwargs={}) for n, node in enumerate(found)
@@ -228,11 +228,6 @@ def _made(nodes: list[Node], number: int, readers: Readers) -> list[int | None]:
             return [number]
         taken[node.args[1]] = n
     return taken if count > 1 else [number]
-
-
-def _mutates(node: Node) -> bool:
-    name = node.op.split(".")[1] if node.op.startswith("aten.") else ""
-    return name.endswith("_") and not name.startswith("_")
 
 
 def _fresh(nodes: list[Node], node: Node, readers: Readers) -> bool:

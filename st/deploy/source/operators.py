@@ -55,30 +55,30 @@ def expression(node: Node) -> tuple[list[Part], bool]:
 def _special(name: str, node: Node) -> tuple[list[Part], bool] | None:
     args = node.args
     if name in BINARY and not node.kwargs and len(args) == 2:
-        return [*operand(args[0]), f" {BINARY[name]} ", *operand(args[1])], True
+        return [*rendered(args[0]), f" {BINARY[name]} ", *rendered(args[1])], True
     if name == "neg" and not node.kwargs:
-        return ["-", *operand(args[0])], True
+        return ["-", *rendered(args[0])], True
     if name == "getitem" and type(args[1]) is int:
-        return [*operand(args[0]), f"[{args[1]}]"], False
+        return [*rendered(args[0]), f"[{args[1]}]"], False
     if name == "sym_size" or (name == "size" and len(args) == 2):
-        return [*operand(args[0]), f".shape[{args[1]}]"], False
+        return [*rendered(args[0]), f".shape[{args[1]}]"], False
     if name == "hardtanh" and list(args[1:]) == [0.0, 6.0]:
-        return ["F.relu6(", *operand(args[0]), ")"], False
+        return ["F.relu6(", *rendered(args[0]), ")"], False
     if name == "dropout" and not args[1]:
-        return operand(args[0]), False
+        return rendered(args[0]), False
     if name == "dropout":
-        return ["F.dropout(", *operand(args[0]), f", {args[1]}, self.training)"], False
+        return ["F.dropout(", *rendered(args[0]), f", {args[1]}, self.training)"], False
     if name == "slice" and len(args) > 1 and args[1] >= 0:
         start, end, step = (*args[2:], None, None, None)[:3]
         if end == 2**63 - 1:
             end = None
-        return [*operand(args[0]), *within(args[1], start, end, step)], False
+        return [*rendered(args[0]), *within(args[1], start, end, step)], False
     if name == "einsum":
         return ["torch.einsum(", repr(args[0]), ", ", *_given(args[1]), ")"], False
     if name == "batch_norm":
         x, weight, bias, mean, var, training, momentum, eps = args[:8]
         rest = f", {training}, {momentum}, {eps})"
-        order = listed([*(p for a in (x, mean, var, weight, bias) for p in operand(a))])
+        order = listed([*(p for a in (x, mean, var, weight, bias) for p in rendered(a))])
         return ["F.batch_norm(", *order, rest], False
     return None
 
@@ -97,7 +97,7 @@ def _usual(name: str, node: Node) -> tuple[list[Part], bool] | None:
     kwargs: list[Part] = []
     for key, value in node.kwargs.items():
         if key != "memory_format":
-            kwargs += [f", {key}=", *operand(value)]
+            kwargs += [f", {key}=", *rendered(value)]
     if name in FUNCTIONS:
         function, most = FUNCTIONS[name]
         given = [rendered(value, name) for value in node.args[:most]]
@@ -105,7 +105,7 @@ def _usual(name: str, node: Node) -> tuple[list[Part], bool] | None:
     if name in METHODS:
         first, *others = node.args
         given = [rendered(value, name) for value in others]
-        return [*operand(first), f".{METHODS[name]}(", *_joined(given), *kwargs, ")"], False
+        return [*rendered(first), f".{METHODS[name]}(", *_joined(given), *kwargs, ")"], False
     return None
 
 
@@ -116,13 +116,8 @@ def own_name(node: Node) -> list[Part]:
     return [f"torch.ops.{node.op}(", *_joined(given), ")"]
 
 
-def operand(value: Any) -> list[Part]:
-    """An argument as text and references."""
-    return rendered(value)
-
-
 def rendered(value: Any, name: str = "") -> list[Part]:
-    """The same; sizes may differ between modules that are else alike."""
+    """An argument as text and references; sizes may differ between modules that are else alike."""
     if isinstance(value, list):
         parts = _given(value, name)
         return ["[", *parts, "]"]
