@@ -16,7 +16,9 @@ def searched(job: Job, subject: Subject) -> Structure:
     criterion = registry.criteria.get(job["criterion"])
     if criterion.data and subject.data is None:
         raise StError(f"--data is missing: criterion '{job['criterion']}' reads the data")
-    found = criterion(subject, **job["options"])
+    # where there is nothing to rank, no criterion is asked: the selection says so
+    ranks = subject.graph.groups or not criterion.ranks
+    found = criterion(subject, **job["options"]) if ranks else {}
     if isinstance(found, Structure):
         return found
     if not isinstance(found, Mapping):

@@ -62,7 +62,7 @@ def random(
         else:
             constant = {"scale": bn_scale, "variance": 1.0}.get(tensor.role, 0.0)
             value = np.full(shape, constant, dtype=np.float32)
-        result[tensor.name] = value.astype(tensor.dtype)
+        result[tensor.name] = np.asarray(value, tensor.dtype)  # numbers are of numpy's types
     return result
 
 

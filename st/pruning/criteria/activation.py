@@ -67,7 +67,7 @@ activation.comparable = lambda kind, **options: kind == "apoz"
 def rectifiers(graph: Drawing) -> dict[str, tuple[Any, Axis]]:
     """Per group, the tap of the activation that follows, and what its channels are an axis of."""
     found = _imported(graph) if isinstance(graph, Program) else _drawn(graph)
-    if not found:
+    if graph.groups and not found:
         raise StError(
             "criterion 'activation': no ReLU or the like follows the channels that can be removed; "
             "use a criterion that looks at weights, such as l1_norm"

@@ -28,10 +28,11 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
 
 def suits(full: Structure, *_: Budget, **options) -> None:
     """Raise StError if no channels are normalised."""
-    if not any(group.norms for group in full.graph.groups.values()):
+    groups = full.graph.groups
+    if groups and not any(group.norms for group in groups.values()):
         raise StError(
-            "criterion 'bn_scale': the network has no batch normalisation; use l1_norm, l2_norm, "
-            "geometric_median or taylor"
+            "criterion 'bn_scale': the network has no batch normalisation of channels that can be "
+            "removed; use l1_norm, l2_norm, geometric_median or taylor"
         )
 
 

@@ -30,12 +30,18 @@ def taylor(
     from st.pruning.scoring import batches, build
 
     network, where = build(subject)
-    graph, shifts = subject.graph, {t.name for t in subject.graph.tensors() if len(t.shape) == 1}
+    graph, extents = subject.graph, subject.graph.extents()
     gated: dict[str, list[tuple[str, int]]] = {}
     for name, group in graph.groups.items():
         scales = [(norm, 0) for norm in group.norms] or group.members
         biases = {f"{scale.removesuffix('weight')}bias" for scale, _ in scales}
-        gated[name] = [*scales, *((bias, 0) for bias in sorted(biases & shifts))]
+        # a layer that only reads the channels has a bias of others
+        own = {
+            tensor.name for tensor in graph.tensors()
+            if len(tensor.axes) == 1 and tensor.axes[0] is not None
+            and name in extents[tensor.axes[0]].groups
+        }  # fmt: skip
+        gated[name] = [*scales, *((bias, 0) for bias in sorted(biases & own))]
     totals = {name: np.zeros(width) for name, width in subject.widths.items()}
     wanted = {tensor for tensors in gated.values() for tensor, _ in tensors}
     # those that the module's maker froze are buffers
