@@ -19,6 +19,9 @@ from functools import cached_property
 import numpy as np
 
 CONFIDENCE = 0.95
+# Test images that a verdict needs: of fewer, not even differences all of one sign would exclude
+# chance at 95 % (2 * 0.5^5 > 0.05, McNemar's exact test).
+LEAST_IMAGES = 6
 MOST_SEEDS = 1000  # that `seeds_needed` looks at
 
 
@@ -92,8 +95,9 @@ class Margin:
         return of_seed, max(of_columns - rest / count, 0) / images
 
     def half_width(self, confidence: float = CONFIDENCE, seeds: int | None = None) -> float:
-        """Of the interval in points; infinite for one seed. `seeds`: if there were so many."""
-        if self.seeds < 2:
+        """Of the interval in points; infinite for one seed, or less than LEAST_IMAGES. `seeds`: if
+        there were so many."""
+        if self.seeds < 2 or self.images < LEAST_IMAGES:
             return np.inf
         from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
 
@@ -107,9 +111,11 @@ class Margin:
         )
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-        """Of the margin in points, None for one seed."""
+        """Of the margin in points, None where its width is infinite. No margin is above 100."""
         half = self.half_width(confidence)
-        return (self.mean - half, self.mean + half) if np.isfinite(half) else None
+        if not np.isfinite(half):
+            return None
+        return max(self.mean - half, -100.0), min(self.mean + half, 100.0)
 
     def sign(self, confidence: float = CONFIDENCE) -> int:
         """1 or -1 where the interval excludes zero, otherwise 0: it is not decided."""
@@ -140,8 +146,12 @@ class Margin:
         """Why it is not decided at this confidence, and what would decide it."""
         if self.seeds == 1:
             return "one seed has no spread to judge it by; three or more would"
+        if self.images < LEAST_IMAGES:
+            return f"{self.images} test images are too few to decide anything"
+        if (self.one == self.other).all():
+            return "both classify the same images correctly"
         if self.mean == 0:
-            return "there is no difference to decide"
+            return "the margin is zero in these seeds, which does not say how many would decide it"
         needed = self.seeds_needed(confidence)
         which = "corrected interval" if confidence > CONFIDENCE + 1e-9 else "interval"
         if needed is None:

@@ -243,14 +243,22 @@ def _verdict(
     name: str, subnet: pd.DataFrame, comparisons: list[Comparison], within: bool, about: str
 ) -> tuple[str, str]:
     """(outcome, sentence)"""
-    params, macs = subnet["params_kept"].max(), subnet["macs_kept"].max()
-    size = f"{100 * params:.2f} % of the parameters and {100 * macs:.2f} % of the MACs"
+    kept = [
+        (subnet["params_kept"].max(), PARAMS, "of the parameters"),
+        (subnet["macs_kept"].max(), MACS, "of the MACs"),
+    ]
     each = "; ".join(map(str, comparisons))
     if not within:
+        most = "up to " if len(subnet) > 1 else ""
+        over = [
+            f"{most}{100 * share:.2f} % {what}, more than the claim's {100 * bound:.0f} %"
+            for share, bound, what in kept
+            if share > bound
+        ]
         return "not tested", (
-            f"{about} is NOT TESTED in this run: {name} keeps {size}, more than the claim's "
-            f"10 % and 50 %. Its margins: {each}."
+            f"{about} is NOT TESTED in this run: {name} keeps {_and(over)}. Its margins: {each}."
         )
+    size = " and ".join(f"{100 * share:.2f} % {what}" for share, _, what in kept)
     size = f"{name}, with {'at most ' if len(subnet) > 1 else ''}{size},"
     better = [c.opponent for c in comparisons if c.decided == 1]
     if len(better) == len(comparisons):

@@ -108,6 +108,9 @@ def test_claim_needs_its_budget(tmp_path, kept):
     claim = verdicts(tmp_path, BEST, kept=kept)["st"]
     assert claim.outcome == "not tested"
     assert "NOT TESTED" in claim.sentence
+    over = "11.00 % of the parameters, more than the claim's 10 %"
+    over = over if kept[0] > 0.1 else "51.00 % of the MACs, more than the claim's 50 %"
+    assert f"keeps up to {over}. Its margins" in claim.sentence
 
 
 def test_rows_beyond_the_budget_take_no_level(tmp_path):

@@ -36,9 +36,10 @@ def test_variances_are_those_of_an_analysis_of_variance(seeds, images):
     for confidence in (0.95, 0.995):
         t = stats.t.ppf((1 + confidence) / 2, seeds - 1) * np.sqrt(of_seed / seeds)
         z = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(of_images)
-        low, high = margin.interval(confidence)
-        assert high - low == pytest.approx(2 * np.sqrt(t**2 + z**2))
-        assert (low + high) / 2 == pytest.approx(mean)
+        half = np.sqrt(t**2 + z**2)
+        assert margin.half_width(confidence) == pytest.approx(half)
+        ends = max(mean - half, -100), min(mean + half, 100)
+        assert margin.interval(confidence) == pytest.approx(ends)
 
 
 def test_mcnemars_counts():
@@ -61,7 +62,25 @@ def test_networks_that_answer_alike_differ_by_nothing():
     answers = np.random.default_rng(0).random((3, 50)) < 0.7
     margin = Margin(answers, answers.copy())
     assert margin.sign() == 0 and margin.interval() == (0, 0)
-    assert margin.why_undecided() and margin.seeds_needed() is None
+    assert margin.why_undecided() == "both classify the same images correctly"
+    assert margin.seeds_needed() is None
+
+
+def test_a_few_images_decide_nothing():
+    for images in (1, 5, 6):
+        margin = Margin(np.ones((3, images), bool), np.zeros((3, images), bool))
+        assert margin.sign() == (images == 6)
+        if images < 6:
+            assert margin.interval() is None and "too few" in margin.why_undecided()
+
+
+def test_a_margin_of_zero_is_not_always_no_difference():
+    one = np.zeros((2, 100), bool)
+    one[0, :20], other = True, np.zeros((2, 100), bool)
+    other[1, :20] = True
+    margin = Margin(one, other)
+    assert margin.mean == 0 and margin.interval() == (-100, 100)  # no margin is larger
+    assert margin.why_undecided().startswith("the margin is zero in these seeds")
 
 
 def test_equal_margins_are_no_certainty():
