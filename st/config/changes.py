@@ -20,13 +20,15 @@ from st.core.tensors import read_header
 from st.data.dataset import FORMAT
 from st.data.folder import full_fingerprint, quick_fingerprint
 
-# What was found of sources whose dates have changed, so that they are not read at every start.
+# What was found of sources whose dates have changed, so that they are not read at every start; and
+# at which places the prepared images have been seen.
 KNOWN = Path(".snakemake/st-sources.json")
 
 
 def paths(source: str, options: dict[str, Any]) -> list[Path]:
     """The files and folders outside results/ that a source reads."""
-    return list(registry.datasets.ask(source, "paths", **options) or [])
+    found = registry.datasets.ask(source, "paths", **options) or []
+    return [Path(path) for path in ([found] if isinstance(found, str | Path) else found)]
 
 
 def parted(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,11 +39,18 @@ def parted(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     Raises StError if the source names an option that it does not have.
     """
     names = registry.datasets.ask(source, "where") if paths(source, options) else ()
+    names = (names,) if isinstance(names, str) else names
     for name in names:
         if name not in options:
             raise StError(f"`where` of the data set '{source}' names '{name}', which is no option")
     what = {name: value for name, value in options.items() if name not in names}
     return what, {name: options[name] for name in names}
+
+
+def stated(job: Job) -> Job:
+    """What the prepared file says of its job: which images they are, not where or when they were
+    found. So the same images give the same bytes."""
+    return {key: value for key, value in job.items() if key not in ("where", "fingerprint")}
 
 
 def whole(job: Job) -> dict[str, Any]:
@@ -64,20 +73,55 @@ def fingerprint(source: str, options: str, compare: str, prepared: Path) -> str 
     known = before.get("fingerprint")
     if compare == "contents":
         full = full_fingerprint(read)
-        # without the source there is nothing to compare
-        return known if full in ("", before.get("contents")) else full
+        if full and full != before.get("contents"):
+            return full
+        return _seen(read, known) if full else known  # else there is nothing to compare
     quick = quick_fingerprint(read)
-    if not quick or quick == before.get("quick"):
+    if not quick:
         return known
+    if quick == before.get("quick"):
+        return _seen(read, known)
     if not before:
         return quick
-    noted = _noted()
-    contents = noted.get(quick)
+    contents = _noted().get(quick)
     if contents is None:
         contents = full_fingerprint(read)
-        with suppress(StError):  # a folder that can't be written costs another reading
-            write_json(KNOWN, {**noted, quick: contents})
-    return known if contents == before.get("contents") else quick
+        _remember(quick, contents)
+    return _seen(read, known) if contents == before.get("contents") else quick
+
+
+def _seen(read: list[Path], known: str | None) -> str | None:
+    """`known`, after it was noted that images at these places are the prepared ones."""
+    _remember(_places(read), known)
+    return known
+
+
+def _places(read: list[Path]) -> str:
+    return f"places: {json.dumps([str(path) for path in read])}"
+
+
+def are_those(source: str, options: dict[str, Any], prepared: Path) -> bool:
+    """Whether a prepared data set is of a source with these options: the same images, from where it
+    was prepared or where they have been seen since."""
+    read, before = paths(source, options), _prepared(prepared)
+    try:
+        what, _ = parted(source, options)
+        if read_header(prepared, FORMAT)["job"]["options"] != what:
+            return False
+        then = paths(source, {**what, **before.get("where", {})})
+    except (StError, KeyError, TypeError):
+        return False
+    key, noted = _places(read), _noted()
+    return then == read or (key in noted and noted[key] == before.get("fingerprint"))
+
+
+def is_made(job: Job, prepared: Path) -> bool:
+    """Whether the data set that a job of `prepare` is about has been prepared."""
+    try:
+        same = prepared.exists() and read_header(prepared, FORMAT)["job"] == stated(job)
+    except (StError, KeyError):
+        return False
+    return same and _prepared(prepared).get("fingerprint") == job.get("fingerprint")
 
 
 def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:
@@ -91,7 +135,8 @@ def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:
 def note(path: Path, source: dict[str, str], job: Job) -> None:
     """Write what a prepared data set says of its source into a file beside it, which goes where
     results go, while the data set stays."""
-    write_json(_note(path), {**source, "fingerprint": job.get("fingerprint")})
+    where = job.get("where", {})
+    write_json(_note(path), {**source, "fingerprint": job.get("fingerprint"), "where": where})
 
 
 def _note(path: Path) -> Path:
@@ -99,19 +144,25 @@ def _note(path: Path) -> Path:
 
 
 def _prepared(path: Path) -> dict[str, Any]:
-    """A prepared data set's facts of its source, and its job's fingerprint; what came with results
-    where there is none; else empty."""
+    """What was noted of a prepared data set's source, also where only results have come; empty
+    where nothing was, or the data set is damaged."""
     try:
-        if not path.exists():
-            noted = read_json(_note(path))
-            return noted if isinstance(noted, dict) else {}
-        header = read_header(path, FORMAT)
-        return {**(header["source"] or {}), "fingerprint": header["job"].get("fingerprint")}
-    except (StError, KeyError, TypeError, AttributeError):
+        if path.exists():
+            read_header(path, FORMAT)
+        noted = read_json(_note(path))
+    except StError:
         return {}
+    return noted if isinstance(noted, dict) else {}
 
 
-def _noted() -> dict[str, str]:
+def _remember(key: str, value: str | None) -> None:
+    noted = _noted()
+    if key not in noted or noted[key] != value:
+        with suppress(StError):  # a folder that can't be written costs another reading
+            write_json(KNOWN, {**noted, key: value})
+
+
+def _noted() -> dict[str, Any]:
     with suppress(StError):
         found = read_json(KNOWN)
         return found if isinstance(found, dict) else {}

@@ -214,9 +214,18 @@ class Grid:
                 for part in ("supernets", "searches", "methods")
             },
             "latency_batch": self.params.evaluation.latency_batch,
-            # what jobs may ask a cluster for changes no result
-            "params": fingerprint(self.params.model_dump(exclude={"resources"})),
+            "params": fingerprint(self._stated()),
         }
+
+    def _stated(self) -> Job:
+        """The params file without what changes no result: what jobs may ask a cluster for, which
+        plugins are looked at, where images lie and how their changes are noticed."""
+        told = self.params.model_dump(exclude={"resources", "plugins"})
+        for data in told["datasets"].values():
+            del data["compare"]
+            options = registry.datasets.check(data["source"], data["options"])
+            data["options"], _ = changes.parted(data["source"], options)
+        return told
 
     def _subnet_row(self, architecture: str, name: str) -> Job:
         method, arch = self.params.methods[name], self.params.architectures[architecture]

@@ -13,7 +13,6 @@ from st.config.parts import problems_of
 from st.core import registry
 from st.core.errors import StError
 from st.core.tensors import read_header
-from st.data.dataset import FORMAT as DATA_FORMAT
 from st.data.dataset import Shape, check_normalisation
 from st.networks.checkpoint import FORMAT
 from st.networks.graph import draw
@@ -97,22 +96,22 @@ def missing_images(params: Params) -> Iterator[str]:
         options = registry.datasets.check(data.source, data.options)
         paths = changes.paths(data.source, options)
         own = not registry.datasets.module(data.source).startswith("st.")
-        if own or options.get("download"):  # a plugin's may come from anywhere
+        if own and not registry.datasets.get(data.source).where:  # they may come from anywhere
             continue
-        if paths and not any(map(os.path.exists, paths)) and not _has_results(key, options):
+        if options.get("download"):
+            continue
+        there = any(map(os.path.exists, paths)) or _has_results(key, data.source, options)
+        if paths and not there:
             place = f"datasets.{key}.options" + (".root" if "root" in options else "")
             yield f"{place}: {paths[0]} is not there; name the images' place, or put them there"
 
 
-def _has_results(dataset: str, options: dict[str, Any]) -> bool:
-    """Whether anything was made of a data set; if it was prepared, with these options."""
+def _has_results(dataset: str, source: str, options: dict[str, Any]) -> bool:
+    """Whether anything was made of a data set; if it was prepared, of these images."""
     prepared = Path(fill(DATA, dataset=dataset))
     if not prepared.exists():
         return any(path.is_file() for path in Path("results").glob(f"*/{dataset}/**/*"))
-    try:
-        return changes.whole(read_header(prepared, DATA_FORMAT)["job"]) == options
-    except (StError, KeyError, TypeError):
-        return False
+    return changes.are_those(source, options, prepared)
 
 
 def drawn(dataset: str, key: str, architecture: Architecture) -> Structure | None:

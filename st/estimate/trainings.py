@@ -9,17 +9,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from st.config.changes import whole
+from st.config.changes import is_made, whole
 from st.config.grid import Grid
 from st.config.layout import DATA, Experiment, place
 from st.config.supernets import drawn, told_shape
 from st.core import registry, slots
 from st.core.errors import StError
 from st.core.job import Job
-from st.core.tensors import read_header
 from st.core.types import Finite
 from st.data.augment import Augment
-from st.data.dataset import FORMAT, Data, Shape, load_data
+from st.data.dataset import Data, Shape, load_data
 from st.networks.structure import Structure
 from st.pruning.criteria import Subject
 from st.pruning.criteria.published import widths as published_widths
@@ -85,7 +84,7 @@ def datasets(grid: Grid) -> dict[str, Sample]:
 def _sample(grid: Grid, name: str) -> Sample:
     prepared = Path(DATA.format(dataset=name))
     spec, job = grid.params.datasets[name], grid.prepare(name)
-    if _made_by(job, prepared):
+    if is_made(job, prepared):
         return sample_of(load_data(prepared)[0])
     source, options, held = registry.datasets.get(spec.source), whole(job), job["holdout"]
     if not source.sample:
@@ -105,18 +104,6 @@ def _sample(grid: Grid, name: str) -> Sample:
     bytes_ = round(size * (train + test))
     # prepare has a process for each core, up to eight
     return Sample(data, train, test, bytes_, rate * total / min(8, os.cpu_count() or 1))
-
-
-def _made_by(job: Job, prepared: Path) -> bool:
-    """Whether the data set of this job has been prepared, and not another one of its name."""
-
-    def images(job: Job) -> Job:
-        return {key: value for key, value in job.items() if key != "where"}
-
-    try:
-        return prepared.exists() and images(read_header(prepared, FORMAT)["job"]) == images(job)
-    except (StError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def to_measure(shape: Shape, batch: int, gpus: bool) -> int:

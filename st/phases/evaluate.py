@@ -106,7 +106,7 @@ def run(
     latency, parts = _timed(job, networks, files, images, where)
     about = {
         "sha256": digest,
-        "fingerprint": read_header(data, FORMAT)["job"].get("fingerprint"),
+        "fingerprint": (read_header(data, FORMAT)["source"] or {}).get("contents"),
         "classes": found.classes,
     }
     made = provenance.here(where.describe(), where.threads) | provenance.commit()

@@ -48,8 +48,10 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
     if job.get("normalisation"):
         found = found.normalised(**job["normalisation"])
     if source:
+        save_data(data, found, changes.stated(job), {"contents": source["contents"]})
         changes.note(data, source, job)
-    save_data(data, found, job, source)
+    else:
+        save_data(data, found, changes.stated(job))
     channels, height, width = found.input_shape
     say(
         f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "

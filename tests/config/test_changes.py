@@ -1,5 +1,6 @@
 """Changes of the files behind a data set."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -155,14 +156,76 @@ def test_moved_images_are_the_same(place, compare, copied):
     else:
         (root / "images").rename(root / "other")
     options = params["datasets"]["pets"]["options"]
-    for place in ("other/", str(root / "other"), "./other"):
+    report, digest = Grid(parse(params)).report(), file_digest(DATA.format(dataset="pets"))
+    for number, place in enumerate(("other/", str(root / "other"), "./other")):
         options["root"] = place
         assert images(params) == first and job(params)["where"] == {"root": place}
         parse(params, images=True)
-        prepare.run(job(params), Path("again/data.safetensors"))  # reads where they are now
+        again = f"again{number}/data.safetensors"
+        prepare.run(job(params), Path(again))  # reads where they are now
+        assert file_digest(again) == digest
+    assert Grid(parse(params)).report() == report
+    (root / "other").rename(root / "unplugged")
+    parse(params, images=True)  # they have been seen there
+    assert images(params) == first
+    options["root"] = "nowhere"  # not taken for a machine that has the results only
+    with pytest.raises(StError, match="nowhere is not there"):
+        parse(params, images=True)
+    (root / "unplugged").rename(root / "other")
+    options["root"] = "other"
     Image.fromarray(np.full((8, 8), 7, dtype=np.uint8)).save(root / "other/cat/0.png")
     assert images(params) != first
-    options["root"] = "nowhere"  # not taken for a machine that has the results only
+
+
+def file_digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_images_with_other_dates_are_prepared_to_the_same_bytes(place):
+    root, params = place
+    made(params)
+    before = file_digest(DATA.format(dataset="pets"))
+    for path in (root / "images").rglob("*.png"):
+        os.utime(path)
+    made(params)
+    assert file_digest(DATA.format(dataset="pets")) == before
+
+
+SOURCE = """
+import numpy as np
+from st.core.registry import datasets
+from st.data.dataset import Data
+
+
+@datasets.register
+def mine_of_paths(*, folder: str) -> Data:
+    labels = np.arange(8) % 2
+    images = np.zeros((8, 1, 8, 8), np.uint8)
+    return Data(images, labels, images, labels, ["a", "b"])
+
+
+mine_of_paths.paths = lambda *, folder: RETURNED
+mine_of_paths.where = "folder"
+mine_of_paths.shape = lambda **options: ((1, 8, 8), 2)
+"""
+
+
+@pytest.mark.parametrize("number, returned", [*enumerate(["folder", "[folder]", "[Path(folder)]"])])
+def test_plugins_name_their_places(place, number, returned, monkeypatch):
+    """As texts too, as `glob` gives them; a place that never was is told."""
+    root, params = place
+    name = f"plugin_of_places_{number}"
+    text = SOURCE.replace("RETURNED", returned).replace("mine_of_paths", f"mine_{number}")
+    (root / f"{name}.py").write_text(f"from pathlib import Path\n{text}")
+    options = {"folder": "images"}
+    params |= {"plugins": [name]}
+    monkeypatch.setattr(registry.datasets, "_entries", dict(registry.datasets._entries))
+    params["datasets"] = {"pets": {"source": f"mine_{number}", "options": options}}
+    parse(params, images=True)
+    first = images(params)
+    assert first["fingerprint"] and job(params)["where"] == options
+    made(params)
+    options["folder"] = "nowhere"
     with pytest.raises(StError, match="nowhere is not there"):
         parse(params, images=True)
 

@@ -19,7 +19,7 @@ from st.training.accuracy import predictions
 
 
 def test_accuracy_in_the_precision_of_the_training(tmp_path):
-    save_data(tmp_path / "data", stripes(), {"fingerprint": "f0"})
+    save_data(tmp_path / "data", stripes(), {}, {"contents": "f0"})
     precisions = ["float32", "bfloat16", "tf32"]
     for name in precisions:
         run(tmp_path / name, {**JOB, "training": {**RECIPE, "epochs": 1, "precision": name}})
