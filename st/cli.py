@@ -199,8 +199,7 @@ def _show(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from st.networks.weights import convert
 
-    count = convert(options.source, options.target)
-    print(f"{options.target}: {count} tensors")
+    print(f"{options.target}: {convert(options.source, options.target)}")
 
 
 def _diff(options: argparse.Namespace) -> None:

@@ -141,17 +141,20 @@ def first(
     return fitted(structure, weights, anew, drawn)
 
 
-def convert(source: Path, target: Path) -> int:
+def convert(source: Path, target: Path) -> str:
     """Write the tensors of a file of torch's (.pth, .pt) to a safetensors file, in float32; returns
-    how many. Nothing of it is run: torch reads weights only."""
+    what is to be said of them. Nothing of it is run: torch reads weights only."""
     import torch
 
     if target.suffix != ".safetensors":
         raise StError(f"{target}: must end in .safetensors")
     check_apart(target, [source])
     found = _unpickled(source)
+    where = ""
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
+            left = [str(name) for name in found if name != key]
+            where = f", of '{key}'" + (f" (left out: {', '.join(left)})" if left else "")
             found = found[key]
             break
     tensors = {
@@ -164,7 +167,9 @@ def convert(source: Path, target: Path) -> int:
         raise StError(f"{source}: holds no tensors by name")
     with whole(target) as temporary:
         save_tensors(temporary, tensors)
-    return len(tensors)
+    first = {name.partition(".")[0] for name in tensors}
+    common = f"; all names begin with '{first.pop()}.'" if len(first) == 1 < len(tensors) else ""
+    return f"{len(tensors)} tensors{where}{common}"
 
 
 def _unpickled(source: Path) -> Any:

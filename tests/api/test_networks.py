@@ -113,6 +113,19 @@ def test_what_is_to_be_known_of_an_import_is_a_warning():
 
 
 @pytest.mark.slow
+def test_what_cannot_be_taken_is_told_with_what_helps():
+    cumulative = Net()
+    cumulative.norm = nn.BatchNorm2d(6, momentum=None)
+    with pytest.raises(st.StError, match=r"'norm' has momentum=None, .* such as 0\.1"):
+        st.supernet(cumulative, SHAPE)
+    lazy = Net()
+    lazy.stem = nn.LazyConv2d(6, 3, padding=1)
+    with pytest.raises(st.StError, match="if its layers are lazy, call it on a batch"):
+        st.supernet(lazy, SHAPE)
+    lazy(torch.rand(2, *SHAPE))
+    st.supernet(lazy, SHAPE)
+
+
 def test_what_wraps_a_module_is_taken_off():
     for module in (nn.DataParallel(Net()), torch.compile(Net())):
         assert st.supernet(module, SHAPE).structure.label == "Net"

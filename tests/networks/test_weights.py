@@ -35,18 +35,26 @@ def refused(capsys, source, target, words):
     assert contents() == before
 
 
+def test_what_was_taken_of_several_is_told():
+    state = nn.Linear(2, 3).state_dict()
+    torch.save({"epoch": 3, "model": state, "ema": state}, "both.pth")
+    told = convert(Path("both.pth"), Path("both.safetensors"))
+    assert told == "2 tensors, of 'model' (left out: epoch, ema)"
+
+
 def test_parameters_of_a_compiled_parallel_network():
     """With gradients, in any type, and with the names that wrappers give."""
     layer = nn.Linear(2, 3)
     held = dict(layer.named_parameters())
     torch.save({f"_orig_mod.module.{n}": v for n, v in held.items()}, "outer.pth")
     torch.save({f"module.a._orig_mod.{n}": v.bfloat16() for n, v in held.items()}, "inner.pth")
-    assert convert(Path("outer.pth"), Path("outer.safetensors")) == 2
+    assert convert(Path("outer.pth"), Path("outer.safetensors")) == "2 tensors"
     found = load_file("outer.safetensors")
     assert found.keys() == held.keys()
     for name, value in held.items():
         np.testing.assert_array_equal(found[name], value.detach().numpy())
-    assert convert(Path("inner.pth"), Path("inner.safetensors")) == 2
+    told = convert(Path("inner.pth"), Path("inner.safetensors"))
+    assert told == "2 tensors; all names begin with 'a.'"
     found = load_file("inner.safetensors")
     assert found.keys() == {"a.weight", "a.bias"} and found["a.bias"].dtype == np.float32
 

@@ -180,6 +180,12 @@ def _plain(name: str, module: Any) -> nn.Module:
                 f"module '{name}': {which} is compiled by torch.jit; name the module as it is "
                 "before that"
             )
+        tracks = isinstance(found, nn.modules.batchnorm._NormBase) and found.track_running_stats
+        if tracks and found.momentum is None:
+            raise StError(
+                f"module '{name}': '{part}' has momentum=None, an average whose weights depend on "
+                "how many batches there were; give it a number, such as 0.1"
+            )
     return module
 
 
@@ -189,7 +195,8 @@ def _copy(name: str, module: nn.Module) -> nn.Module:
     except Exception as error:  # as of tensors that were computed of parameters
         raise StError(
             f"module '{name}': cannot be copied ({type(error).__name__}: "
-            f"{one_line(error)[:200]}); name a function that makes it"
+            f"{one_line(error)[:200]}); if its layers are lazy, call it on a batch of images "
+            "first; in a params file name a function that makes it"
         ) from error
 
 
