@@ -66,7 +66,7 @@ def parser() -> Parser:
     differ = command("diff", text, _diff, "json", "plugin")
     for name in ("one", "other"):
         differ.add_argument(name, type=Path, help="a model.safetensors or structure.json")
-    text = "say which class images have, by a trained model"
+    text = "classify images with a trained model"
     predict = command("predict", text, _predict, "plugin", "device", "threads")
     predict.add_argument("model", **MODEL)
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")

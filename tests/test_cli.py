@@ -232,7 +232,7 @@ def test_all_options_are_listed(project, capsys):
     assert "  kd: Knowledge distillation (Hinton et al. 2015).\n      T^2 KL(" in told
     assert "temperature = 4.0: number, above 0, at most 1000" in told and "bn_scale" not in told
     assert st("options", "dk") == 2
-    assert "there is no 'dk' to have options; did you mean 'dkd'?" in capsys.readouterr().err
+    assert "unknown name 'dk'; did you mean 'dkd'?" in capsys.readouterr().err
 
 
 BAD = [

@@ -27,7 +27,7 @@ def told(wanted: Sequence[str]) -> Iterator[str]:
     names = {name for _, known in PLACES for name in known.names()}
     for name in wanted:
         if name not in names:
-            raise StError(f"there is no '{name}' to have options; {closest(name, names)}")
+            raise StError(f"unknown name '{name}'; {closest(name, names)}")
     for place, known in PLACES:
         shown = [name for name in known.names() if not wanted or name in wanted]
         yield from [place] if shown else []

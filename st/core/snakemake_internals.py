@@ -42,7 +42,7 @@ def default_resources(workflow: Any) -> dict[str, Any]:
     return {name: getattr(value, "raw", value) for name, value in found.items()}
 
 
-def jobs_on_gpus(workflow: Any, gpus: int) -> int | None:
+def limit_jobs_on_gpus(workflow: Any, gpus: int) -> int | None:
     """How many jobs may use this machine's GPUs at once: `gpu` in --resources, or else one a GPU,
     which is stated to Snakemake here, because a profile can't count GPUs. None if a cluster runs
     the jobs."""

@@ -5,9 +5,7 @@ reports of all files in its folder (st/deploy/export.py), and again with each ex
 """
 
 import json
-import math
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,12 +15,12 @@ from st.core.errors import StError
 from st.core.files import read_json
 from st.core.registry import targets
 from st.report.columns import reduction, short
+from st.report.margins import CONFIDENCE
 
 if TYPE_CHECKING:
     from st.deploy.model import Model
 
 CARD = "MODEL_CARD.md"
-CONFIDENCE = 0.95
 FEW = 100  # test images of a class, below which its accuracy is only a hint
 MOST_CLASSES = 1000  # rows of the table of classes
 DTYPES = {"uint8": "uint8, 0 to 255", "float32": "float32, normalised"}
@@ -66,14 +64,13 @@ def other_reports(path: Path, about: Path, weights: str) -> list[Report]:
     return found
 
 
-def wilson(correct: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(correct: int, count: int) -> tuple[float, float]:
     """Wilson's (1927) interval of a fraction, in percent: the images are a sample, the network is
     not."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, spread = correct / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / 4 / count)
-    return 100 * (centre - half), 100 * (centre + half)
+    from scipy.stats import binomtest  # takes a second to import
+
+    found = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 def card(model: "Model", reports: list[Report]) -> str:
@@ -196,7 +193,7 @@ def _accuracy(facts: dict[str, Any]) -> str:
             + "."
         )
     rows = [
-        "| file | accuracy (%) | 95 % interval | same class as in torch (%) | "
+        f"| file | accuracy (%) | {100 * CONFIDENCE:.0f} % interval | same class as in torch (%) | "
         "largest difference of a logit |",
         "|---|---:|---:|---:|---:|",
     ]

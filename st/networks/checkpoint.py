@@ -58,7 +58,9 @@ def verify(name: str, tensors: Mapping[str, np.ndarray], structure: Structure, r
     for known in structure.graph.tensors():
         value = tensors[known.name]
         if value.dtype != known.dtype:
-            raise StError(f"{name}: tensor '{known.name}' is of type {value.dtype}")
+            raise StError(
+                f"{name}: tensor '{known.name}' is of type {value.dtype}, not {known.dtype}; {remedy}"
+            )
         if known.trained and not np.isfinite(value).all():
             raise StError(f"{name}: tensor '{known.name}' has values that are not finite; {remedy}")
 

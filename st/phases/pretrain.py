@@ -1,4 +1,4 @@
-"""Pretrain: train a supernet from scratch."""
+"""Pretrain: train a supernet from fresh or given weights."""
 
 from pathlib import Path
 from typing import Any

@@ -25,7 +25,7 @@ DECIMALS = {c.name: c.decimals for c in COLUMNS if c.decimals is not None}
 
 
 def place(pattern: str, folder: str | Path, **names: Any) -> Path:
-    """A file of st.config.grid's patterns, below `folder` instead of results/."""
+    """A file of st.config.layout's patterns, below `folder` instead of results/."""
     return Path(folder) / pattern.removeprefix("results/").format(**names)
 
 

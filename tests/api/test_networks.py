@@ -119,7 +119,7 @@ def test_what_cannot_be_taken_is_told_with_what_helps():
     with pytest.raises(st.StError, match=r"'norm' has momentum=None, .* such as 0\.1"):
         st.supernet(cumulative, SHAPE)
     lazy = Net()
-    lazy.stem = nn.LazyConv2d(6, 3, padding=1)
+    lazy.stem, lazy.norm = nn.LazyConv2d(6, 3, padding=1), nn.LazyBatchNorm2d()
     with pytest.raises(st.StError, match="if its layers are lazy, call it on a batch"):
         st.supernet(lazy, SHAPE)
     lazy(torch.rand(2, *SHAPE))

@@ -25,7 +25,7 @@ note(
     configfiles=internals.configfiles(workflow),
     is_default_config=internals.is_default_config(workflow),
     default_resources=internals.default_resources(workflow),
-    jobs_on_gpus=internals.jobs_on_gpus(workflow, 3),
+    jobs_on_gpus=internals.limit_jobs_on_gpus(workflow, 3),
     uses_cache=internals.uses_cache(workflow),
     persistence_backend=internals.persistence_backend(workflow),
 )

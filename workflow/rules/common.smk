@@ -82,7 +82,7 @@ GRES = ASKED.get("gres")
 
 # On this machine jobs take GPUs by slots (st/core/slots.py): one a GPU, unless --resources gpu=N says how
 # many jobs may use GPUs at once (0: none). Elsewhere it is the cluster that gives them.
-AT_ONCE = internals.jobs_on_gpus(workflow, len(GPUS)) if GPUS else None
+AT_ONCE = internals.limit_jobs_on_gpus(workflow, len(GPUS)) if GPUS else None
 if AT_ONCE is not None:
     SLOTS = min(math.ceil(AT_ONCE / len(GPUS)), slots.MOST)
     os.environ |= {slots.SLOTS: str(SLOTS), slots.VISIBLE: ",".join(GPUS if SLOTS else [])}

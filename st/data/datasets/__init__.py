@@ -9,7 +9,7 @@ that only say where these are: the same files elsewhere are the same images.
 
 from pathlib import Path
 
-from st.core.errors import StError
+from st.core.errors import StError, one_line
 from st.data.dataset import Data, Shape
 from st.data.folder import expanded
 
@@ -27,7 +27,7 @@ def torchvision_data(kind: str, root: str, download: bool) -> Data:
             if download:
                 raise StError(
                     f"{kind}: cannot be downloaded to '{root}' "
-                    f"({type(error).__name__}: {' '.join(str(error).split())})"
+                    f"({type(error).__name__}: {one_line(error, 300)})"
                 ) from error
             raise StError(
                 f"{kind}: is not in '{root}'; put torchvision's files there, or let them be "
