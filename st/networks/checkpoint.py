@@ -59,7 +59,8 @@ def verify(name: str, tensors: Mapping[str, np.ndarray], structure: Structure, r
         value = tensors[known.name]
         if value.dtype != known.dtype:
             raise StError(
-                f"{name}: tensor '{known.name}' is of type {value.dtype}, not {known.dtype}; {remedy}"
+                f"{name}: tensor '{known.name}' is of type {value.dtype}, not {known.dtype}; "
+                f"{remedy}"
             )
         if known.trained and not np.isfinite(value).all():
             raise StError(f"{name}: tensor '{known.name}' has values that are not finite; {remedy}")

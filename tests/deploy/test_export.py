@@ -321,7 +321,9 @@ def test_the_code_of_the_card_runs(project, tmp_path):
     """As it stands there, but for the package."""
     model = st.load(project[0])
     kinds = {"torch": 'n"et.pt2', "module": "own.py"}
-    if all(__import__("importlib.util").util.find_spec(name) for name in targets.get("onnx").needs):
+    if all(
+        __import__("importlib.util").util.find_spec(name) for name in targets.get("onnx").packages
+    ):
         kinds |= {"onnx": "net.onnx", "int8": "net.int8.onnx"}
     for to, name in kinds.items():
         st.export(model, tmp_path / name, to)
