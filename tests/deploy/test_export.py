@@ -1,6 +1,7 @@
 """`st export`: files that other programs run, compared with the network, and their cards."""
 
 import collections
+import importlib.util
 import inspect
 import json
 import signal
@@ -144,7 +145,7 @@ def test_selected_channels_are_those_of_the_whole_network(tmp_path, onnx):
 def test_a_checked_file(project, to, raw, tmp_path, capsys):
     """What is printed and stored is what running the file gives."""
     kind = targets.get(to)
-    needs(*kind.needs)
+    needs(*kind.packages)
     model, data = project
     out = tmp_path / "new" / f"net{kind.suffix}"
     arguments = ["export", str(model), str(out), "--to", to, *(["--raw"] if raw else [])]
@@ -279,7 +280,7 @@ def test_without_data_random_images_check_it(tmp_path):
 @pytest.mark.parametrize("to", ["onnx", "torch", "module"])
 def test_a_file_that_computes_something_else_is_not_written(project, to, tmp_path, monkeypatch):
     kind = targets.get(to)
-    needs(*kind.needs)
+    needs(*kind.packages)
     run_it = kind.run
     monkeypatch.setattr(kind, "run", lambda path: lambda batch: run_it(path)(batch) + 0.1)
     with pytest.raises(st.StError, match=r"differ from the network's by 0\.1"):
@@ -482,7 +483,6 @@ def test_int8_needs_images(tmp_path, onnx):
 
 
 def test_a_missing_package_is_named(project, tmp_path, monkeypatch, capsys):
-    import importlib.util
 
     there = importlib.util.find_spec
     monkeypatch.setattr(
@@ -506,7 +506,7 @@ def test_the_extra_lists_what_targets_need():
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = {entry.partition(">")[0] for entry in extras["optional-dependencies"]["export"]}
-    assert listed == {package for name in targets.names() for package in targets.get(name).needs}
+    assert listed == {package for name in targets.names() for package in targets.get(name).packages}
     assert not listed & {entry.partition(">")[0] for entry in extras["dependencies"]}
 
 
