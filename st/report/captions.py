@@ -172,7 +172,9 @@ def definitions(job: Job, runs: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for name, row in rows.items():
         epochs = runs.loc[runs["method"] == name, "epochs"]
         low, high = epochs.min(), epochs.max()
-        length = f"{low} epoch{'s' * (low != 1)}" if low == high else f"{low} to {high} epochs"
+        length = (
+            f"{low} epoch{'' if low == 1 else 's'}" if low == high else f"{low} to {high} epochs"
+        )
         if "search" not in row:
             reference = "; all fractions refer to it" if name == "supernet" else ""
             yield name, f"the whole network, supernet {row['supernet']}; {length}{reference}."
