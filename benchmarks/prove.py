@@ -13,6 +13,8 @@ if any has failed.
 - reference: logits in float32, tf32 and bfloat16, beside those in float64 on the CPU
 - losses, views: every registered loss, and what images and optimisers can be asked for, replayed as
   above
+- whole: an epoch of an imported network with dropout, and of images that are sent batch by batch,
+  as above
 - resumed: a training that is stopped and goes on ends with the weights of one that was not
 - together: a training as a group of one process (NCCL; one needs no SyncBatchNorm), beside one
   without
@@ -34,15 +36,20 @@ from pathlib import Path
 
 import torch
 from common import OBJECTIVE, Case, Table, add_out, cases, machine, network, random_data, structure
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import st
 from st.core import device, progress, registry
 from st.core.capture import WARM_UP
 from st.core.device import choose
+from st.data import images as stored
 from st.data.augment import Augment
 from st.data.images import Images
-from st.pruning.latency import seconds
+from st.networks import network as networks
+from st.networks.timing import seconds
 from st.pruning.tas import loop as tas
 from st.pruning.tas.network import Supernet
 from st.pruning.tas.space import read
@@ -205,6 +212,54 @@ def apart(ones: list[torch.Tensor], others: list[torch.Tensor]) -> float:
     return float(f"{float((one - other).norm() / one.norm()):.1e}")
 
 
+class Dropped(nn.Module):
+    """A network of someone's own, which draws random numbers while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.deep = weight_norm(nn.Conv2d(32, 64, 3, stride=2, padding=1))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(64, 10))
+
+    def forward(self, x):
+        x = self.deep(torch.relu(self.norm(self.conv(x))))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def imported(where: device.Device, images: int) -> Run:
+    """A training of it on noise."""
+    torch.manual_seed(0)
+    net = st.supernet(Dropped(), (3, 32, 32))
+    recipe = Training(batch_size=64, lr=0.01, schedule="constant", test_every=0)
+    return Run(
+        network=where.place(networks.build(net.structure, networks.tensors(net.network))),
+        images=Images(random_data(images), where), recipe=recipe, epochs=1,
+        objective=Objective({"ce": {"weight": 1.0}}, net.structure.graph.taps, recipe),
+        augment=Augment(crop=4, flip=True), seed=0, device=where,
+    )  # fmt: skip
+
+
+def streamed(make: Callable[[], Run]) -> Run:
+    """The same with images that do not fit on the device."""
+    before, stored.room = stored.room, lambda device: 0.0
+    try:
+        return make()
+    finally:
+        stored.room = before
+
+
+def epochs(make: Callable[[], Run]) -> Found:
+    """An epoch whose steps are launched one by one, replayed, and replayed again."""
+    found = []
+    for captured in (False, True, True):
+        device.CAPTURE, run = captured, make()
+        run.epochs = 1
+        fit(run, lambda run, speed: None)
+        found.append(digest(run))
+        run.images.close()
+    return {"replayed": found[0] == found[1], "again": found[1] == found[2]}
+
+
 def resumed(make: Callable[[], Run]) -> Found:
     """Four epochs at once, and with an interruption after the second."""
 
@@ -307,6 +362,9 @@ def checks(options: argparse.Namespace) -> Iterator[tuple[str, str, str, Callabl
     for what, more in VIEWS.items():
         made = partial(a_run, case, OBJECTIVE, where, few, **more)
         yield net, what, "views", partial(replayed, made)
+    yield "imported, dropout", "supernet", "whole", partial(epochs, partial(imported, where, few))
+    made = partial(streamed, partial(a_run, case, OBJECTIVE, where, few))
+    yield net, "images batch by batch", "whole", partial(epochs, made)
     for task, spec in TASKS.items():
         yield net, task, "resumed", partial(resumed, partial(a_run, case, spec, where, 256))
     # by its number, as each of several processes has it

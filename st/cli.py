@@ -40,12 +40,26 @@ def parser() -> Parser:
 
     for name, (text, torch) in PHASES.items():
         _add_phase(command(name, text, _run_phase, "plugin"), name, torch)
+    for add in (
+        _add_estimate, _add_checks, _add_views, _add_convert, _add_predict, _add_export,
+        _add_latency, _add_profile,
+    ):  # fmt: skip
+        add(command)
+    command("schema", "print the JSON schema of params files", _schema)
+    command("record", "record the finished results for DVC and other clones", _record)
+    return root
+
+
+def _add_estimate(command: Callable[..., Parser]) -> None:
     text = "predict jobs, hours and disk of a grid, from a short measurement"
     cost = command("estimate", text, _estimate, "device")
     _add_params(cost)
     cost.add_argument("--jobs", type=_positive, default=1, help="at a time (default: %(default)s)")
     cost.add_argument("--rates", type=Path, help="do not measure; a file from --save")
     cost.add_argument("--save", type=Path, help="write what was measured to this file")
+
+
+def _add_checks(command: Callable[..., Parser]) -> None:
     params = command("params", "check a params file and print it completed", _params)
     one = params.add_mutually_exclusive_group()
     _add_params(one)
@@ -55,55 +69,76 @@ def parser() -> Parser:
     text = "print what params files may name (criteria, losses, ...), and the options of each"
     options = command("options", text, _options, "plugin")
     options.add_argument("names", nargs="*", metavar="NAME", help="only these, such as kd")
+
+
+def _add_views(command: Callable[..., Parser]) -> None:
     text = "print a model, structure, history, metrics, data or predictions file for a person"
     show = command("show", text, _show, "json", "plugin")
     show.add_argument("path", type=Path, help="such as results/train/.../model.safetensors")
-    text = "make a safetensors file of a state dict that torch saved (.pth, .pt)"
-    pth = command("convert", text, _convert)
-    pth.add_argument("source", type=Path)
-    pth.add_argument("target", type=Path)
     text = "print how two models or structures differ, layer by layer"
     differ = command("diff", text, _diff, "json", "plugin")
     for name in ("one", "other"):
         differ.add_argument(name, type=Path, help="a model.safetensors or structure.json")
+
+
+def _add_convert(command: Callable[..., Parser]) -> None:
+    text = "make a safetensors file of a state dict that torch saved (.pth, .pt)"
+    pth = command("convert", text, _convert)
+    pth.add_argument("source", type=Path)
+    pth.add_argument("target", type=Path)
+
+
+def _add_predict(command: Callable[..., Parser]) -> None:
     text = "classify images with a trained model"
     predict = command("predict", text, _predict, "plugin", "device", "threads")
     predict.add_argument("model", **MODEL)
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
+
+
+def _add_export(command: Callable[..., Parser]) -> None:
     text = "write a trained model as a file for other programs, and check it"
     export = command("export", text, _export, "plugin")
     export.add_argument("model", **MODEL)
-    text = "the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it lie a "
-    text += "report of the check, OUT.json, and MODEL_CARD.md"
-    export.add_argument("out", type=Path, help=text)
-    text = "onnx (the default); int8: ONNX in 8-bit integers; torch: torch.export's program; "
-    text += "module: source code in plain PyTorch, with its weights as .safetensors beside"
-    export.add_argument("--to", default="onnx", metavar="TARGET", help=text)
+    export.add_argument(
+        "out", type=Path,
+        help="the file to write: .onnx (onnx, int8), .pt2 (torch) or .py (module); beside it lie a "
+        "report of the check, OUT.json, and MODEL_CARD.md",
+    )  # fmt: skip
+    export.add_argument(
+        "--to", default="onnx", metavar="TARGET",
+        help="onnx (the default); int8: ONNX in 8-bit integers; torch: torch.export's program; "
+        "module: source code in plain PyTorch, with its weights as .safetensors beside; or a "
+        "plugin's",
+    )  # fmt: skip
     export.add_argument(
         "--raw", action="store_true", help="it takes pixels, uint8 of 0 to 255, and normalises them"
     )
-    text = "the prepared data set to check it on (default: the one of the model's run)"
-    export.add_argument("--data", type=Path, help=text)
+    export.add_argument(
+        "--data", type=Path,
+        help="the prepared data set to check it on (default: the one of the model's run)",
+    )  # fmt: skip
+
+
+def _add_latency(command: Callable[..., Parser]) -> None:
     text = "measure how long models and exported files take, side by side on the CPU"
     timed = command("latency", text, _latency, "json", "plugin")
-    timed.add_argument(
-        "files", type=Path, nargs="+", help="model.safetensors, .onnx, .pt2 or .py files"
-    )
+    text = "model.safetensors, .onnx, .pt2 or .py files"
+    timed.add_argument("files", type=Path, nargs="+", help=text)
     text = "images a call (default: 1 and 64)"
     timed.add_argument("--batch", type=_positive, nargs="+", default=[1, 64], help=text)
     text = "calls per file (default: %(default)s)"
     timed.add_argument("--rounds", type=_positive, default=50, help=text)
-    text = "measure where the time and the MACs of a model are, layer by layer; of two, compare "
-    profiled = command("profile", text + "them", _profile, "json", "plugin")
+
+
+def _add_profile(command: Callable[..., Parser]) -> None:
+    text = "measure where the time and the MACs of a model are, layer by layer; compare two"
+    profiled = command("profile", text, _profile, "json", "plugin")
     profiled.add_argument("models", type=Path, nargs="+", help="one or two model.safetensors")
     profiled.add_argument("--batch", type=_positive, default=1, help="images (default: 1)")
     text = "calls per operator (default: %(default)s)"
     profiled.add_argument("--rounds", type=_positive, default=50, help=text)
     profiled.add_argument("--threads", type=_threads, default=1, help="CPU threads; 0: all")
-    command("schema", "print the JSON schema of params files", _schema)
-    command("record", "record the finished results for DVC and other clones", _record)
-    return root
 
 
 def _add_phase(command: Parser, name: str, torch: bool) -> None:

@@ -15,7 +15,6 @@ from st.core import registry
 from st.core.device import apart, choose
 from st.core.errors import StError
 from st.core.job import ordered
-from st.core.progress import Progress
 from st.core.registry import closest
 from st.data.augment import Augment
 from st.data.dataset import Data
@@ -26,6 +25,7 @@ from st.networks.checkpoint import Checkpoint
 from st.training import accuracy
 from st.training.loop import Run, fit
 from st.training.losses import taps_of
+from st.training.progress import Progress
 from st.training.recipe import Training
 from st.training.trainer import Work, begin, facts, say_inert
 
@@ -147,9 +147,9 @@ def _statistics(data: Data) -> tuple[list[float], list[float]]:
 
 def _normalised(network: Model, data: Data, name: str = "network") -> Data:
     """The data as the network's weights are used to see them, if it says how."""
-    if network._normalise is None:
+    own = network.normalisation
+    if own is None:
         return data
-    own = network._normalise.given
     if all(np.allclose(own[key], told, rtol=1e-9) for key, told in data.told().items()):
         return data  # to the bit as it is
     if data.normalisation is not None:

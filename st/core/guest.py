@@ -1,10 +1,13 @@
 """Code of others in this process: plugins, and modules that are imported to be pruned."""
 
 import argparse
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,3 +61,16 @@ def explained(error: Exception, what: str) -> str:
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     """In place of argparse's own, which prints how this program is used."""
     raise SystemExit(message)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what libraries and others' code print, warn and log: errors say what matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

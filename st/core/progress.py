@@ -3,12 +3,7 @@
 import logging
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from st.core.errors import StError
 
@@ -53,19 +48,6 @@ def say(message: str) -> None:
 SHOWN = 3  # of a list's lines on a terminal
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what libraries and others' code print, warn and log: errors say what matters."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def say_all(what: str, lines: list[str]) -> None:
     """A list of things to be told: all of them in the log, the first few on the terminal too."""
     if not lines:
@@ -78,31 +60,6 @@ def say_all(what: str, lines: list[str]) -> None:
         say(f"  {line}")
     for line in lines[len(shown) :]:
         logger.debug(f"  {line}")
-
-
-class Progress:
-    """Lines about a training's epochs."""
-
-    def __init__(self, epochs: int, done: int = 0):
-        self.epochs, self.done = epochs, done
-        self.started = self.shown = time.monotonic()
-        if done:
-            say(f"resumes after epoch {done} of {epochs}")
-
-    def epoch(self, row: dict[str, Any], speed: float) -> None:
-        """Tell the row of an epoch's history; `speed` in images a second."""
-        now, number = time.monotonic(), row["epoch"]
-        left = (now - self.started) / (number - self.done) * (self.epochs - number)
-        test = row["test_accuracy"]
-        message = (
-            f"epoch {number}/{self.epochs}  loss {row['loss']:.4f}  "
-            f"train {row['train_accuracy']:.2f} %  "
-            + (f"test {test:.2f} %  " if test is not None else "")
-            + f"{speed:,.0f} images/s  {duration(left)} left"
-        )
-        show = number == self.epochs or now - self.shown > TERMINAL_INTERVAL
-        self.shown = now if show else self.shown
-        logger.log(logging.INFO if show else logging.DEBUG, message)
 
 
 class Counter:

@@ -24,7 +24,7 @@ LIBRARY = sysconfig.get_path("stdlib")
 # the rooms' own files, which only say what lives there.
 WITHOUT_EFFECT = {
     *("st", "st.cli", "st.core.errors", "st.core.process", "st.core.progress", "st.core.slots"),
-    "st.core.sources",
+    *("st.core.sources", "st.training.progress"),
     "st.training.launch",
     *(f"st.{room}" for room in ROOMS),
 }

@@ -68,6 +68,15 @@ class Data:
             self, normalisation=((255 * np.array(mean)).tolist(), (255 * np.array(std)).tolist())
         )
 
+    def check_fits(self, shape: Sequence[int], classes: int) -> None:
+        """Raise StError unless a network of this input shape and number of classes takes these."""
+        if self.input_shape != tuple(shape) or len(self.classes) != classes:
+            raise StError(
+                "the data's image shape or classes are not those of the network: "
+                f"{sizes(self.input_shape)}, {len(self.classes)} instead of {sizes(shape)}, "
+                f"{classes}"
+            )
+
     def told(self) -> dict[str, list[float]]:
         """Mean and deviation of each channel for values from 0 to 1, as a model's file has them."""
         mean, deviation = self.statistics()

@@ -14,7 +14,7 @@ from st.core.device import choose
 from st.core.errors import StError
 from st.deploy.memory import peaks
 from st.deploy.opened import opened
-from st.pruning.latency import times
+from st.networks.timing import times
 from st.report.columns import aligned, short
 
 BATCHES = (1, 64)

@@ -98,6 +98,12 @@ class Model(nn.Module):
         return self.structure.input_shape
 
     @property
+    def normalisation(self) -> dict[str, list[float]] | None:
+        """What of values from 0 to 1 is subtracted, and what they are divided by: {"mean": [...],
+        "std": [...]} of each channel; None where the file does not say it."""
+        return self._normalise.given if self._normalise else None
+
+    @property
     def normalise(self) -> Normalise:
         """What turns pixels of 0...255 into the network's input; raises StError if the file does
         not say it, as first weights don't."""
@@ -161,7 +167,7 @@ def checkpoint(model: Model) -> Checkpoint:
     tensors = {name: v.astype(types[name]) if name in types else v for name, v in found.items()}
     verify(model.path, tensors, structure, "undo what changed it, or import it anew by st.supernet")
     facts = {name: value for name, value in model.provenance.items() if name != "weights"}
-    rule = {"normalisation": model._normalise.given} if model._normalise else {}
+    rule = {"normalisation": model.normalisation} if model.normalisation else {}
     facts |= {"classes": model.classes, **rule, "resize": model.resize}
     return Checkpoint(model.path, tensors, structure, facts)
 

@@ -10,7 +10,7 @@ import torch
 
 from st.core.device import channels_last
 from st.core.errors import StError, one_line
-from st.core.progress import quiet
+from st.core.guest import quiet
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.deploy.model import Model, load

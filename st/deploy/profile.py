@@ -10,8 +10,8 @@ import torch
 from st.core.device import Device, choose
 from st.core.errors import StError
 from st.deploy.model import Model, load
-from st.pruning.latency import seconds
-from st.pruning.profile import Operator, by_kind, profile
+from st.networks.profile import Operator, by_kind, profile
+from st.networks.timing import seconds
 from st.report.columns import aligned, short
 
 Profile = dict[str, Any]

@@ -19,8 +19,8 @@ from st.data.dataset import FORMAT, load_data
 from st.data.images import Images
 from st.networks import network
 from st.networks.checkpoint import load_model
-from st.pruning.latency import seconds
-from st.pruning.profile import by_kind, profile
+from st.networks.profile import by_kind, profile
+from st.networks.timing import seconds
 from st.report.predictions import save_predictions
 from st.training import accuracy
 

@@ -34,9 +34,7 @@ def batches(
     if subject.data is None:
         raise StError("the criterion needs the prepared data; give --data")
     data, _ = opened(subject.data)
-    shape, classes = tuple(subject.structure.input_shape), subject.structure.classes
-    if data.input_shape != shape or len(data.classes) != classes:
-        raise StError("the data's image shape or classes are not those of the supernet")
+    data.check_fits(subject.structure.input_shape, subject.structure.classes)
     source = Images(data, where)
     order = stream(subject.seed, "criterion", "images").permutation(len(data.train_labels))
     chosen = torch.from_numpy(order[:images]).split(batch_size)

@@ -10,10 +10,10 @@ import numpy as np
 
 from st.core import provenance, registry, sources
 from st.core.device import Device, choose
-from st.core.errors import StError, sizes
+from st.core.errors import StError
 from st.core.files import write_csv
 from st.core.job import STATE, Job
-from st.core.progress import Progress, say
+from st.core.progress import say
 from st.core.shares import inert
 from st.data.augment import Augment
 from st.data.dataset import Data
@@ -25,6 +25,7 @@ from st.training.launch import Member
 from st.training.loop import Run, fit
 from st.training.objective import Objective
 from st.training.parallel import Group
+from st.training.progress import Progress
 from st.training.recipe import Training
 from st.training.resume import Resume
 
@@ -75,12 +76,7 @@ def begin(job: Job, data: Data, work: Work, where: Device, group: Group | None =
     """The training that `job` describes, at its beginning. `job`: has the seed, the recipe and the
     augmentation. Raises StError if the data does not fit the network."""
     structure = work.structure
-    if data.input_shape != tuple(structure.input_shape) or len(data.classes) != structure.classes:
-        raise StError(
-            "the data's image shape or classes are not those of the network: "
-            f"{sizes(data.input_shape)}, {len(data.classes)} instead of "
-            f"{sizes(structure.input_shape)}, {structure.classes}"
-        )
+    data.check_fits(structure.input_shape, structure.classes)
     recipe, augment = Training(**job["training"]), Augment(**job["augment"])
     for key, problem in augment.misfits(data.input_shape):  # only now is every shape known
         raise StError(f"augment.{key}: {problem}")

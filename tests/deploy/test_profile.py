@@ -13,10 +13,10 @@ from st import cli
 from st.config.layout import METRICS
 from st.core.device import choose
 from st.networks import network
+from st.networks import profile as module
 from st.networks.checkpoint import save_model
 from st.networks.kinds import OTHER
-from st.pruning import profile as module
-from st.pruning.profile import by_kind, profile
+from st.networks.profile import by_kind, profile
 from st.report.speed import not_faster
 
 NORMAL = {"mean": [0.4], "std": [0.25]}

@@ -10,7 +10,6 @@ import pytest
 from helpers.images import stripes
 from helpers.networks import random_tensors
 from st.core.device import choose
-from st.core.progress import Progress
 from st.core.registry import inits
 from st.data.augment import Augment
 from st.data.images import Images
@@ -19,6 +18,7 @@ from st.networks.structure import Structure
 from st.phases import pretrain
 from st.training.loop import Run, fit
 from st.training.objective import Objective
+from st.training.progress import Progress
 from st.training.recipe import Training
 from st.training.resume import Interrupted
 

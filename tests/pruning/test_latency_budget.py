@@ -10,6 +10,7 @@ from helpers.networks import random_tensors, small_structure
 from st.core.device import Device
 from st.core.errors import StError
 from st.core.registry import criteria
+from st.networks import timing
 from st.networks.checkpoint import save_model
 from st.networks.network import Network
 from st.networks.structure import Structure, load_structure
@@ -92,7 +93,7 @@ def test_networks_take_turns(monkeypatch):
     """The median counts, not the first call and not a slow moment."""
     now, calls = [0.0], []
     durations = {"a": iter([99, 1, 2, 3, 50, 1]), "b": iter([99, 3, 80, 3, 3, 3])}
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def network(name):
         def call(batch):
@@ -101,7 +102,7 @@ def test_networks_take_turns(monkeypatch):
 
         return call
 
-    found = latency.seconds([network("a"), network("b")], None, 5, Device("cpu"))
+    found = timing.seconds([network("a"), network("b")], None, 5, Device("cpu"))
     assert list(found) == [2, 3] and len(calls) == 12
     turns = [calls[n : n + 2] for n in range(0, 12, 2)]
     # in either order: what ran before may matter
@@ -113,7 +114,7 @@ def test_networks_stay_as_they_are():
     net = Network(small_structure("vgg")).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     images = torch.rand(2, *net.st_structure.input_shape)
-    latency.seconds([net], images, 1, Device("cpu", "bfloat16"))
+    timing.seconds([net], images, 1, Device("cpu", "bfloat16"))
     for name, value in net.state_dict().items():
         assert value.dtype == before[name].dtype and torch.equal(value, before[name])
 

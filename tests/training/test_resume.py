@@ -84,7 +84,7 @@ sys.path.insert(0, sys.argv[1])
 from helpers.training import run
 from st.core import files
 from st.training import resume
-from st.core.progress import Progress
+from st.training.progress import Progress
 
 resume.INTERVAL = 0.0
 at, told = sys.argv[3], Progress.epoch

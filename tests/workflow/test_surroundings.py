@@ -14,7 +14,8 @@ import yaml
 from st import cli
 from st.core import files
 from st.core.errors import explained
-from st.core.progress import Progress, logger
+from st.core.progress import logger
+from st.training.progress import Progress
 
 RUN = "digits/vgg/seed0"
 ARGUMENTS = ["pretrain", f"{RUN}/sparse", "--device", "cpu", "--threads", "1"]

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.export import Dim, export
 
 from st.core.errors import StError, one_line
-from st.core.progress import quiet
+from st.core.guest import quiet
 from st.networks.imported.channels import coupled
 from st.networks.imported.gradients import computed_again, own_gradients
 from st.networks.imported.stages import tapped

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from st.core import registry, sources
 from st.core.device import Device, choose
 from st.core.errors import StError
-from st.core.progress import Progress, say
+from st.core.progress import say
 from st.core.seeds import derive, stream
 from st.data.augment import Augment
 from st.data.dataset import Data, opened
@@ -27,6 +27,7 @@ from st.pruning.tas.network import Choice, Supernet, sample
 from st.pruning.tas.space import TOLERANCE, Space
 from st.training.loop import check_finite
 from st.training.optimiser import adam, descend, moments
+from st.training.progress import Progress
 from st.training.recipe import Training, learning_rate
 from st.training.resume import Resume
 
@@ -161,8 +162,7 @@ def search(
 ) -> list[np.ndarray]:
     """Log-probabilities of the candidates, of each layer, then each stage."""
     images, digest = opened(data)
-    if images.input_shape != tuple(full.input_shape) or len(images.classes) != full.classes:
-        raise StError(f"{data}: image shape or classes are not those of the supernet")
+    images.check_fits(full.input_shape, full.classes)
     where = choose(device, threads)
     recipe = Training(
         schedule="cosine",

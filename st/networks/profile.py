@@ -14,7 +14,7 @@ from st.core.device import Device
 from st.networks.drawing import layer_costs
 from st.networks.kinds import WITH_MACS, kind_of
 from st.networks.layers import Executable
-from st.pruning.latency import times
+from st.networks.timing import times
 
 
 @dataclass(frozen=True)
