@@ -19,7 +19,7 @@ CHANGED = (
 TYPES = ("Data", "Model", "Prediction", "Structure")
 MEMBERS = {  # what docs/api.md and docs/deploy.md promise of them
     "Model": (
-        "classes", "forward", "history", "input_shape", "network", "normalise", "predict",
+        "classes", "forward", "history", "input_shape", "network", "normalisation", "normalise", "predict",
         "preprocess", "provenance", "resize", "structure",
     ),
     "Structure": ("cost", "full", "input_shape", "classes", "keep", "kept", "label", "widths"),

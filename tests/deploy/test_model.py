@@ -56,6 +56,7 @@ MODEL = {
     "structure": "Structure",
     "provenance": "dict[str, Any]",
     "input_shape": "property",
+    "normalisation": "property",
     "normalise": "property",
 }
 
