@@ -19,8 +19,8 @@ CHANGED = (
 TYPES = ("Data", "Model", "Prediction", "Structure")
 MEMBERS = {  # what docs/api.md and docs/deploy.md promise of them
     "Model": (
-        "classes", "forward", "history", "input_shape", "network", "normalisation", "normalise", "predict",
-        "preprocess", "provenance", "resize", "structure",
+        "classes", "forward", "history", "input_shape", "network", "normalisation", "normalise",
+        "predict", "preprocess", "provenance", "resize", "structure",
     ),
     "Structure": ("cost", "full", "input_shape", "classes", "keep", "kept", "label", "widths"),
     "Data": ("classes", "holdout", "input_shape", "test_images", "test_labels", "train_images",
