@@ -254,7 +254,8 @@ Megabytes = Annotated[Whole, Field(ge=1, description="Megabytes.")]
 
 
 class Runtime(Section):
-    """How long a job of each phase may take; a cluster stops it then."""
+    """How long a job of each phase may take; a cluster stops it then. draw has prepare's limit,
+    deploy evaluate's; initialize and report, which take seconds, have 30 minutes."""
 
     prepare: Minutes = 30
     pretrain: Minutes = 720
@@ -264,7 +265,8 @@ class Runtime(Section):
 
 
 class Memory(Section):
-    """How much memory a job of each phase may use."""
+    """How much memory a job of each phase may use. draw has prepare's limit, deploy evaluate's;
+    initialize has 4000 MB, report 2000."""
 
     prepare: Megabytes = 4000
     pretrain: Megabytes = 8000
