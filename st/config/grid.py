@@ -214,10 +214,10 @@ class Grid:
                 for part in ("supernets", "searches", "methods")
             },
             "latency_batch": self.params.evaluation.latency_batch,
-            "params": fingerprint(self._stated()),
+            "params": fingerprint(self._deciding()),
         }
 
-    def _stated(self) -> Job:
+    def _deciding(self) -> Job:
         """The params file without what changes no result: what jobs may ask a cluster for, which
         plugins are looked at, where images lie and how their changes are noticed."""
         told = self.params.model_dump(exclude={"resources", "plugins"})

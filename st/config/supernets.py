@@ -95,10 +95,9 @@ def missing_images(params: Params) -> Iterator[str]:
     for key, data in params.datasets.items():
         options = registry.datasets.check(data.source, data.options)
         paths = changes.paths(data.source, options)
-        own = not registry.datasets.module(data.source).startswith("st.")
-        if own and not registry.datasets.get(data.source).where:  # they may come from anywhere
-            continue
-        if options.get("download"):
+        plain = registry.datasets.module(data.source).startswith("st.")
+        known = plain or registry.datasets.get(data.source).where
+        if not known or options.get("download"):  # others may come from anywhere
             continue
         there = any(map(os.path.exists, paths)) or _has_results(key, data.source, options)
         if paths and not there:

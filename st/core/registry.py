@@ -185,14 +185,9 @@ def _untold(**options: Any) -> None:
 # What the attributes mean is said in each package's docstring, and in docs/extending.md.
 architectures = Registry("architecture", "st.networks.architectures", imported=False, reshaped=None)
 datasets = Registry(
-    "data set",
-    "st.data.datasets",
-    shape=_untold,
-    paths=None,
-    where=(),
-    writes=False,
-    sample=None,
-)
+    "data set", "st.data.datasets",
+    shape=_untold, paths=None, where=(), writes=False, sample=None,
+)  # fmt: skip
 criteria = Registry(
     "criterion", "st.pruning.criteria",
     ranks=True, comparable=True, shares=False, budget=True, inherits=True, suits=None, told=None,
@@ -205,7 +200,7 @@ losses = Registry(
 )  # fmt: skip
 targets = Registry(
     "target", "st.deploy.targets", needs=("suffix", "runtime", "run", "call"),
-    beside=(), packages=(), calibrated=False, exact=True, tag="pytorch",
+    beside=(), packages=(), calibrated=False, exact=True, tag=None,
 )  # fmt: skip
 
 

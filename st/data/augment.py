@@ -87,6 +87,10 @@ class Augment(Section):
             return ENDLESS
         return (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
 
+    def repeats(self, epochs: int) -> bool:
+        """Whether so many epochs show some version of an image again."""
+        return self.views < epochs
+
     def misfits(self, shape: tuple[int, int, int] | None = None) -> Iterator[tuple[str, str]]:
         """What is impossible or without effect, for images of that shape (channels, height, width)
         or for any: keys, and what is wrong."""

@@ -114,7 +114,8 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         "tags": ["image-classification", "model-compression", "pruning", model.structure.label],
         "weights": model.provenance["weights"],
     }
-    front["tags"] += dict.fromkeys(targets.get(r["target"]).tag for r in facts["reports"])
+    kinds = [report["target"] for report in facts["reports"]]
+    front["tags"] += dict.fromkeys(targets.get(kind).tag or kind for kind in kinds)
     if facts["measured"]:
         front["metrics"] = ["accuracy"]
         results = [

@@ -47,9 +47,8 @@ class Training:
 
     @property
     def keeps(self) -> bool:
-        """Whether its teacher's outputs are worth keeping: no image has as many views as epochs."""
-        views = Augment(**self.job["augment"]).views
-        return self.teacher is not None and views < self.epochs
+        """Whether its teacher's outputs are worth keeping."""
+        return self.teacher is not None and Augment(**self.job["augment"]).repeats(self.epochs)
 
 
 @dataclass(frozen=True)

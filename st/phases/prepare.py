@@ -47,11 +47,9 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
         found = found.holdout(job["holdout"])
     if job.get("normalisation"):
         found = found.normalised(**job["normalisation"])
+    save_data(data, found, changes.stated(job), source and {"contents": source["contents"]})
     if source:
-        save_data(data, found, changes.stated(job), {"contents": source["contents"]})
         changes.note(data, source, job)
-    else:
-        save_data(data, found, changes.stated(job))
     channels, height, width = found.input_shape
     say(
         f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "

@@ -42,7 +42,7 @@ class Teacher:
         sample = self._run(images.plain(images.train_images[:2]))
         each = sum(value[0].numel() * value.element_size() for value in sample.values())
         whole = each * augment.views * len(images.train_images)
-        if augment.views < epochs and whole < room(device):
+        if augment.repeats(epochs) and whole < room(device):
             total, show = len(images.train_images), partial(augment.apply, size=images.size)
             batches = torch.arange(total).split(512)
             self._cache = {

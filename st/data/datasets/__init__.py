@@ -27,7 +27,7 @@ def torchvision_data(kind: str, root: str, download: bool) -> Data:
             if download:
                 raise StError(
                     f"{kind}: cannot be downloaded to '{root}' "
-                    f"({type(error).__name__}: {one_line(error, 300)})"
+                    f"({type(error).__name__}: {one_line(error)})"
                 ) from error
             raise StError(
                 f"{kind}: is not in '{root}'; put torchvision's files there, or let them be "

@@ -7,7 +7,8 @@ measured, for kinds that need them. Attributes say the rest: `suffix` of its fil
 of the files that lie beside it; `runtime`, what runs it; `packages`, those that write and run
 them beside torch; `calibrated`, whether it needs images; `exact`, whether the file computes what
 the network does, up to rounding; `run`, a function of (path, threads) that gives a function from a
-batch to logits, numpy arrays both; `call`, how a person runs it; `tag`, what hubs call the format.
+batch to logits, numpy arrays both; `call`, how a person runs it; `tag`, what hubs call the format
+(by default as params.yaml does).
 """
 
 import importlib.util

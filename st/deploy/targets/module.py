@@ -82,7 +82,7 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 module.suffix = ".py"
 module.beside = (".safetensors",)
-module.runtime = "torch"
+module.runtime, module.tag = "torch", "pytorch"
 module.run = run
 module.call = """\
 from {stem} import load

@@ -57,7 +57,7 @@ def run(path: Path, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
 
 
 torch.suffix = ".pt2"
-torch.runtime = "torch"
+torch.runtime, torch.tag = "torch", "pytorch"
 torch.run = run
 torch.call = """\
 import torch
