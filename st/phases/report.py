@@ -21,19 +21,21 @@ def run(job: Job, folder: Path) -> None:
         if isinstance(error.__cause__, FileNotFoundError):
             raise StError(f"{error}; make it by snakemake, or by `st evaluate`") from error
         raise
+    verdicts = claims(job, runs, tables.answers(job, folder))
     table, caption = tables.aggregate(runs), captions.caption(job, runs)
     for dataset, architecture, _ in tables.groups(table):
         drawn = {
             "accuracy": figures.accuracy(job, table, dataset, architecture),
+            "margins": figures.margins(job, verdicts, dataset, architecture),
             "channels": figures.channels(job, folder, dataset, architecture),
             "curves": figures.curves(job, folder, dataset, architecture),
         }
         for name, figure in drawn.items():
-            path = Path(folder, "figures", f"{dataset}-{architecture}-{name}")
             for kind in ("png", "pdf"):
-                figures.save(figure, path.with_name(f"{path.name}.{kind}"))
+                if figure:
+                    path = Path(folder, "figures", f"{dataset}-{architecture}-{name}.{kind}")
+                    figures.save(figure, path)
     notes = list(captions.notes(job, folder))
-    verdicts = claims(job, runs, tables.answers(job, folder))
     # the tables last: where they are, the figures are too
     write_text(Path(folder, "runs.csv"), runs.to_csv(index=False, float_format="%.6g"))
     write_json(Path(folder, "metrics.json"), tables.to_metrics(table))

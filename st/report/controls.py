@@ -4,6 +4,7 @@ with its controls, and the lines of params.yaml that would add the controls that
 import json
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,44 +19,54 @@ ALIKE = 1.25  # sizes that differ by less are not mentioned
 Row = dict[str, Any]
 
 
-def controls(
-    rows: list[Row],
-    row: Row,
-    runs: dict[str, pd.DataFrame],
-    correct: dict[str, np.ndarray],
-    names: dict[str, list[str]],
-) -> Iterator[str]:
-    """Sentences about the row `row`. `correct`: as in verdicts.py, of one architecture; `names`: of
-    the params file's parts, by section.
+@dataclass(frozen=True)
+class Control:
+    """A row beside another that lacks one of its parts, and by how much it is more accurate.
 
-    Intervals are those of single comparisons at 95 %.
+    `what` the other is, and what `also` sets it apart ("" if nothing does), so that nobody takes it
+    for a clean one. Its interval is that of a single comparison at 95 %.
     """
+
+    method: str
+    opponent: str
+    what: str
+    also: str
+    margin: Margin
+
+    def __str__(self) -> str:
+        label = f"{self.opponent}; also {self.also}" if self.also else self.opponent
+        sign, margin = self.margin.sign(), self.margin
+        verdict = {1: f"{self.method} is better", -1: f"{self.method} is worse", 0: "undecided"}
+        reason = f"; {margin.why_undecided()}" if not sign else ""
+        return f"Against {self.what} ({label}): {verdict[sign]}, {margin}{reason}."
+
+
+def controls(
+    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], correct: dict[str, np.ndarray]
+) -> Iterator[Control]:
+    """Those of `rows` that are controls of `row`. `correct`: as in verdicts.py, of one
+    architecture."""
     name = row["method"]
     for other in rows:
         if "search" not in other or other["method"] == name:
             continue
         what = _what(row, other, runs)
         if what:
-            changes = _differences(row, other, runs)
-            label = f"{other['method']}; also {changes}" if changes else other["method"]
-            yield _compare(
-                f"{what} ({label})", name, Margin(correct[name], correct[other["method"]])
-            )
-    if "search" in row:
-        yield from _missing(rows, row, runs, names)
+            margin = Margin(correct[name], correct[other["method"]])
+            yield Control(name, other["method"], what, _differences(row, other, runs), margin)
 
 
 def _what(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str | None:
     """What `other` is a control of, if of anything."""
     same, anew, taught = other["search"] == row["search"], other["anew"], _taught(other, runs)
     if same and anew and not taught:
-        return "Against the same structure trained anew without a teacher"
+        return "the same structure trained anew without a teacher"
     if same and not anew:
-        return f"Against the same structure with init {other['init']}"
+        return f"the same structure with init {other['init']}"
     # of other searches only those that differ in nothing else, and those that look at no supernet
     clean = other["supernet"] == row["supernet"] and other["objective"] == row["objective"]
     if not same and anew and taught and (clean or other["criterion"] in NO_SEARCH):
-        return f"Against the structure of search {other['search']}, trained anew with a teacher"
+        return f"the structure of search {other['search']}, trained anew with a teacher"
     return None
 
 
@@ -69,7 +80,7 @@ def epochs_of(method: str, runs: dict[str, pd.DataFrame]) -> float:
 
 
 def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
-    """What else sets a control apart, so that nobody takes it for a clean one."""
+    """What else sets a control apart."""
     found = []
     if _taught(other, runs) and other["supernet"] != row["supernet"]:
         found.append("another teacher")
@@ -94,16 +105,11 @@ def _differences(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str:
     return ", ".join(found)
 
 
-def _compare(what: str, name: str, found: Margin) -> str:
-    verdict = {1: f"{name} is better", -1: f"{name} is worse", 0: "undecided"}[found.sign()]
-    reason = f"; {found.why_undecided()}" if not found.sign() else ""
-    return f"{what}: {verdict}, {found}{reason}."
-
-
-def _missing(
+def missing(
     rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], names: dict[str, list[str]]
 ) -> Iterator[str]:
-    """The controls that the claim needs and the grid has not, as lines for params.yaml."""
+    """The controls that a subnet's row needs and the grid has not, as lines for params.yaml.
+    `names`: of the params file's parts, by section."""
     subnets = [r for r in rows if "search" in r and r["anew"] and r["method"] != row["method"]]
     # a control is trained anew, whatever the row is
     anew = {

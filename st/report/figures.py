@@ -21,7 +21,10 @@ from st.core.files import read_json, whole
 from st.core.job import Job
 from st.core.shares import SHARE
 from st.report.columns import short
+from st.report.controls import Control
+from st.report.margins import CONFIDENCE, between, signed
 from st.report.tables import history, place
+from st.report.verdicts import Claim, Comparison
 
 # Okabe & Ito's colours, which colour-blind people can tell apart. In greyscale, markers and dashes
 # do it: the numbers of colours, markers and dashes share no factor, so that combinations repeat
@@ -44,6 +47,11 @@ CAPTIONS = {
     "accuracy": "Accuracy against size and computation (log scales). Points are means over seeds, "
     "bars their sample standard deviations, stars supernets; the grey step line is the Pareto "
     "front of the means. Networks of nearly the same cost are drawn side by side, by rising cost.",
+    "margins": "By how much the rows that make the claim are more accurate than the rows named on "
+    "the left: what they must beat, in this order, then their controls. Thick bars are 95 % "
+    "intervals over seeds and test images, thin ones those corrected for the number of verdicts, "
+    "black ticks single seeds. A point is filled where the interval that decides it excludes zero; "
+    "one seed has none.",
     "channels": "Channels that each search keeps of each prunable group, from the input to the "
     "output: the line is the median over seeds, the band reaches from the fewest to the most, the "
     "grey area is the supernet. Percentages are medians over seeds.",
@@ -130,6 +138,63 @@ def accuracy(job: Job, table: pd.DataFrame, dataset: str, architecture: str) -> 
     panels[0].set_ylabel(_accuracy_label(job, dataset))
     _legend(figure, panels[0])
     return figure
+
+
+@_styled()
+def margins(job: Job, claims: Sequence[Claim], dataset: str, architecture: str) -> Figure | None:
+    """Margins of each row that makes the claim, over its opponents and controls; None without
+    any such row."""
+    found = [c for c in claims if (c.dataset, c.architecture) == (dataset, architecture)]
+    beside: list[list[Comparison | Control]] = [[*c.comparisons, *c.controls] for c in found]
+    if not found:
+        return None
+    styles, lines = style(job), sum(map(len, beside)) + len(found) - 1
+    figure = Figure(figsize=(WIDTH, 0.75 + 0.19 * lines))
+    axes = figure.subplots()
+    axes.axvline(0, color="#8C8C8C", linewidth=0.8, zorder=1)
+    places, names, y = [], [], 0
+    for claim, others in zip(found, beside, strict=True):
+        for other in others:
+            _margin(axes, y, other, styles[other.opponent])
+            places.append(y)
+            names.append(f"{claim.method} \N{MINUS SIGN} {other.opponent}")
+            y += 1
+        y += 1  # a line between claimants
+    axes.set_yticks(places, names)
+    axes.set_ylim(y - 1.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(
+        f"Margin in {_accuracy_label(job, dataset).removesuffix(' (%)').lower()} (points)"
+    )
+    return figure
+
+
+def _margin(axes: Axes, y: float, other: Comparison | Control, look: dict[str, Any]) -> None:
+    """One line of the figure: seeds, intervals, the mean, and in words at the right."""
+    margin, colour = other.margin, look["color"]
+    confidence = other.confidence if isinstance(other, Comparison) else CONFIDENCE
+    for level, width in ((confidence, 0.8), (CONFIDENCE, 2.4)):
+        interval = margin.interval(level)
+        if interval:
+            axes.hlines(y, *interval, color=colour, alpha=0.5, linewidth=width, zorder=2)
+    axes.plot(
+        margin.by_seed,
+        [y] * margin.seeds,
+        "|",
+        color="black",
+        markersize=5,
+        markeredgewidth=0.6,
+        zorder=3,
+    )
+    axes.plot(
+        margin.mean, y, look["marker"], color=colour, zorder=4,
+        markersize=9 if look["marker"] == "*" else 5.5, markeredgewidth=0.9,
+        markerfacecolor=colour if margin.sign(confidence) else "white",
+    )  # fmt: skip
+    interval = margin.interval()
+    text = f"{signed(margin.mean)} ({between(interval)})" if interval else signed(margin.mean)
+    axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7)
 
 
 def side_by_side(cost: np.ndarray) -> np.ndarray:

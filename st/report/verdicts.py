@@ -17,7 +17,7 @@ is decided that should not be.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from st.core.job import Job
-from st.report.controls import as_long, controls, epochs_of
+from st.report.controls import Control, as_long, controls, epochs_of, missing
 from st.report.margins import CONFIDENCE, Margin, between, signed
 
 PARAMS, MACS = 1 / 10, 1 / 2
@@ -45,8 +45,8 @@ class Comparison:
     opponent: str
     role: str
     margin: Margin
-    decided: int | None
-    confidence: float
+    decided: int | None = None
+    confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
         text = f"against {self.opponent}, {self.role}: {self.margin}"
@@ -58,17 +58,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """The verdict on one row. `outcome`: held, did not hold, undecided or not tested; `about`: what
-    it is called, "the claim" where it is the paper's."""
+    """The verdict on one row. `about`: what it is called, "the claim" where it is the paper's;
+    `missing`: controls that the grid has not; `outcome`: held, did not hold, undecided or not
+    tested."""
 
     dataset: str
     architecture: str
     method: str
-    outcome: str
-    sentence: str
+    about: str
     comparisons: list[Comparison]
-    controls: list[str] = field(default_factory=list)
-    about: str = "the claim"
+    controls: list[Control]
+    missing: list[str]
+    outcome: str = "not tested"
+    sentence: str = ""
 
     @property
     def short(self) -> str:
@@ -93,22 +95,37 @@ class Claim:
             "about": self.about,
             "outcome": self.outcome,
             "sentence": self.sentence,
-            "comparisons": [_numbers(comparison, seeds) for comparison in self.comparisons],
-            "controls": self.controls,
+            "comparisons": [
+                {
+                    "opponent": one.opponent,
+                    "role": one.role,
+                    "decided": one.decided,
+                    "corrected_confidence": one.confidence,
+                    "corrected_interval": one.margin.interval(one.confidence),
+                    **_numbers(one.margin, seeds, one.confidence),
+                }
+                for one in self.comparisons
+            ],
+            "controls": [
+                {
+                    "opponent": one.opponent,
+                    "what": one.what,
+                    "also": one.also,
+                    "decided": one.margin.sign(),
+                    "sentence": str(one),
+                    **_numbers(one.margin, seeds),
+                }
+                for one in self.controls
+            ],
+            "missing": self.missing,
         }
 
 
-def _numbers(comparison: Comparison, seeds: list[int]) -> dict[str, Any]:
-    margin, confidence = comparison.margin, comparison.confidence
+def _numbers(margin: Margin, seeds: list[int], confidence: float = CONFIDENCE) -> dict[str, Any]:
     return {
-        "opponent": comparison.opponent,
-        "role": comparison.role,
         "points": margin.mean,
         "interval": margin.interval(),
-        "corrected_confidence": confidence,
-        "corrected_interval": margin.interval(confidence),
         "p_value": margin.p_value() if margin.seeds > 1 else None,
-        "decided": comparison.decided,
         "seeds_needed": margin.seeds_needed(confidence),
         "images": margin.images,
         "only_one_correct": {
@@ -130,31 +147,36 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
         measured = dict(iter(group.groupby("method", sort=False)))
         correct = {row["method"]: answers[dataset, architecture, row["method"]] for row in rows}
         for row in claimants(rows, job["claims"], measured):
-            against = opponents(rows, row, job["claims"], measured)
-            said = list(controls(rows, row, measured, correct, job["names"]))
             name, own = row["method"], row["method"] in job["claims"]
+            comparisons = [
+                Comparison(other, role, Margin(correct[name], correct[other]))
+                for other, role in opponents(rows, row, job["claims"], measured)
+            ]
+            beside = list(controls(rows, row, measured, correct))
+            absent = list(missing(rows, row, measured, job["names"])) if "search" in row else []
             if not own:
-                said += as_long(rows, row, measured, job["names"])
-            margins = [Margin(correct[name], correct[other]) for other, _ in against]
-            within = own or _within(measured[name])
+                absent += as_long(rows, row, measured, job["names"])
             about = OWN if own else "the claim"
-            found.append(
-                (dataset, architecture, measured[name], about, within, against, margins, said)
-            )
-    decisions = iter(decide([margins for *_, within, _, margins, _ in found if within]))
-    result = []
-    for dataset, architecture, subnet, about, within, against, margins, said in found:
-        signs, confidence = next(decisions) if within else ([], CONFIDENCE)
-        comparisons = [
-            Comparison(other, role, margin, sign, confidence)
-            for (other, role), margin, sign in zip_longest(against, margins, signs)
-        ]
-        name = subnet["method"].iloc[0]
-        outcome, sentence = _verdict(name, subnet, comparisons, within, about)
-        sentence = f"{architecture} on {dataset}: {sentence}"
-        claim = Claim(dataset, architecture, name, outcome, sentence, comparisons, said, about)
-        result.append(claim)
-    return result
+            claim = Claim(dataset, architecture, name, about, comparisons, beside, absent)
+            found.append((claim, measured[name], own or _within(measured[name])))
+    margins = [[one.margin for one in claim.comparisons] for claim, _, within in found if within]
+    decisions = iter(decide(margins))
+    return [
+        _decided(claim, subnet, next(decisions) if within else None)
+        for claim, subnet, within in found
+    ]
+
+
+def _decided(claim: Claim, subnet: pd.DataFrame, decision: tuple[list[int], float] | None) -> Claim:
+    """The claim with its outcome; no `decision`: not within the budget."""
+    signs, confidence = decision or ([], CONFIDENCE)
+    comparisons = [
+        replace(one, decided=sign, confidence=confidence)
+        for one, sign in zip_longest(claim.comparisons, signs)
+    ]
+    outcome, sentence = _verdict(claim.method, subnet, comparisons, bool(decision), claim.about)
+    sentence = f"{claim.architecture} on {claim.dataset}: {sentence}"
+    return replace(claim, comparisons=comparisons, outcome=outcome, sentence=sentence)
 
 
 def claimants(

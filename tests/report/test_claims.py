@@ -9,7 +9,7 @@ from helpers.synthetic import ACCURACY, make_job, row, write_results
 
 from st.config.params import Params
 from st.report import tables
-from st.report.controls import as_long, controls
+from st.report.controls import as_long, controls, missing
 from st.report.margins import Margin
 from st.report.verdicts import claims, decide
 
@@ -150,14 +150,19 @@ def test_numbers_behind_the_verdicts(tmp_path):
 
 
 def test_controls(tmp_path):
-    teacher, search, missing = verdicts(tmp_path, BEST)["st"].controls
-    assert "without a teacher (scratch-b): st is better, +3.40 points" in teacher
-    assert "search uniform" in search and "also another teacher" in search
-    assert missing == (
+    claim = verdicts(tmp_path, BEST)["st"]
+    teacher, search = claim.controls
+    assert "without a teacher (scratch-b): st is better, +3.40 points" in str(teacher)
+    assert "search uniform" in str(search) and "also another teacher" in str(search)
+    written = claim.to_json([0, 1, 2])["controls"]
+    assert [one["opponent"] for one in written] == ["scratch-b", "kd-uniform"]
+    assert [one["sentence"] for one in written] == [str(teacher), str(search)]
+    assert written[0]["points"] == pytest.approx(3.4) and written[0]["decided"] == 1
+    assert claim.missing == [
         "Missing control, the same teacher without the search; add to searches: slim-uniform: "
         "{supernet: sparse, criterion: uniform, budget: {params: 0.1, macs: 0.5}} and to methods: "
         "st-uniform: {search: slim-uniform, objective: {kd: 0.9}}"
-    )
+    ]
 
 
 def test_a_control_with_other_epochs_is_not_enough(tmp_path):
@@ -165,9 +170,9 @@ def test_a_control_with_other_epochs_is_not_enough(tmp_path):
     write_results(tmp_path, job, BEST)
     runs, answers = tables.collect(job, tmp_path), tables.answers(job, tmp_path)
     runs.loc[runs["method"] == "scratch-b", "epochs"] = 3
-    said = claims(job, runs, answers)[0].controls
-    assert any("also 3 instead of 4 epochs" in text for text in said)
-    (line,) = (text for text in said if "without a teacher; add to methods" in text)
+    claim = claims(job, runs, answers)[0]
+    assert any("3 instead of 4 epochs" in control.also for control in claim.controls)
+    (line,) = (text for text in claim.missing if "without a teacher; add to methods" in text)
     assert line.endswith("st-no-teacher: {search: slim, objective: {ce: 1}}")
 
 
@@ -178,7 +183,7 @@ def test_what_else_sets_a_control_apart(tmp_path):
     write_results(tmp_path, job, BEST)
     runs, answers = tables.collect(job, tmp_path), tables.answers(job, tmp_path)
     runs.loc[runs["method"] == "kd-uniform", "macs_kept"] = 0.05
-    teacher, search, _ = claims(job, runs, answers)[0].controls
+    teacher, search = map(str, claims(job, runs, answers)[0].controls)
     assert "(scratch-b; also lr 0.02 instead of 0.1)" in teacher
     assert "other init_options, 0.2 times the MACs)" in search
 
@@ -186,8 +191,8 @@ def test_what_else_sets_a_control_apart(tmp_path):
 def test_clean_controls_leave_nothing_missing(tmp_path):
     job = make_job()
     job["rows"]["net"][4] |= {"supernet": "sparse", "criterion": "uniform"}
-    said = verdicts(tmp_path, BEST, job)["st"].controls
-    assert len(said) == 2 and not any("Missing" in text for text in said)
+    claim = verdicts(tmp_path, BEST, job)["st"]
+    assert len(claim.controls) == 2 and not claim.missing
 
 
 def test_missing_controls_can_be_had():
@@ -234,10 +239,9 @@ def test_missing_controls_can_be_had():
         for entry in rows:
             if entry["method"] in ("st", "tuned", "taught", "plain"):
                 correct = {r["method"]: np.ones((1, 9), bool) for r in rows}
-                for text in controls(rows, entry, runs, correct, names):
-                    assert "also no teacher" not in text or "kd" in str(entry["objective"]), text
-                    if text.startswith("Missing"):
-                        yield text
+                for control in controls(rows, entry, runs, correct):
+                    assert "no teacher" not in control.also or "kd" in str(entry["objective"])
+                yield from missing(rows, entry, runs, names)
                 if entry["method"] == "st":
                     yield from as_long(rows, entry, runs, names)
 

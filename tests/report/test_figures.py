@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from helpers.synthetic import ACCURACY, make_job, place, row, write_results
 
-from st.report import figures
+from st.report import figures, tables
+from st.report.verdicts import claims
 
 
 def test_pareto_front():
@@ -56,6 +57,53 @@ def test_the_user_s_settings_change_nothing(made, tmp_path):
         figures.save(figures.accuracy(job, table, "toy", "net"), tmp_path / "unusual.png")
         assert mpl.rcParams["font.size"] == 30  # theirs stay theirs
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "unusual.png").read_bytes()
+
+
+def drawn_margins(folder, job, accuracy=ACCURACY):
+    write_results(folder, job, accuracy)
+    found = claims(job, tables.collect(job, folder), tables.answers(job, folder))
+    return found, figures.margins(job, found, "toy", "net")
+
+
+def test_margins_figure(tmp_path):
+    """Every comparison and control, with what verdicts.json says of it."""
+    job = make_job()
+    found, figure = drawn_margins(tmp_path, job, {**ACCURACY, "st": [99.0, 99.5, 99.8]})
+    (axes,) = figure.axes
+    names = ["supernet-sparse", "supernet", "scratch-b", "kd-uniform"]
+    lines = [*(f"st \N{MINUS SIGN} {name}" for name in names), "kd-uniform \N{MINUS SIGN} supernet"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == lines
+    assert axes.yaxis_inverted()  # the first on top
+    beside = [other for claim in found for other in (*claim.comparisons, *claim.controls)]
+    means = [line for line in axes.get_lines() if line.get_marker() not in ("|", "None")]
+    assert [line.get_xdata()[0] for line in means] == [other.margin.mean for other in beside]
+    styles = figures.style(job)
+    assert [line.get_marker() for line in means] == [styles[o.opponent]["marker"] for o in beside]
+    # filled where it is decided: st is surely better than all, kd-uniform is not
+    filled = [line.get_markerfacecolor() != "white" for line in means]
+    assert filled == [True] * 4 + [False]
+    # each has two intervals, and the corrected one holds the other
+    ends = [c.get_segments()[0][:, 0].tolist() for c in axes.collections]
+    for other, wide, narrow in zip(beside, ends[::2], ends[1::2], strict=True):
+        assert narrow == pytest.approx(other.margin.interval())
+        assert wide == pytest.approx(other.margin.interval(getattr(other, "confidence", 0.95)))
+    corrected = [wide[0] < narrow[0] for wide, narrow in zip(ends[::2], ends[1::2], strict=True)]
+    assert corrected == [True, True, False, False, False]  # st is decided, the other has all 5 %
+    said = [text.get_text() for text in axes.texts]
+    assert said[0].startswith("+8.93 (+") and " to +" in said[0]
+
+
+def test_one_seed_has_margins_without_intervals(tmp_path):
+    _, figure = drawn_margins(tmp_path, make_job(seeds=[0]))
+    (axes,) = figure.axes
+    assert not axes.collections
+    assert axes.texts[0].get_text() == "+1.00"
+
+
+def test_no_claim_no_margins(tmp_path):
+    job = make_job()
+    assert figures.margins(job, [], "toy", "net") is None
+    assert figures.margins(job, drawn_margins(tmp_path, job)[0], "other", "net") is None
 
 
 def test_channels_figure(made):
