@@ -278,7 +278,8 @@ def _verdict(
             if share > bound
         ]
         return "not tested", (
-            f"{about} is NOT TESTED in this run: {name} keeps {_and(over)}. Its margins: {each}."
+            f"{about} is NOT TESTED in this run: {name} keeps {', and '.join(over)}. "
+            f"Its margins: {each}."
         )
     size = " and ".join(f"{100 * share:.2f} % {what}" for share, _, what in kept)
     size = f"{name}, with {'at most ' if len(subnet) > 1 else ''}{size},"

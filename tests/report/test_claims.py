@@ -103,6 +103,14 @@ def test_claim_undecided(tmp_path):
     assert "the claim is UNDECIDED for st: +0.50 points (" in claim.short
 
 
+def test_both_bounds_that_are_exceeded_are_named(tmp_path):
+    claim = verdicts(tmp_path, BEST, kept=(0.11, 0.6))["st"]
+    assert (
+        "keeps up to 11.00 % of the parameters, more than the claim's 10 %, and up to 60.00 % of "
+        "the MACs, more than the claim's 50 %. Its margins"
+    ) in claim.sentence
+
+
 @pytest.mark.parametrize("kept", [(0.11, 0.25), (0.1, 0.51)])
 def test_claim_needs_its_budget(tmp_path, kept):
     claim = verdicts(tmp_path, BEST, kept=kept)["st"]
