@@ -372,10 +372,12 @@ def test_a_weight_that_is_too_small_is_named(tmp_path, caplog):
 
 def test_inert_losses():
     history = {
-        "epoch": [1, 2], "ce": [3.0, 2.0], "share_ce": [99.0, 99.6], "share_cc": [0.999, 0.4],
-        "share_kd": [0.001, 1.0],
+        "epoch": [1, 2, 3], "ce": [3.0, 2.0, 1.0], "share_ce": [99.0, 99.6, 99.4],
+        "share_cc": [0.999, 0.4, 0.5],
+        "share_kd": [0.001, 1.0, 1.2], "share_at": [60.0, 0.9, 0.1],
     }  # fmt: skip
-    assert inert(history) == {"cc": 0.999}
+    # a share that only the first epoch has does not count
+    assert inert(history) == {"cc": 0.5, "at": 0.9}
 
 
 def test_gradients_of_cc_and_kd_are_equal_at_larger_weights():

@@ -18,6 +18,7 @@ from st.config.params import (
     Params,
     Search,
     Supernet,
+    concerns,
     imported,
     objective,
     recipe,
@@ -187,9 +188,24 @@ def _method(
             f".training.epochs: 0 for {name} with init '{method.init}' leaves the network "
             "untrained; use init: inherit, or train it"
         )
-    for name in method.architectures or []:
-        found = _reference(name, params.architectures, "architecture")
-        yield from (f".architectures: {p}" for p in found)
+    yield from (f".architectures: {p}" for p in _unknown(params, method))
+    supernet = _supernet(params, method.search)
+    lacking = supernet and [
+        name
+        for name in params.architectures
+        if concerns(method, name) and not concerns(supernet, name)
+    ]
+    if lacking:
+        yield (
+            f".search: supernet '{params.searches[method.search].supernet}' is not for "
+            f"{', '.join(lacking)}; name the method's `architectures`, or more in the supernet's"
+        )
+
+
+def _unknown(params: Params, part: Supernet | Method) -> Iterator[str]:
+    """Names in a part's `architectures` that are none."""
+    for name in part.architectures or []:
+        yield from _reference(name, params.architectures, "architecture")
 
 
 def _objective(params: Params, method: Method, taps: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -199,7 +215,7 @@ def _objective(params: Params, method: Method, taps: dict[str, dict[str, int]]) 
         for name, options in objective(method.objective).items():
             del options["weight"]
             for architecture, available in taps.items():
-                if architecture in (method.architectures or taps):
+                if concerns(method, architecture):
                     found = problems_of(taps_of, name, options, available)
                     wrong += [f"{architecture}: {p}" for p in found]
     if not wrong:
@@ -217,21 +233,25 @@ def _claims(params: Params) -> Iterator[str]:
         for name in against:
             found = _reference(name, [row for row in rows if row != key], "row")
             yield from (f"claims.{key}: {p}" for p in found)
-            own, other = (_architectures(params, row) for row in (key, name))
-            lacking = [architecture for architecture in own if architecture not in other]
+            lacking = _architectures(params, key) - _architectures(params, name)
             if lacking and not found:
-                yield f"claims.{key}: '{name}' is no row of {', '.join(lacking)}, as {key} is"
+                told = ", ".join(sorted(lacking))
+                yield f"claims.{key}: '{name}' is no row of {told}, as {key} is"
 
 
 def _pretraining(params: Params, supernet: Supernet, supernets: Supernets) -> Iterator[str]:
     """What is wrong with a way to train supernets. `supernets`: by data set and architecture."""
-    drawn = [name for name, a in params.architectures.items() if not imported(a.family)]
+    yield from (f"architectures: {p}" for p in _unknown(params, supernet))
+    if supernet.architectures and supernet is next(iter(params.supernets.values())):
+        yield "architectures: the first supernet is every architecture's reference; leave it out"
+    mine = {name: a for name, a in params.architectures.items() if concerns(supernet, name)}
+    drawn = [name for name, a in mine.items() if not imported(a.family)]
     if supernet.weights == "own" and drawn:
         yield (
             f"weights: own: {drawn[0]} has no weights of its own, as only imported networks have; "
             "name a safetensors file"
         )
-    for name in params.architectures:
+    for name in mine:
         for dataset in params.datasets:
             file = weights_file(supernet, dataset, name)
             if file is not None and not Path(file).is_file():
@@ -242,7 +262,7 @@ def _pretraining(params: Params, supernet: Supernet, supernets: Supernets) -> It
             elif file is not None:
                 found = problems_of(check_weights, Path(file), supernets.get((dataset, name)))
                 yield from (f"weights: {p}" for p in found)
-    for name, architecture in params.architectures.items():
+    for name, architecture in mine.items():
         epochs = recipe(params, architecture, supernet).epochs
         if not epochs and not supernet.weights:
             yield f"training.epochs: 0 for {name}: needs weights: own or a file"
@@ -253,10 +273,11 @@ def _pretraining(params: Params, supernet: Supernet, supernets: Supernets) -> It
             )
 
 
-def _architectures(params: Params, row: str) -> list[str]:
+def _architectures(params: Params, row: str) -> set[str]:
     """Those that have this row of the table."""
-    method = params.methods.get(row)
-    return list((method and method.architectures) or params.architectures)
+    parts = {params.row(name): supernet for name, supernet in params.supernets.items()}
+    found = (parts | params.methods).get(row)
+    return {name for name in params.architectures if found and concerns(found, name)}
 
 
 def _untrained(params: Params, method: Method) -> Iterator[str]:
@@ -267,8 +288,7 @@ def _untrained(params: Params, method: Method) -> Iterator[str]:
     fresh = supernet and source == "rewind" and not (supernet.rewind_epoch or supernet.weights)
     if source is None or fresh:
         for name, architecture in params.architectures.items():
-            concerned = name in (method.architectures or params.architectures)
-            if concerned and not recipe(params, architecture, method).epochs:
+            if concerns(method, name) and not recipe(params, architecture, method).epochs:
                 yield name
 
 
@@ -335,6 +355,11 @@ def _weights_fit(params: Params, method: Method) -> None:
     search = params.searches.get(method.search)
     if registry.inits.get(method.init).source is None or search is None:
         return
+    if registry.inits.get(method.init).source == "model" and search.rounds > 1:
+        raise StError(
+            f"'{method.init}' takes the supernet's weights, not those of the search's rounds, by "
+            "which its channels were chosen; use 'rewind' or 'random', or 1 round"
+        )
     name = search.criterion
     known = name in registry.criteria.names()
     if known and not registry.criteria.get(name).inherits:
@@ -355,9 +380,7 @@ def _search(params: Params, key: str, search: Search, supernets: Supernets) -> I
     # a search may be meant for some architectures only: those of its methods
     methods = [m for m in params.methods.values() if m.search == key]
     names = {
-        name
-        for name in params.architectures
-        if any(m.architectures is None or name in m.architectures for m in methods)
+        name for name in params.architectures if any(concerns(method, name) for method in methods)
     }
     searched = {place: supernet for place, supernet in supernets.items() if place[1] in names}
     criterion = registry.criteria.get(search.criterion)

@@ -5,7 +5,7 @@ Values that are the default's pass, so that a completed file (`st params`) is a 
 
 from collections.abc import Iterator
 
-from st.config.params import Method, Params, Supernet, objective, recipe
+from st.config.params import Method, Params, Supernet, concerns, objective, recipe
 from st.config.parts import is_given, recipe_problems
 from st.core import registry
 from st.networks.structure import Structure
@@ -19,24 +19,50 @@ def without_effect(params: Params, supernets: dict[tuple[str, str], Structure]) 
     """
     yield from _augmentations(params, supernets)
     yield from _recipes(params)
-    if not any(supernet.sparse for supernet in params.supernets.values()):
-        for key, architecture in params.architectures.items():
-            if is_given(architecture, "sparsity"):
-                yield f"architectures.{key}.sparsity: has no effect, because no supernet is sparse"
+    for key, architecture in params.architectures.items():
+        sparse = any(s.sparse and concerns(s, key) for s in params.supernets.values())
+        if is_given(architecture, "sparsity") and not sparse:
+            yield f"architectures.{key}.sparsity: has no effect, because no supernet is sparse"
     yield from _supernets(params)
     for key, method in params.methods.items():
         if is_given(method, "max_epoch_factor") and method.epoch_rule != "computation":
             yield (
                 f"methods.{key}.max_epoch_factor: has no effect; it needs epoch_rule: computation"
             )
+        for name, architecture in params.architectures.items():
+            untrained = concerns(method, name) and not recipe(params, architecture, method).epochs
+            if untrained and is_given(method, "objective"):
+                yield f"methods.{key}.objective: has no effect on {name}, which has 0 epochs"
 
 
 def _supernets(params: Params) -> Iterator[str]:
+    rewound = {
+        search.supernet
+        for key, search in params.searches.items()
+        if search.rounds > 1
+        or any(
+            method.search == key and registry.inits.get(method.init).source == "rewind"
+            for method in params.methods.values()
+        )
+    }
     for key, supernet in params.supernets.items():
-        trained = [a for a in params.architectures.values() if recipe(params, a, supernet).epochs]
-        if supernet.sparse and not any(architecture.sparsity for architecture in trained):
-            why = "no architecture has a sparsity above 0" if trained else "it is not trained"
-            yield f"supernets.{key}.sparse: has no effect, because {why}"
+        if supernet.rewind_epoch and key not in rewound:
+            yield (
+                f"supernets.{key}.rewind_epoch: has no effect; it needs a method with init: "
+                "rewind, or a search in rounds"
+            )
+        trained = {
+            name: architecture.sparsity
+            for name, architecture in params.architectures.items()
+            if concerns(supernet, name) and recipe(params, architecture, supernet).epochs
+        }
+        if supernet.sparse and not trained:
+            yield f"supernets.{key}.sparse: has no effect, because it is not trained"
+        for name in (name for name in trained if supernet.sparse and not trained[name]):
+            yield (
+                f"supernets.{key}.sparse: has no effect on {name}, whose sparsity is 0; leave it "
+                "out of the supernet's `architectures`"
+            )
         if supernet.bn_scale is not None and supernet.weights:
             yield f"supernets.{key}.bn_scale: has no effect beside weights, which have scales"
 
@@ -72,10 +98,10 @@ def _recipes(params: Params) -> Iterator[str]:
         parts: dict[str, Supernet | Method] = {
             f"supernets.{key}": part for key, part in params.supernets.items()
         }
-        for key, method in params.methods.items():
-            if method.architectures is None or name in method.architectures:
-                parts[f"methods.{key}"] = method
+        parts |= {f"methods.{key}": part for key, part in params.methods.items()}
         for key, part in parts.items():
+            if not concerns(part, name):
+                continue
             losses = set(objective(part.objective)) if isinstance(part, Method) else {"ce"}
             found = recipe(params, architecture, part), losses
             for section in ("training", f"architectures.{name}.training", f"{key}.training"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from st.config import changes, jobs
 from st.config.layout import DATA, HISTORY, SUPERNET_HISTORY, Experiment, fill
-from st.config.params import Architecture, Params, imported, objective, recipe
+from st.config.params import Architecture, Params, concerns, imported, objective, recipe
 from st.core import registry
 from st.core.job import Job, fingerprint, ordered
 from st.core.types import Section
@@ -31,21 +31,17 @@ class Grid:
     def methods(self, architecture: str) -> list[str]:
         """Methods that apply to an architecture, in the file's order."""
         return [
-            name
-            for name, method in self.params.methods.items()
-            if method.architectures is None or architecture in method.architectures
+            name for name, method in self.params.methods.items() if concerns(method, architecture)
         ]
 
     def supernets(self, architecture: str) -> list[str]:
-        """The supernets to evaluate: the reference, those that the methods need, those that claims
-        are about, and those that no method of any architecture needs: they are there to be compared
-        with, as one that is trained for longer is."""
-        reference = next(iter(self.params.supernets))
-        methods = self.methods(architecture)
-        used = {self.teacher(name) for name in methods} | {reference}
-        compared = {row for name in methods for row in self.params.claims.get(name, ())}
-        others = self.params.supernets.keys() - {self.teacher(name) for name in self.params.methods}
-        return [s for s in self.params.supernets if s in used | others or self.row(s) in compared]
+        """Supernets that apply to an architecture, the reference first. Those that no method needs
+        are there to be compared with, as one that is trained for longer is."""
+        return [
+            name
+            for name, supernet in self.params.supernets.items()
+            if concerns(supernet, architecture)
+        ]
 
     def teacher(self, method: str) -> str:
         """The supernet that a method prunes and learns from."""
@@ -236,6 +232,7 @@ class Grid:
             "history": fill(HISTORY, method=name),
             "search": method.search,
             "criterion": search.criterion,
+            "blind": registry.criteria.get(search.criterion).blind,
             "budget": search.budget.model_dump(exclude_none=True),
             "rounds": search.rounds,
             "init": method.init,

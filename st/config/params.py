@@ -151,6 +151,9 @@ class Supernet(Section):
         0, description="The epoch whose weights are kept for the init `rewind`; 0: initial ones."
     )
     training: TrainingChange = Field(TrainingChange(), description="Changes to the recipe.")
+    architectures: Several[str] | None = Field(
+        None, description="Only for these architectures; default: all."
+    )
 
 
 class BudgetSection(Section):
@@ -300,16 +303,17 @@ class Params(Section):
     training: Training = Training()
     supernets: Annotated[dict[Name, Supernet], Field(min_length=1)] = Field(
         {"plain": Supernet()},
-        description="The first is the table's reference row, `supernet`. One that no method needs "
-        "is trained too, to be compared with.",
+        description="The first is the table's reference row, `supernet`, of all architectures. One "
+        "that no method needs is trained too, to be compared with.",
     )
     searches: dict[Name, Search] = Field({}, description="Ways to find structures.")
     methods: dict[Name, Method] = Field({}, description="The table's rows beside the supernets.")
     claims: dict[Name, Several[str]] = Field(
         {},
         description="Verdicts for unusual grids: a method, and the rows of the table that it must "
-        "beat, in this order. Otherwise each method that starts anew and learns from its supernet "
-        "must beat that supernet, the reference and any that was trained for longer.",
+        "beat, in this order. Otherwise each method that starts anew in a structure which was "
+        "searched for, and learns from its supernet, must beat that supernet, the reference and any "
+        "that was trained for longer.",
     )
     exports: dict[Name, Export] = Field(
         {},
@@ -323,6 +327,11 @@ class Params(Section):
         """A supernet's name in the table."""
         reference = next(iter(self.supernets))
         return "supernet" if supernet == reference else f"supernet-{supernet}"
+
+
+def concerns(part: Supernet | Method, architecture: str) -> bool:
+    """Whether a supernet or method is one of this architecture's rows."""
+    return part.architectures is None or architecture in part.architectures
 
 
 def schema() -> dict[str, Any]:

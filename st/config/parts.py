@@ -95,6 +95,8 @@ def search_problems(search: Search) -> Iterator[str]:
         yield f"budget: is missing; give {', '.join(most)}, {last} or several"
     if search.rounds > 1 and not criterion.ranks:
         yield f"rounds: criterion '{search.criterion}' ranks no channels and has one round only"
+    elif search.rounds > 1 and criterion.blind:
+        yield f"rounds: criterion '{search.criterion}' looks at no weights and has one round only"
     for name in ("ranking", "min_channels", "round_to") if not criterion.ranks else ():
         if is_given(search, name):
             yield (

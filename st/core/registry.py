@@ -191,7 +191,7 @@ datasets = Registry(
 criteria = Registry(
     "criterion", "st.pruning.criteria",
     ranks=True, comparable=True, shares=False, budget=True, inherits=True, suits=None, told=None,
-    data=False, drawn=False,
+    data=False, drawn=False, blind=False,
 )  # fmt: skip
 inits = Registry("init", "st.networks.inits", needs=("source",))
 losses = Registry(

@@ -247,7 +247,7 @@ def notes(job: Job, folder: str | Path) -> Iterator[str]:
         where = f" in {seeds} of {len(job['seeds'])} seeds" if seeds < len(job["seeds"]) else ""
         yield (
             f"{row} of {architecture} on {dataset}: the loss {loss} did next to nothing{where}; "
-            f"its share of the gradient was at most {share:.2g} % in any epoch."
+            f"its share of the gradient was {share:.2g} % (median of the epochs)."
         )
     for dataset, architecture, search, supernet, near, removed in inert.ranked_in_use(job, folder):
         yield (
@@ -262,10 +262,12 @@ def notes(job: Job, folder: str | Path) -> Iterator[str]:
 VERDICTS = [
     "The claim under test: a subnet with at most 10 % of the parameters and 50 % of the MACs, "
     "trained anew under its supernet's supervision, is more accurate than that supernet.",
-    "Every row that starts anew and learns from its supernet makes the claim. It must beat the "
-    "supernet that its structure was found in, the reference supernet, and any supernet of the run "
+    "Every row that starts anew in a structure which a search found, and learns from its supernet, "
+    "makes the claim (controls whose search looks at nothing do not). It must beat the supernet "
+    "that its structure was found in, the reference supernet, and any supernet of the run "
     "that was trained for longer, in this order: the next comparison is made only where the one "
-    "before was decided in its favour.",
+    "before was decided in its favour. Where all supernets were trained for less than the row, "
+    "a claim that held says so: more epochs alone may be the reason.",
     "A row that `claims` in the params file names must beat what is named there instead, in this "
     "order, whatever its size and training: such a verdict is about the params file's claim.",
     "Margins are differences in accuracy points (percent of images), paired by seed and image and "

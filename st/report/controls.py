@@ -13,8 +13,7 @@ import yaml
 
 from st.report.margins import Margin
 
-NO_SEARCH = ("uniform", "tapered", "random")  # criteria that look at no supernet
-ALIKE = 1.25  # sizes that differ by less are not mentioned
+ALIKE = 1.05  # sizes that differ by less are not mentioned
 
 Row = dict[str, Any]
 
@@ -65,7 +64,7 @@ def _what(row: Row, other: Row, runs: dict[str, pd.DataFrame]) -> str | None:
         return f"the same structure with init {other['init']}"
     # of other searches only those that differ in nothing else, and those that look at no supernet
     clean = other["supernet"] == row["supernet"] and other["objective"] == row["objective"]
-    if not same and anew and taught and (clean or other["criterion"] in NO_SEARCH):
+    if not same and anew and taught and (clean or other["blind"]):
         return f"the structure of search {other['search']}, trained anew with a teacher"
     return None
 
@@ -125,10 +124,10 @@ def missing(
             _free(f"{row['method']}-no-teacher", names["methods"]), anew | {"objective": {"ce": 1}}
         )
         yield f"Missing control, the same structure without a teacher; add to methods: {line}"
-    if row["criterion"] in NO_SEARCH:
+    if row["blind"]:
         return
     if not any(
-        r["criterion"] in NO_SEARCH
+        r["blind"]
         and r["supernet"] == row["supernet"]
         and r["objective"] == row["objective"]
         and (r["budget"] == row["budget"] or not row["budget"])

@@ -15,7 +15,8 @@ FEW = 0.1  # of the removed channels: fewer scales near zero than that tell noth
 
 def without_effect(job: Job, folder: str | Path) -> list[tuple[str, str, str, str, float, int]]:
     """Losses that did next to nothing (see `st.core.shares.inert`): (data set, architecture, row,
-    loss, largest share of the gradient in percent, number of seeds), in the grid's order."""
+    loss, its median share of the gradient in percent, of the seed in which it is largest, number of
+    seeds), in the grid's order."""
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for names, row in runs_of(job):
         for loss, part in inert(history(place(row["history"], folder, **names))).items():

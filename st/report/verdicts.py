@@ -3,7 +3,8 @@
 The claim: a subnet with at most 1/10 of the parameters and 1/2 of the computation, trained anew
 under its supernet's supervision, is more accurate than that supernet. It HELD where the subnet is
 surely more accurate than the supernet that its structure was found in, and than the reference
-supernet, and than any supernet of the run that was trained for longer.
+supernet, and than any supernet of the run that was trained for longer. If it was itself trained
+longer than all of them, the verdict says so.
 
 A row that the params file's `claims` names must beat what is named there, whatever its budget and
 training: that is the file's claim, not the paper's.
@@ -30,6 +31,7 @@ from st.report.margins import CONFIDENCE, Margin, between, signed
 
 PARAMS, MACS = 1 / 10, 1 / 2
 OWN = "the params file's claim"  # which is bound to no budget
+LONGEST = "; it was trained longer than any supernet, which may be the reason"
 
 Answers = dict[tuple[str, str, str], np.ndarray]  # (data set, architecture, row) -> correct
 
@@ -59,8 +61,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Claim:
     """The verdict on one row. `about`: what it is called, "the claim" where it is the paper's;
-    `missing`: controls that the grid has not; `outcome`: held, did not hold, undecided or not
-    tested."""
+    `missing`: controls that the grid has not; `longest`: it was trained longer than any supernet;
+    `outcome`: held, did not hold, undecided or not tested."""
 
     dataset: str
     architecture: str
@@ -69,6 +71,7 @@ class Claim:
     comparisons: list[Comparison]
     controls: list[Control]
     missing: list[str]
+    longest: bool = False
     outcome: str = "not tested"
     sentence: str = ""
 
@@ -84,6 +87,7 @@ class Claim:
         return (
             f"{self.architecture} on {self.dataset}: {self.about} {verb}{self.outcome.upper()} for "
             f"{self.method}: {points}{sure} against {last.opponent}"
+            + (LONGEST if self.longest and self.outcome == "held" else "")
         )
 
     def to_json(self, seeds: list[int]) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class Claim:
                 for one in self.controls
             ],
             "missing": self.missing,
+            "trained_longest": self.longest,
         }
 
 
@@ -154,10 +159,11 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
             ]
             beside = list(controls(rows, row, measured, correct))
             absent = list(missing(rows, row, measured, job["names"])) if "search" in row else []
-            if not own:
-                absent += as_long(rows, row, measured, job["names"])
-            about = OWN if own else "the claim"
-            claim = Claim(dataset, architecture, name, about, comparisons, beside, absent)
+            shorter = [] if own else list(as_long(rows, row, measured, job["names"]))
+            about, absent = OWN if own else "the claim", absent + shorter
+            claim = Claim(
+                dataset, architecture, name, about, comparisons, beside, absent, bool(shorter)
+            )
             found.append((claim, measured[name], own or _within(measured[name])))
     margins = [[one.margin for one in claim.comparisons] for claim, _, within in found if within]
     decisions = iter(decide(margins))
@@ -175,6 +181,8 @@ def _decided(claim: Claim, subnet: pd.DataFrame, decision: tuple[list[int], floa
         for one, sign in zip_longest(claim.comparisons, signs)
     ]
     outcome, sentence = _verdict(claim.method, subnet, comparisons, bool(decision), claim.about)
+    if claim.longest and outcome == "held":
+        sentence = f"{sentence.removesuffix('.')}{LONGEST}."
     sentence = f"{claim.architecture} on {claim.dataset}: {sentence}"
     return replace(claim, comparisons=comparisons, outcome=outcome, sentence=sentence)
 
@@ -182,11 +190,12 @@ def _decided(claim: Claim, subnet: pd.DataFrame, decision: tuple[list[int], floa
 def claimants(
     rows: list[dict[str, Any]], pairs: dict[str, list[str]], runs: dict[str, pd.DataFrame]
 ) -> list[dict[str, Any]]:
-    """The rows that the claim is about: all that are re-initialised and learn from their supernet,
-    whatever they are called, and those that `pairs` (params.yaml's `claims`) names."""
+    """The rows that the claim is about: all that were searched, re-initialised and learn from their
+    supernet, whatever they are called, and those that `pairs` (params.yaml's `claims`) names."""
 
     def makes_it(row: dict[str, Any]) -> bool:
-        return bool(row.get("anew") and runs[row["method"]]["teacher"].notna().all())
+        searched = row.get("anew") and not row["blind"]
+        return bool(searched and runs[row["method"]]["teacher"].notna().all())
 
     return [row for row in rows if row["method"] in pairs or makes_it(row)]
 

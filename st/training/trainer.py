@@ -120,8 +120,8 @@ def say_inert(run: Run) -> None:
     columns = {key: [row[key] for row in run.history] for key in run.history[0]}
     for name, share in inert(columns).items():
         say(
-            f"the loss '{name}' did next to nothing: its share of the gradient was never above "
-            f"{share:.2g} %; raise its weight, or leave it out"
+            f"the loss '{name}' did next to nothing: its share of the gradient was {share:.2g} % "
+            "(median of the epochs); raise its weight, or leave it out"
         )
 
 

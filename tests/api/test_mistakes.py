@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import stripes
+from helpers.networks import as_trained
 from torch.utils.data import DataLoader, TensorDataset
 
 import st
@@ -22,7 +23,7 @@ class Ends(torch.nn.Flatten):
 
 @pytest.fixture(scope="module")
 def net():
-    return st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 8]})
+    return as_trained(st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 8]}))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_of_pruning(net, structure, options, words):
 
 
 def test_of_structures_of_other_networks(net):
-    other = st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 9]})
+    other = as_trained(st.supernet("vgg", (1, 8, 8), 3, options={"layers": [6, "M", 9]}))
     found = st.search(other, {"macs": 0.5})
     refused("structure: was found in another network (vgg)", st.prune, net, found)
     refused("use the init 'random'", st.prune, *_uniform())

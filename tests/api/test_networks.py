@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import stripes
+from helpers.networks import as_trained
 from torch import nn
 
 import st
@@ -46,12 +47,12 @@ def data():
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return st.supernet(Net(), SHAPE)
+    return as_trained(st.supernet(Net(), SHAPE))
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return st.supernet("vgg", SHAPE, 3, options={"layers": [6, "M", 8]})
+    return as_trained(st.supernet("vgg", SHAPE, 3, options={"layers": [6, "M", 8]}))
 
 
 def state(network) -> dict[str, torch.Tensor]:
@@ -213,7 +214,7 @@ def test_evaluate_is_the_share_of_right_predictions(net, data):
 def test_normalisation_is_the_network_s_own(net, data):
     """Given on import it is kept by all that comes of it; data that say another are refused."""
     rule = {"mean": [0.2], "std": [0.4]}
-    known = st.supernet(Net(), SHAPE, normalisation=rule)
+    known = as_trained(st.supernet(Net(), SHAPE, normalisation=rule))
     trained = st.train(st.prune(known, {"macs": 0.7}), data, **RECIPE)
     assert close(trained.normalise.given, rule)
     x = torch.rand(2, *SHAPE)

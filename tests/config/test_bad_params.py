@@ -379,11 +379,12 @@ def test_weights_that_do_not_fit_are_told_before_any_job(tiny, tmp_path, monkeyp
         ({"weights": "w", "training": {"epochs": 0}}, {}, 1, "methods.lottery.init: rewind: there"),
         (
             {"weights": "w", "training": {"epochs": 0}},
-            {"init": "inherit"},
+            {"init": "random"},
             2,
             "slimming.rounds: 2:",
         ),
         ({"rewind_epoch": 0}, {"training": {"epochs": 0}}, 1, "leaves the network untrained"),
+        ({"rewind_epoch": 0}, {"init": "inherit"}, 2, "methods.lottery.init: 'inherit' takes the"),
         ({"rewind_epoch": 0}, {}, 2, None),
         ({"rewind_epoch": 1}, {"training": {"epochs": 0}}, 1, None),
         ({"weights": "w"}, {"training": {"epochs": 0}}, 1, None),

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from helpers.params import changed
+from helpers.params import DROP, changed
 
 from st.config.check import load, parse, read
 from st.core.errors import StError
@@ -46,7 +46,7 @@ IDLE = [
     ),
     (
         {"architectures.vgg.sparsity": 0.0},
-        *("supernets.sparse.sparse", "no architecture has a sparsity above 0"),
+        *("supernets.sparse.sparse", "has no effect on vgg, whose sparsity is 0"),
     ),
     ({"supernets.sparse.sparse": False}, "architectures.vgg.sparsity", "no supernet is sparse"),
     ({"datasets.digits.augment.crop": 8}, "datasets.digits.augment.crop", "as large as the images"),
@@ -109,6 +109,18 @@ IDLE = [
         {"methods.st.objective": {"ce": 1, "dkd": {"weight": 1, "alpha": 0, "beta": 0}}},
         *("methods.st.objective", "loss 'dkd': alpha and beta are 0, so it does nothing"),
     ),
+    (
+        {"methods.lottery": DROP, "supernets.sparse.rewind_epoch": 2},
+        *("supernets.sparse.rewind_epoch", "has no effect; it needs a method with init: rewind"),
+    ),
+    (
+        {"searches.slimming.criterion": "tapered", "searches.slimming.rounds": 2},
+        *("searches.slimming.rounds", "'tapered' looks at no weights and has one round only"),
+    ),
+    (
+        {"methods.st.init": "inherit", "methods.st.training.epochs": 0},
+        *("methods.st.objective", "has no effect on vgg, which has 0 epochs"),
+    ),
 ]
 
 
@@ -152,6 +164,7 @@ def keys_of(value, path=()):
 
 REQUIRED = {"seeds", "datasets", "architectures", "source", "family", "criterion", "search"}
 OPTIONAL = {("methods", name, "architectures") for name in ("st", "lottery")}
+OPTIONAL |= {("supernets", "sparse", "architectures")}
 OPTIONAL |= {("resources", part, "search") for part in ("runtime", "mem_mb")}
 FREE = {"options", "init_options", "objective"}  # their keys are those of what they are for
 WRONG = [object, [[1]], {"a": {"b": 1}}, -1, 1e30, "\n", ""]

@@ -30,7 +30,8 @@ def row(method, supernet="sparse", **subnet):
         history = history.replace(f"{{{key}}}", value)
     if subnet:
         subnet = {
-            "criterion": "bn_scale", "budget": {"params": 0.1, "macs": 0.5}, "rounds": 3,
+            "criterion": "bn_scale", "blind": subnet.get("criterion") == "uniform",
+            "budget": {"params": 0.1, "macs": 0.5}, "rounds": 3,
             "epoch_rule": "same", "max_epoch_factor": None, "anew": subnet["init"] == "random",
             "init_options": {}, "training": {"epochs": 4, "lr": 0.1},
             "no_search": "uniform",

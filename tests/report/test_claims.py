@@ -7,13 +7,19 @@ import pandas as pd
 import pytest
 from helpers.synthetic import ACCURACY, make_job, row, write_results
 
-from st.config.params import Params
 from st.report import tables
 from st.report.controls import as_long, controls, missing
 from st.report.margins import Margin
 from st.report.verdicts import claims, decide
 
 BEST = {**ACCURACY, "st": [94.0, 94.2, 94.4]}
+
+
+def two_claimants():
+    """As if the other row's search had looked at the supernet."""
+    job = make_job()
+    job["rows"]["net"][4]["blind"] = False
+    return job
 
 
 def verdicts(tmp_path, accuracy, job=None, **sizes):
@@ -24,7 +30,7 @@ def verdicts(tmp_path, accuracy, job=None, **sizes):
 
 
 def test_claim_held(tmp_path):
-    found = verdicts(tmp_path, BEST)
+    found = verdicts(tmp_path, BEST, two_claimants())
     claim = found["st"]
     assert claim.outcome == "held"
     # the strictest is named: the reference, more accurate than the one that was searched
@@ -95,7 +101,7 @@ def test_claim_did_not_hold(tmp_path):
 
 
 def test_claim_undecided(tmp_path):
-    claim = verdicts(tmp_path, {**ACCURACY, "st": [91.0, 90.5, 91.5]})["st"]
+    claim = verdicts(tmp_path, {**ACCURACY, "st": [91.0, 90.5, 91.5]}, two_claimants())["st"]
     assert claim.outcome == "undecided" and "IS UNDECIDED" in claim.sentence
     assert "+0.50 points, 95 % interval" in claim.sentence
     assert "better in 2 of 3 seeds and equal in 1" in claim.sentence
@@ -121,8 +127,32 @@ def test_claim_needs_its_budget(tmp_path, kept):
     assert f"keeps up to {over}. Its margins" in claim.sentence
 
 
-def test_rows_beyond_the_budget_take_no_level(tmp_path):
+def test_a_structure_that_nobody_searched_for_makes_no_claim(tmp_path):
+    """It is a control: no verdict is about it, and the level is not shared with it."""
+    found = verdicts(tmp_path, BEST)
+    assert list(found) == ["st"]
+    assert found["st"].comparisons[0].confidence == pytest.approx(0.95)
+    assert "kd-uniform" in [control.opponent for control in found["st"].controls]
+
+
+def test_held_by_a_row_that_was_trained_longest_says_so(tmp_path):
     job = make_job()
+    write_results(tmp_path, job, BEST)
+    runs, answers = tables.collect(job, tmp_path), tables.answers(job, tmp_path)
+    words = "it was trained longer than any supernet, which may be the reason"
+    (claim,) = claims(job, runs, answers)
+    assert claim.outcome == "held" and words not in claim.sentence + claim.short
+    runs.loc[runs["method"] == "st", "epochs"] = 8
+    (claim,) = claims(job, runs, answers)
+    assert claim.outcome == "held" and words in claim.sentence and words in claim.short
+    assert claim.to_json([0, 1, 2])["trained_longest"]
+    assert "Missing control, the supernet trained as long" in claim.missing[-1]
+    (claim,) = claims({**job, "claims": {"st": ["supernet"]}}, runs, answers)
+    assert claim.outcome == "held" and words not in claim.sentence  # that file names its opponents
+
+
+def test_rows_beyond_the_budget_take_no_level(tmp_path):
+    job = two_claimants()
     write_results(tmp_path, job, BEST)
     runs, answers = tables.collect(job, tmp_path), tables.answers(job, tmp_path)
     runs.loc[runs["method"] == "kd-uniform", "params_kept"] = 0.2
@@ -133,7 +163,7 @@ def test_rows_beyond_the_budget_take_no_level(tmp_path):
 
 
 def test_a_loss_less_training_makes_no_claim_and_a_params_key_names_pairs(tmp_path):
-    job = make_job()
+    job = two_claimants()
     job["claims"] = {"scratch-b": ["supernet"], "st": ["kd-uniform", "supernet"]}
     found = verdicts(tmp_path, BEST, job, kept=(0.3, 0.7))
     # of another claim, and of other sizes, than the paper's
@@ -146,7 +176,7 @@ def test_a_loss_less_training_makes_no_claim_and_a_params_key_names_pairs(tmp_pa
 
 
 def test_numbers_behind_the_verdicts(tmp_path):
-    claim = verdicts(tmp_path, BEST)["st"]
+    claim = verdicts(tmp_path, BEST, two_claimants())["st"]
     found = json.loads(json.dumps(claim.to_json([0, 1, 2])))
     own = found["comparisons"][0]
     assert own["points"] == pytest.approx(3.7) and own["images"] == 1000
@@ -281,14 +311,7 @@ def test_what_claims_may_name():
     from st.config.grid import Grid
 
     assert Grid(params).supernets("vgg") == ["plain", "longer"]
-    assert Grid(Params(**{**data, "claims": {}})).supernets("vgg") == ["plain", "longer"]
-    # one that another architecture's method needs is not
-    data["architectures"]["other"] = {"family": "vgg", "options": {"layers": [8, "M", 4]}}
-    data["searches"]["t"] = {**data["searches"]["s"], "supernet": "longer"}
-    data["methods"]["other"] = {"search": "t", "architectures": ["other"]}
-    assert Grid(Params(**{**data, "claims": {}})).supernets("vgg") == ["plain"]
-    assert Grid(Params(**{**data, "claims": {}})).supernets("other") == ["plain", "longer"]
-    data = {**data, "methods": {"st": data["methods"]["st"]}}
+    assert Grid(parse({**data, "claims": {}})).supernets("vgg") == ["plain", "longer"]
     for bad, words in (
         ({"sst": ["supernet"]}, "claims.sst: unknown method"),
         ({"st": ["supernet-long"]}, "claims.st: unknown row 'supernet-long'; did you mean"),
@@ -297,6 +320,53 @@ def test_what_claims_may_name():
     ):
         with pytest.raises(StError, match=words):
             parse({**data, "claims": bad})
+
+
+def test_supernets_of_some_architectures():
+    """Whatever methods other architectures have: a supernet is for all, or for those it names."""
+    from st.config.check import parse
+    from st.config.grid import Grid
+    from st.core.errors import StError
+
+    data = {
+        "seeds": [0],
+        "datasets": {"digits": {"source": "digits"}},
+        "architectures": {
+            name: {"family": "vgg", "options": {"layers": [8, "M", width]}}
+            for name, width in {"one": 8, "other": 4}.items()
+        },
+        "supernets": {"plain": {}, "longer": {"training": {"epochs": 300}}},
+        "searches": {
+            name: {"supernet": name, "criterion": "bn_scale", "budget": {"params": 0.5}}
+            for name in ("plain", "longer")
+        },
+        "methods": {
+            "st": {"search": "plain", "objective": {"kd": 1}},
+            "st-longer": {"search": "longer", "architectures": ["other"]},
+        },
+    }
+
+    def supernets(**longer):
+        spec = {**data["supernets"]["longer"], **longer}
+        grid = Grid(parse({**data, "supernets": {"plain": {}, "longer": spec}}))
+        return [grid.supernets(name) for name in ("one", "other")]
+
+    assert supernets() == [["plain", "longer"]] * 2
+    assert supernets(architectures=["other"]) == [["plain"], ["plain", "longer"]]
+    for bad, words in (
+        (
+            {"architectures": ["one"]},
+            "methods.st-longer.search: supernet 'longer' is not for other",
+        ),
+        ({"architectures": ["anther"]}, "supernets.longer.architectures: unknown architecture"),
+    ):
+        with pytest.raises(StError, match=words):
+            supernets(**bad)
+    with pytest.raises(StError, match="the first supernet is every architecture's reference"):
+        parse({**data, "supernets": {**data["supernets"], "plain": {"architectures": ["one"]}}})
+    with pytest.raises(StError, match=r"claims\.st: 'supernet-longer' is no row of one"):
+        only = {"plain": {}, "longer": {"architectures": ["other"]}}
+        parse({**data, "supernets": only, "claims": {"st": ["supernet-longer"]}})
 
 
 # The level of the whole report, simulated

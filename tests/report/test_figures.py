@@ -68,9 +68,10 @@ def drawn_margins(folder, job, accuracy=ACCURACY):
 def test_margins_figure(tmp_path):
     """Every comparison and control, with what verdicts.json says of it."""
     job = make_job()
+    job["rows"]["net"][4]["blind"] = False  # another row that makes the claim
     found, figure = drawn_margins(tmp_path, job, {**ACCURACY, "st": [99.0, 99.5, 99.8]})
     (axes,) = figure.axes
-    names = ["supernet-sparse", "supernet", "scratch-b", "kd-uniform"]
+    names = ["supernet-sparse", "supernet", "scratch-b"]
     lines = [*(f"st \N{MINUS SIGN} {name}" for name in names), "kd-uniform \N{MINUS SIGN} supernet"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == lines
     assert axes.yaxis_inverted()  # the first on top
@@ -81,14 +82,14 @@ def test_margins_figure(tmp_path):
     assert [line.get_marker() for line in means] == [styles[o.opponent]["marker"] for o in beside]
     # filled where it is decided: st is surely better than all, kd-uniform is not
     filled = [line.get_markerfacecolor() != "white" for line in means]
-    assert filled == [True] * 4 + [False]
+    assert filled == [True] * 3 + [False]
     # each has two intervals, and the corrected one holds the other
     ends = [c.get_segments()[0][:, 0].tolist() for c in axes.collections]
     for other, wide, narrow in zip(beside, ends[::2], ends[1::2], strict=True):
         assert narrow == pytest.approx(other.margin.interval())
         assert wide == pytest.approx(other.margin.interval(getattr(other, "confidence", 0.95)))
     corrected = [wide[0] < narrow[0] for wide, narrow in zip(ends[::2], ends[1::2], strict=True)]
-    assert corrected == [True, True, False, False, False]  # st is decided, the other has all 5 %
+    assert corrected == [True, True, False, False]  # st is decided, the other has all 5 %
     said = [text.get_text() for text in axes.texts]
     assert said[0].startswith("+8.93 (+") and " to +" in said[0]
 

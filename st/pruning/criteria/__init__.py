@@ -14,6 +14,7 @@ function, all optional:
 - `budget`: False if it follows none;
 - `inherits`: False if its structures are not made of the supernet's channels, so that the
   supernet's weights do not fit them;
+- `blind`: True if it looks at nothing that was learned, as controls of a search do;
 - `drawn`: True if it searches drawn families only, and no imported network;
 - `suits`: a function that is given the supernet's structure, the budget and the options,
   and raises StError if they do not go together: so that params.yaml can be checked before any job;

@@ -16,13 +16,20 @@ def bn_scale(subject: Subject, *, members: Members = "mean") -> Scores:
     """|gamma| of the batch normalisation that follows the channel; of several, what `members` says.
 
     Channels that are not normalised, as those between the two layers of squeeze-and-excitation,
-    have no scores and stay. Raises StError if there is no batch normalisation at all.
+    have no scores and stay. Raises StError if there is no batch normalisation at all, or if all
+    scales are alike, as before any training.
     """
     scores = {
         name: combined([combined(list(s.astype(np.float64).T), members) for s in scales], members)
         for name, scales in _scales(subject).items()
     }
     suits(subject.structure)
+    every = np.concatenate([*scores.values(), []])
+    if len(every) > 1 and np.ptp(every) == 0:
+        raise StError(
+            "criterion 'bn_scale': all batch normalisations have the same scales, which tell no "
+            "channel from another; train the network first (network slimming: with `sparse`)"
+        )
     return scores
 
 

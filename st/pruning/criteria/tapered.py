@@ -44,3 +44,4 @@ def tapered(subject: Subject) -> Scores:
 
 
 tapered.shares = True
+tapered.blind = True

@@ -66,5 +66,6 @@ def suits(full: Structure, budget: Budget) -> None:
 
 uniform.ranks = False
 uniform.inherits = False
+uniform.blind = True
 uniform.drawn = True
 uniform.suits = suits
