@@ -312,8 +312,8 @@ class Params(Section):
         {},
         description="Verdicts for unusual grids: a method, and the rows of the table that it must "
         "beat, in this order. Otherwise each method that starts anew in a structure which was "
-        "searched for, and learns from its supernet, must beat that supernet, the reference and any "
-        "that was trained for longer.",
+        "searched for, and learns from its supernet, must beat that supernet, the reference and "
+        "any that was trained for longer.",
     )
     exports: dict[Name, Export] = Field(
         {},
