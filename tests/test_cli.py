@@ -166,6 +166,18 @@ def test_the_same_again_gives_the_same_bytes(project):
     assert {name: (project / name).read_bytes() for name in names} == before
 
 
+def test_data_that_were_prepared_otherwise_are_refused(project, capsys):
+    assert st("prepare", "digits") == 0
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(
+        text.replace("source: digits", "source: digits\n    holdout: 0.2")
+    )
+    assert st("pretrain", f"{EXPERIMENT}/sparse") == 2
+    assert "data.safetensors: was prepared with other options" in capsys.readouterr().err
+    assert not Path("results/pretrain").exists()
+    Path("params.yaml").write_text(text)
+
+
 def test_jobs_are_the_workflows_to_the_byte(project):
     """Files have their jobs in them: who runs a phase by hand makes nothing that seems new."""
     grid = Grid(load("params.yaml"))

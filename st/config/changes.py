@@ -124,6 +124,12 @@ def is_made(job: Job, prepared: Path) -> bool:
     return same and _prepared(prepared).get("fingerprint") == job.get("fingerprint")
 
 
+def found_as(prepared: Path) -> Job:
+    """What `stated` leaves out of a prepared data set's job, as it was noted beside it."""
+    known = _prepared(prepared).get("fingerprint")
+    return {} if known is None else {"fingerprint": known}
+
+
 def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:
     """What prepare notes of a source beside the data: see `fingerprint`."""
     read = paths(source, options)

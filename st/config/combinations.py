@@ -36,21 +36,7 @@ def without_effect(params: Params, supernets: dict[tuple[str, str], Structure]) 
 
 
 def _supernets(params: Params) -> Iterator[str]:
-    rewound = {
-        search.supernet
-        for key, search in params.searches.items()
-        if search.rounds > 1
-        or any(
-            method.search == key and registry.inits.get(method.init).source == "rewind"
-            for method in params.methods.values()
-        )
-    }
     for key, supernet in params.supernets.items():
-        if supernet.rewind_epoch and key not in rewound:
-            yield (
-                f"supernets.{key}.rewind_epoch: has no effect; it needs a method with init: "
-                "rewind, or a search in rounds"
-            )
         trained = {
             name: architecture.sparsity
             for name, architecture in params.architectures.items()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from st.config import wiring
+from st.config.changes import is_made
 from st.config.grid import Grid
 from st.config.layout import Experiment, Files
 from st.core.errors import StError
@@ -16,11 +17,19 @@ def named_job(grid: Grid, phase: str, experiment: str | None) -> tuple[Job, dict
 
     `experiment` is the folder below results/PHASE/: DATASET for prepare, DATASET/ARCHITECTURE/seedN
     for evaluate, and one level more, the name of a supernet, search or method, for the others; for
-    draw it is DATASET/ARCHITECTURE. Raises StError if the params file has no such experiment.
+    draw it is DATASET/ARCHITECTURE. Raises StError if the params file has no such experiment, or
+    its data set was prepared as the file no longer says.
     """
     parts = [] if phase == "report" else _parts(phase, experiment)
     about = _experiment(grid, phase, parts)
-    return grid.job(phase, about), _paths(wiring.files(grid, phase, about)), "/".join(parts)
+    files = _paths(wiring.files(grid, phase, about))
+    data = files.get("data") if phase != "prepare" else None
+    if data and data.exists() and not is_made(grid.prepare(about.dataset), data):
+        raise StError(
+            f"{data}: was prepared with other options, or of other images, than the params file "
+            f"says now; prepare it again: st prepare {about.dataset}"
+        )
+    return grid.job(phase, about), files, "/".join(parts)
 
 
 def _parts(phase: str, experiment: str | None) -> list[str]:

@@ -18,6 +18,12 @@ def ordered(job: Job) -> Job:
     return json.loads(json.dumps(job, sort_keys=True))
 
 
+def deciding(job: Job) -> str:
+    """What of a job decides whether it has to run again, as JSON: all but `where` files lie, so
+    that moved ones are the same."""
+    return json.dumps({key: value for key, value in job.items() if key != "where"})
+
+
 def fingerprint(value: Any) -> str:
     """A short hash of JSON data, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,11 +7,14 @@ resources have another form, and there is no `persistence_backend`.
 Snakemake is not imported: the rules hand over their `workflow`, and tools/ read records without it.
 """
 
+import json
 import os
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
 from typing import Any
+
+from st.core.files import write_text
 
 # Its records of finished jobs, which travel with the results (st/core/records.py).
 RECORDS = Path(".snakemake/metadata")
@@ -64,6 +67,12 @@ def persistence_backend(workflow: Any) -> str:
     return getattr(found, "name", found).lower()  # 9.17 has what the command line says
 
 
+def is_started_by_a_person(workflow: Any) -> bool:
+    """Whether this is the run itself, and not one of its jobs on a cluster, where Snakemake reads
+    the workflow again."""
+    return workflow.is_main_process
+
+
 def is_made(workflow: Any, rule: str) -> bool:
     """After a run: whether the job of this rule was part of it and is made. A run for other targets
     succeeds without it."""
@@ -93,6 +102,27 @@ def record_path(name: str, folder: Path = RECORDS) -> Path:
     length = os.pathconf(folder, "PC_NAME_MAX") - 1
     *outer, last = [name[start : start + length] for start in range(0, len(name), length)]
     return folder.joinpath(*(f"@{part}" for part in outer), last)
+
+
+def is_noted(path: str, param: str) -> bool:
+    """Whether an output's record says that it was made with this one param."""
+    try:
+        told = json.loads(_record_of(path).read_text(encoding="utf-8"))
+        return told["params"] == [repr(param)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def note(path: str, param: str) -> None:
+    """Record of an output with which param it was made, and nothing else: what a record does not
+    say Snakemake decides by the dates of files."""
+    told = {"params": [repr(param)], "incomplete": False, "record_format_version": 6}
+    write_text(_record_of(path), json.dumps(told))
+
+
+def _record_of(path: str) -> Path:
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    return record_path(urlsafe_b64encode(path.encode()).decode())
 
 
 def output(name: str) -> str:

@@ -54,7 +54,6 @@ def made(request, tmp_path_factory):
     params = copy.deepcopy(yaml.safe_load(TINY))
     mine = {"family": "import", "options": {"module": "net.py:Net"}, "sparsity": 1e-3}
     params["architectures"]["mine"] = mine
-    del params["supernets"]["sparse"]["rewind_epoch"]
     taylor = {"supernet": "sparse", "criterion": "taylor", "budget": {"macs": 0.4}}
     params["searches"]["taylor"] = {**taylor, "options": {"images": 100}}
     params["methods"] = {

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from helpers.params import DROP, changed
+from helpers.params import changed
 
 from st.config.check import load, parse, read
 from st.core.errors import StError
@@ -108,10 +108,6 @@ IDLE = [
     (
         {"methods.st.objective": {"ce": 1, "dkd": {"weight": 1, "alpha": 0, "beta": 0}}},
         *("methods.st.objective", "loss 'dkd': alpha and beta are 0, so it does nothing"),
-    ),
-    (
-        {"methods.lottery": DROP, "supernets.sparse.rewind_epoch": 2},
-        *("supernets.sparse.rewind_epoch", "has no effect; it needs a method with init: rewind"),
     ),
     (
         {"searches.slimming.criterion": "tapered", "searches.slimming.rounds": 2},

@@ -60,7 +60,6 @@ def test_numbers_in_all_spellings(tiny, tmp_path):
                 "schedule": "step",
             },
             "methods": {
-                **tiny["methods"],
                 "m": {"search": "slimming", "objective": {"ce": value}},
                 "n": {
                     "search": "slimming",

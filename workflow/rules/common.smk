@@ -23,6 +23,7 @@ from st.core.sources import sources
 from st.core import mps, slots
 from st.core import snakemake_internals as internals
 from st.core.errors import StError
+from st.core.job import deciding, fingerprint
 
 # Jobs import st from the working directory and find each other's results there.
 if not os.path.samefile(os.getcwd(), workflow.basedir):
@@ -60,6 +61,16 @@ try:
 except StError as error:
     raise WorkflowError(str(error)) from None
 GRID = Grid(PARAMS)
+
+# A cluster's jobs read the params file again. One that was edited meanwhile is another run's.
+MAIN, READ = internals.is_started_by_a_person(workflow), "ST_PARAMS_OF_THE_RUN"
+if MAIN:
+    os.environ[READ] = fingerprint(config)
+elif os.environ.get(READ, fingerprint(config)) != fingerprint(config):
+    raise WorkflowError(
+        f"{' + '.join(named)}: has changed since the run was started that this job belongs to; run "
+        "again, and what it changes is made of the new one"
+    )
 
 # Jobs run `python -m st`: from the working directory, so that a clone uses its own package, and with
 # the python that runs this workflow, whether its environment has been activated or not.
@@ -102,8 +113,8 @@ if CACHE and "://" not in os.environ[CACHE_VARIABLE]:
 
 
 def final_output():
-    """The one list of targets."""
-    return ["results/table.csv"]
+    """The one list of targets: the table and all that is made with it."""
+    return [*rules.report.output, *rules.notebook.output]
 
 
 def one_of(names):
@@ -125,19 +136,13 @@ def experiment(wildcards, architecture=""):
 def job(phase, architecture=""):
     """The param `job`: what the phase is told, as JSON."""
 
-    return lambda wildcards: json.dumps(GRID.job(phase, experiment(wildcards, architecture)))
-
-
-def images(wildcards):
-    """The param `images`: the job of prepare but for where the files lie, so that moved ones are the
-    same."""
-    told = GRID.job("prepare", experiment(wildcards))
-    return json.dumps({key: value for key, value in told.items() if key != "where"})
+    return lambda wildcards: deciding(GRID.job(phase, experiment(wildcards, architecture)))
 
 
 def prepare_job(wildcards, input):
-    """The param `job` of prepare. As it derives from inputs it makes nothing run again: `images` does."""
-    return job("prepare")(wildcards)
+    """The param `job` of prepare, with where the files lie. As it derives from inputs it makes nothing
+    run again: `images` does."""
+    return json.dumps(GRID.job("prepare", experiment(wildcards)))
 
 
 def inputs(phase):

@@ -20,7 +20,7 @@ rule prepare:
         mem_mb=memory("prepare"),
         runtime=runtime("prepare"),
     params:
-        images=images,
+        images=job("prepare"),
         job=prepare_job,
         plugins=plugins,
     message:

@@ -1,5 +1,6 @@
 """Records of what was made, for other clones (st/core/records.py) and for DVC (st/core/versions.py)."""
 
+from st.config.stated import settle
 from st.core import records, versions
 
 if internals.persistence_backend(workflow) != "file":
@@ -7,10 +8,12 @@ if internals.persistence_backend(workflow) != "file":
         "--persistence-backend: must be 'file', because records travel with the results as files"
     )
 
-try:
-    records.unpack()
-except StError as error:
-    raise WorkflowError(str(error)) from None
+if MAIN:
+    try:
+        records.unpack()
+        settle(GRID)
+    except StError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def record_versions():
@@ -18,8 +21,9 @@ def record_versions():
     if CACHE:
         records.own_files(os.environ[CACHE_VARIABLE])
     try:
-        records.pack()
         if internals.is_default_config(workflow) and internals.is_made(workflow, "report"):
-            versions.tell_dvc()
+            versions.record()  # which looks again, because params.yaml or code may have been edited
+        else:
+            records.pack()
     except StError as error:
         print(error, file=sys.stderr)
