@@ -1,7 +1,9 @@
 """What the authors' programs do, computed again in plain float64, against the whole method here."""
 
 import math
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from st.training.epochs import scaled_epochs
 from st.training.loop import Run, Step, fit
 from st.training.objective import Objective
 from st.training.recipe import Training, learning_rate
+from st.training.trainer import say_too_weak
 
 # Fresh weights
 
@@ -406,3 +409,27 @@ def test_gradients_of_cc_and_kd_are_equal_at_larger_weights():
     ]
     expected = (kernel[0] - kernel[1]).square().sum() / 64**2
     assert values["cc"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_l1_penalty_that_reaches_no_zero_is_named(caplog):
+    """What it can do at most is what SGD does with nothing but the penalty."""
+
+    def named(sparsity):
+        caplog.clear()
+        recipe = Training(epochs=16, batch_size=10, schedule="onecycle", weight_decay=0)
+        scale = torch.nn.Parameter(torch.full((3,), 0.5))
+        run = SimpleNamespace(recipe=recipe, sparsity=sparsity, scales=[scale], epochs=16)
+        with caplog.at_level("INFO", "st"):
+            say_too_weak(run, 200)
+        optimiser = torch.optim.SGD([scale], momentum=recipe.momentum)
+        for step in range(16 * 20):
+            optimiser.param_groups[0]["lr"] = learning_rate(recipe, step / (16 * 20))
+            scale.grad = torch.full((3,), sparsity)
+            optimiser.step()
+        reach = re.search(r"lower a BatchNorm scale by (\S+) in", caplog.text)
+        return float(reach[1]) if reach else None, 0.5 - scale.min().item()
+
+    told, moved = named(1e-3)
+    assert told == pytest.approx(moved, rel=0.05) and told < 0.5
+    told, moved = named(5e-3)
+    assert told is None and moved > 0.5

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from st.core import provenance, registry, sources
 from st.core.device import Device, choose
@@ -26,7 +27,7 @@ from st.training.loop import Run, fit
 from st.training.objective import Objective
 from st.training.parallel import Group
 from st.training.progress import Progress
-from st.training.recipe import Training
+from st.training.recipe import Training, learning_rate
 from st.training.resume import Resume
 
 
@@ -115,6 +116,25 @@ def facts(job: Job, data: Data, run: Run) -> dict[str, Any]:
     }
 
 
+def say_too_weak(run: Run, images: int) -> None:
+    """Name an L1 penalty that cannot bring a usual BatchNorm scale to zero within the training,
+    whatever the labels do. In each step its gradient is `sparsity`, so that SGD moves a scale by
+    that times the sum of the learning rates, and by momentum 1 / (1 - momentum) as far."""
+    recipe = run.recipe
+    if not (run.sparsity and run.scales and run.epochs) or recipe.optimiser != "sgd":
+        return
+    steps = run.epochs * (images // min(recipe.batch_size, images))
+    rate = np.mean([learning_rate(recipe, (n + 0.5) / 1000) for n in range(1000)])
+    reach = run.sparsity * float(rate) * steps / (1 - recipe.momentum)
+    begin = float(torch.cat([scale.detach().abs().flatten() for scale in run.scales]).median())
+    if reach < begin:
+        say(
+            f"the L1 penalty can lower a BatchNorm scale by {reach:.2g} in this training, and they "
+            f"begin at {begin:.2g}, so it makes none of them zero; raise the architecture's "
+            "`sparsity`, or train for longer"
+        )
+
+
 def say_inert(run: Run) -> None:
     """Name the losses that did next to nothing."""
     columns = {key: [row[key] for row in run.history] for key in run.history[0]}
@@ -141,6 +161,8 @@ def fit_and_save(job: Job, data: Data, work: Work, place: Place, depends_on: Job
         training = begin(job, data, work, where, group)
     except StError as error:
         raise StError(f"{place.model}: {error}") from error
+    if place.leads:
+        say_too_weak(training, len(data.train_labels))
     rewind, rewind_epoch = work.rewind or (None, 0)
     state = place.model.with_name(STATE)
     depends_on = {**depends_on, "code": code(structure, work.objective)}
