@@ -54,17 +54,18 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def refuse(
-    path: Path, given: Shapes, wanted: Shapes, optional: set[str]
-) -> tuple[list[str], list[str]]:
-    """Raise StError unless a file has what a network needs. Returns the names of the tensors whose
-    first axis alone is another, those of a last layer for other classes, and what is to be said of
-    them."""
-    last = list(wanted)[-2:]
+def _fit(structure: Structure, path: Path, given: Shapes) -> tuple[list[str], list[str]]:
+    """Raise StError unless a file has what the whole network needs; it may lack buffers that no
+    training changes, and have what the import left out. Returns the names of the tensors that are
+    for other classes, and what is to be said of them."""
+    program, wanted = structure.program, structure.shapes()
+    spare = {*program.tied, *program.left_out} if program else set()
+    given = {name: shape for name, shape in given.items() if name not in spare}
+    optional = {t.name for t in structure.graph.tensors() if t.role in ("count", "buffer")}
     other = [
         name
-        for name in last
-        if name in given and given[name] != wanted[name] and given[name][1:] == wanted[name][1:]
+        for name in structure.graph.heads()
+        if name in given and _for_others(given[name], wanted[name], structure.classes)
     ]
     wrong = [
         f"'{name}' has shape {given[name]} instead of {wanted[name]}"
@@ -109,16 +110,11 @@ def fitted(
     return result, said
 
 
-def _fit(structure: Structure, path: Path, given: Shapes) -> tuple[list[str], list[str]]:
-    """`refuse` for the whole network, whose buffers a file may lack."""
-    program = structure.program
-    spare = {*program.tied, *program.left_out} if program else set()
-    return refuse(
-        path,
-        {name: shape for name, shape in given.items() if name not in spare},
-        structure.shapes(),
-        optional={tensor.name for tensor in structure.graph.tensors() if not tensor.trained},
-    )
+def _for_others(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:
+    """Whether a shape is the wanted one but for the number of classes."""
+    if given == wanted or len(given) != len(wanted):
+        return False
+    return all(g == w or w == classes for g, w in zip(given, wanted, strict=True))
 
 
 def first(

@@ -14,7 +14,7 @@ from st.core.errors import StError
 from st.networks.imported.export import imported
 from st.networks.imported.modules import fill, made
 from st.networks.structure import Structure
-from st.networks.weights import fitted
+from st.networks.weights import check_weights, fitted
 
 SHAPE, CLASSES = (3, 8, 8), 5
 
@@ -323,9 +323,19 @@ def save(path, module, **changes):
     return path
 
 
+def filled(module, path):
+    """What `st draw` makes of a module and a file of weights for it, and says of the file."""
+    fill(module, path)
+    program, values = imported(module, SHAPE, classes=CLASSES)
+    return fitted(Structure("import", {}, SHAPE, CLASSES, program=program), path, values, None)
+
+
 def test_weights_fill_a_module(tmp_path):
     source, target = Named(4, CLASSES), Named(4, CLASSES)
-    assert fill(target, save(tmp_path / "w.safetensors", source)) == []
+    values, said = filled(target, save(tmp_path / "w.safetensors", source))
+    assert said == [] and values.keys() == dict(source.named_parameters()).keys()
+    for name, parameter in source.named_parameters():
+        assert np.array_equal(values[name], parameter.detach().numpy())
     for one, other in zip(source.parameters(), target.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -349,10 +359,137 @@ def test_a_state_dict_may_hold_what_the_output_does_not_need(tmp_path):
 
 def test_weights_for_other_classes_leave_the_last_layer(tmp_path):
     target = Named(4, CLASSES)
-    before = target.layers[3].weight.clone()
-    (note,) = fill(target, save(tmp_path / "w.safetensors", Named(4, 1000)))
+    before = target.layers[3].weight.detach().clone().numpy()
+    values, (note,) = filled(target, save(tmp_path / "w.safetensors", Named(4, 1000)))
     assert "left out, for other classes: layers.3.weight, layers.3.bias" in note
-    assert torch.equal(target.layers[3].weight, before)
+    assert np.array_equal(values["layers.3.weight"], before)
+
+
+class Normalised(nn.Module):
+    """Buffers behind the parameters, and the classifier registered first, in some form."""
+
+    def __init__(self, n, form=nn.Linear):
+        super().__init__()
+        self.head = form(6, n)
+        self.conv, self.norm = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)
+        self.register_buffer("shift", torch.ones(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x - self.shift))).mean((2, 3)))
+
+
+class Cosine(nn.Module):
+    """The weights of each class are divided by their norm, the results scaled."""
+
+    def __init__(self, features, n):
+        super().__init__()
+        self.prototypes, self.scale = (
+            nn.Parameter(torch.rand(features, n)),
+            nn.Parameter(torch.ones(n)),
+        )
+
+    def forward(self, x):
+        return (x @ nn.functional.normalize(self.prototypes, dim=0)) * self.scale
+
+
+class Excited(nn.Module):
+    """A gate that the features go through is registered behind the head."""
+
+    def __init__(self, features, n):
+        super().__init__()
+        self.out, self.gate = nn.Linear(features, n), nn.Linear(features, features)
+
+    def forward(self, x):
+        return self.out(x * torch.sigmoid(self.gate(x)))
+
+
+FORMS = {
+    "linear": (nn.Linear, ["head.weight", "head.bias"]),
+    "weight norm": (
+        lambda i, n: nn.utils.parametrizations.weight_norm(nn.Linear(i, n)),
+        [
+            "head.bias",
+            "head.parametrizations.weight.original0",
+            "head.parametrizations.weight.original1",
+        ],
+    ),
+    "log softmax": (
+        lambda i, n: nn.Sequential(nn.Linear(i, n), nn.LogSoftmax(1)),
+        ["head.0.weight", "head.0.bias"],
+    ),
+    "convolution": (
+        lambda i, n: nn.Sequential(
+            nn.Unflatten(1, (i, 1, 1)), nn.Conv2d(i, n, 1), nn.BatchNorm2d(n), nn.Flatten()
+        ),
+        [
+            *(f"head.{n}.{p}" for n in (1, 2) for p in ("weight", "bias")),
+            "head.2.running_mean",
+            "head.2.running_var",
+        ],
+    ),
+    "cosine": (Cosine, ["head.prototypes", "head.scale"]),
+    "gate": (Excited, ["head.out.weight", "head.out.bias"]),
+}
+
+
+@pytest.mark.parametrize("given", ["architecture", "supernet"])
+@pytest.mark.parametrize("kind", FORMS)
+def test_the_classifier_is_what_makes_the_output(kind, given, tmp_path):
+    """Wherever it is registered, and with buffers behind it."""
+    form, names = FORMS[kind]
+    torch.manual_seed(0)
+    source, target = Normalised(10, form), Normalised(CLASSES, form)
+    path = save(tmp_path / "w.safetensors", source.requires_grad_(False))
+    if given == "architecture":
+        values, (note,) = filled(target, path)
+    else:
+        program, own = imported(target, SHAPE)
+        whole = Structure("import", {}, SHAPE, CLASSES, program=program)
+        check_weights(path, whole)
+        values, (note,) = fitted(whole, path, own, None)
+    assert note.startswith(f"{path}: left out, for other classes: ")
+    assert sorted(note.rpartition(": ")[2].split(", ")) == sorted(names)
+    for name, value in (source.state_dict() | {n: target.state_dict()[n] for n in names}).items():
+        assert np.array_equal(values[name], value.numpy()), name
+
+
+def test_the_classifier_of_a_drawn_family_is_its_last_layer(tmp_path):
+    ten, three = (Structure("resnet", {"depth": 8, "width": 0.25}, SHAPE, n) for n in (10, 3))
+    tensors = {n: np.ones(shape, np.float32) for n, shape in ten.shapes().items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    initial = {n: np.zeros(shape, np.float32) for n, shape in three.shapes().items()}
+    values, (note,) = fitted(three, tmp_path / "w.safetensors", initial, None)
+    names = note.rpartition(": ")[2].split(", ")
+    assert names == list(ten.shapes())[-2:]
+    assert all((values[name] == (name not in names)).all() for name in values)
+
+
+class Helped(Normalised):
+    """An auxiliary head in training, as GoogLeNet's."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.auxiliary = nn.Linear(3, n)
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, self.auxiliary(x.mean((2, 3)))) if self.training else y
+
+
+def test_weights_of_what_is_left_out_are_ignored(tmp_path):
+    path = save(tmp_path / "w.safetensors", Helped(10))
+    _, (note,) = filled(Helped(CLASSES), path)
+    assert note.endswith("left out, for other classes: head.weight, head.bias")
+
+
+def test_statistics_cannot_be_missing(tmp_path):
+    module = Normalised(CLASSES)
+    path = save(
+        tmp_path / "w.safetensors", module,
+        **{"norm.running_mean": None, "norm.num_batches_tracked": None, "shift": None},
+    )  # fmt: skip
+    with pytest.raises(StError, match=r"network: it lacks 'norm\.running_mean'$"):
+        filled(module, path)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +506,7 @@ def test_weights_for_other_classes_leave_the_last_layer(tmp_path):
 def test_weights_that_do_not_fit(changes, words, tmp_path):
     path = save(tmp_path / "w.safetensors", Named(4, CLASSES), **changes)
     with pytest.raises(StError, match=words) as caught:
-        fill(Named(4, CLASSES), path)
+        filled(Named(4, CLASSES), path)
     assert str(caught.value).startswith(f"{path}: ")
     path.write_bytes(b"pickle")
     with pytest.raises(StError, match="st convert"):

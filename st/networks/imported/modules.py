@@ -17,7 +17,7 @@ from st.core.errors import StError, one_line, sizes
 from st.core.guest import MAIN, guest
 from st.core.registry import closest, look_here
 from st.networks.place import installed, parted
-from st.networks.weights import read_weights, refuse
+from st.networks.weights import read_weights
 
 CLASSES = ("num_classes", "n_classes", "nclasses", "num_labels", "classes", "nb_classes")
 
@@ -250,19 +250,16 @@ def _replace_last(name: str, module: nn.Module, width: int, classes: int) -> str
     return f"the last linear layer '{last}' was replaced: {classes} classes instead of {width}"
 
 
-def fill(module: nn.Module, path: Path) -> list[str]:
-    """Load a file of weights into `module`; returns what is to be said.
-
-    Weights of the last layer that are for other classes are left out. Raises StError that names
-    what is missing, foreign or of another shape.
-    """
-    given = {name: torch.from_numpy(value) for name, value in read_weights(path).items()}
+def fill(module: nn.Module, path: Path) -> None:
+    """Load what a file of weights has of the names and shapes of `module`, before it is drawn:
+    orders of channels that buffers hold become a part of the drawing. Only the drawing tells what
+    else is needed; see `fitted`."""
     wanted = module.state_dict()
-    left_out, said = refuse(
-        path,
-        {name: tuple(value.shape) for name, value in given.items()},
-        {name: tuple(value.shape) for name, value in wanted.items()},
-        optional={name for name in wanted if name.endswith("num_batches_tracked")},
+    module.load_state_dict(
+        {
+            name: torch.from_numpy(value)
+            for name, value in read_weights(path).items()
+            if name in wanted and value.shape == tuple(wanted[name].shape)
+        },
+        strict=False,
     )
-    module.load_state_dict({n: v for n, v in given.items() if n not in left_out}, strict=False)
-    return said
