@@ -109,7 +109,7 @@ def test_what_is_to_be_known_of_an_import_is_a_warning():
     module.norm.eval()
     with pytest.warns(UserWarning, match="in evaluation mode, but will be trained .*: norm"):
         st.supernet(module, SHAPE)
-    with pytest.warns(UserWarning, match="last linear layer 'fc' was replaced: 5 classes"):
+    with pytest.warns(UserWarning, match="replaced, because .*: 'fc'; 5 classes, not 3"):
         assert st.supernet(Net(), SHAPE, 5).classes == list("01234")
 
 

@@ -139,8 +139,107 @@ class Maps(Pooled):
         return x
 
 
+class Gated(Fixed):
+    """A gate of as many numbers as there are classes, registered last."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.gate = nn.Linear(3, 7), nn.Linear(7, 7)
+        self.fc = nn.Linear(7, 7)
+        self.fc, self.gate = self._modules.pop("fc"), self._modules.pop("gate")
+
+    def forward(self, x):
+        x = self.wide(x.mean((2, 3)))
+        return self.fc(x * torch.sigmoid(self.gate(x))).log_softmax(1)
+
+
+class Twice(Fixed):
+    """The mean of two heads, and a third for something else, which is called last."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.other = nn.Linear(3, 7), nn.Linear(3, 7)
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return (self.fc(x) + self.second(x)) / 2, self.other(x)
+
+
+class Shared(nn.Module):
+    """One head under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 7)])
+        self.again = self.parts[0]
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return self.parts[0](x) + self.again(-x)
+
+
+class Writing(Fixed):
+    """What it is given, and a buffer, are written into."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x.sub_(0.5)).relu_()
+
+
+class Functional(Fixed):
+    def forward(self, x):
+        return nn.functional.linear(x.mean((2, 3)), self.fc.weight)
+
+
+class Written(Fixed):
+    """The number of classes is in the code, too."""
+
+    def forward(self, x):
+        return super().forward(x).view(-1, 7)
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 14, 1), nn.Conv2d(14, 7, 1, groups=7)
+
+    def forward(self, x):
+        return self.last(self.first(x)).mean((2, 3))
+
+
+class Single(Fixed):
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+class Pretrained(Pooled):
+    """As torchvision's: weights say the number of classes."""
+
+    def __init__(self, num_classes=7, weights=None):
+        if weights and num_classes != 7:
+            raise ValueError(f"The parameter 'num_classes' expected value 7 but got {num_classes}")
+        super().__init__(num_classes)
+
+
+class Stubborn(nn.Module):
+    def __init__(self, depth, num_classes=7):
+        raise ValueError("no")
+
+
+def pretrained(**options):
+    return Pretrained(**options)
+
+
+def with_transform(num_classes):
+    return Pooled(num_classes), torch.relu
+
+
 class Convolutional(nn.Module):
-    """No linear layer that could be replaced."""
+    """A convolution in place of a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -190,9 +289,14 @@ def make(name, **arguments):
         ("mine:Dictionary", {}, None),
         ("mine:in_parallel", {}, None),
         ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
-        ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
-        ("mine:without_argument", {}, "'fc' was replaced"),
-        ("mine:Pooled", {"num_classes": 9}, "5 classes instead of 9"),
+        ("mine:Fixed", {}, "replaced, because the output comes of it: 'fc'; 5 classes, not 7"),
+        ("mine:without_argument", {}, "comes of it: 'fc'; 5"),
+        ("mine:Pooled", {"num_classes": 9}, "5 classes, not 9"),
+        ("mine:Convolutional", {}, "comes of it: 'conv'; 5"),
+        ("mine:Gated", {}, "comes of it: 'fc'; 5"),
+        ("mine:Twice", {}, "comes of it: 'fc', 'second'; 5"),
+        ("mine:Shared", {}, "comes of it: 'parts.0'; 5"),
+        ("mine:Writing", {}, "comes of it: 'fc'; 5"),
         ("torchvision.models:resnet18", {}, None),
         ("torchvision.models:squeezenet1_1", {}, None),
     ],
@@ -206,6 +310,43 @@ def test_made_for_the_classes(name, arguments, note):
     again, _ = made(name, arguments, shape, CLASSES, seed=0)
     for one, other in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name, notes", [("Pretrained", 2), ("pretrained", 1)])
+def test_weights_for_other_classes_come_with_their_own_number(name, notes):
+    module, found = make(f"mine:{name}", weights="DEFAULT")
+    assert module.fc.out_features == CLASSES
+    assert len(found) == notes and found[-1].endswith("comes of it: 'fc'; 5 classes, not 7")
+    assert notes == 1 or "expected value 7 but got 5" in found[0]
+
+
+def test_replaced_layers_are_in_all_of_their_places():
+    module, _ = make("mine:Shared")
+    assert module.again is module.parts[0]
+    module, _ = make("mine:Gated")
+    assert module.gate.out_features == 7 and module.fc.in_features == 7
+
+
+def test_a_file_that_is_called_as_a_module_of_python_s(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)  # and taken back
+    (tmp_path / "types.py").write_text(
+        "from dataclasses import dataclass\nfrom mine import Pooled\n\n\n"
+        "@dataclass\nclass Options:\n    size: 'int' = 3\n\n\n"
+        "def net(num_classes):\n    return Pooled(num_classes)\n"
+    )
+    made(f"{tmp_path}/types.py:net", {}, SHAPE, CLASSES, seed=0)
+    assert sys.modules["types"] is types
+
+
+def test_a_file_of_a_package_is_named_as_such(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "net.py").write_text("from .parts import Net\n")
+    (tmp_path / "own_package" / "parts.py").write_text("from mine import Pooled as Net\n")
+    with pytest.raises(StError, match=r"name it own_package\.net:Net$"):
+        make("own_package/net.py:Net")
+    make("own_package.net:Net")
 
 
 def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
@@ -237,9 +378,14 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
         ("mine:Scripted", {}, "its part 'fc' is compiled by torch.jit"),
         ("mine:Words", {}, "gives a str, not a tensor of classes"),
         ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
-        ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
-        ("mine:Positions", {}, "fails on images of 3 x 8 x 8 .*the size"),
-        ("mine:Convolutional", {}, "7 numbers an image, there are 5 classes"),
+        ("mine:TwoInputs", {}, "fails in evaluation on images of 3 x 8 x 8 .*one input"),
+        ("mine:Positions", {}, "fails in evaluation on images of 3 x 8 x 8 .*the size"),
+        ("mine:Functional", {}, "no linear layer or convolution makes .* make it for 5 classes"),
+        ("mine:Written", {}, "7 numbers .* where 'fc' is replaced .*; make it for 5 classes"),
+        ("mine:Grouped", {}, "7 numbers an image, there are 5 classes, and no linear layer or"),
+        ("mine:Single", {}, r"gives one number an image; give one for each class: \(n, classes\)"),
+        ("mine:with_transform", {}, "made a tuple, .* name a function that returns the module"),
+        ("mine:Stubborn", {"depth": 3}, r"made with \(depth=3, num_classes=5\) .ValueError: no"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(name, arguments, words):
