@@ -95,6 +95,18 @@ def test_other_types_are_taken_as_float32(kind):
     assert torch.equal(network(torch.ones(2, *SHAPE)), wanted)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_of_other_types_classify(kind):
+    rule = {"mean": [0.5], "std": [0.25]}
+    network = st.supernet(Net(), SHAPE, normalisation=rule)
+    images = torch.rand(5, *SHAPE)
+    wanted = network.predict(images)
+    other = copy.deepcopy(network).to(kind)
+    assert other.preprocess(images).dtype == kind
+    for one, two in zip(wanted, other.predict(images), strict=True):
+        assert np.allclose(one.probabilities, two.probabilities, atol=0.02)
+
+
 def test_what_is_to_be_known_of_an_import_is_a_warning():
     module = Net()
     module.norm.requires_grad_(False)
