@@ -107,6 +107,28 @@ def test_networks_of_other_types_classify(kind):
         assert np.allclose(one.probabilities, two.probabilities, atol=0.02)
 
 
+def test_images_of_any_number_of_channels_classify():
+    """The arrays that `st.dataset` takes, as the test images are."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 4, 8, 6), np.uint8)
+    data = st.dataset((images, np.arange(20) % 2), holdout=0.3)
+    network = st.supernet(
+        nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)),
+        (4, 8, 6), normalisation={"mean": [0.5] * 4, "std": [0.25] * 4},
+    )  # fmt: skip
+    wanted = network.normalise(torch.from_numpy(data.test_images))
+    for given in (data.test_images, torch.from_numpy(data.test_images), list(data.test_images)):
+        assert torch.equal(network.preprocess(given), wanted)
+    as_floats = network.preprocess(torch.from_numpy(data.test_images) / 255)
+    assert torch.equal(as_floats, wanted) and len(network.predict(data.test_images[0])) == 1
+    with pytest.raises(st.StError, match=r"an array must be \(4, 8, 6\), .* not \(8, 6, 4\)"):
+        network.predict(np.zeros((8, 6, 4), np.uint8))
+    with pytest.raises(st.StError, match=r"is not readable .its values are float32 of 9 to 9"):
+        network.predict(np.full((4, 8, 6), 9, np.float32))
+    with pytest.raises(st.StError, match="4 channels, which no picture has; give arrays or tensor"):
+        network.predict([object()])
+
+
 def test_what_is_to_be_known_of_an_import_is_a_warning():
     module = Net()
     module.norm.requires_grad_(False)

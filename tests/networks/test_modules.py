@@ -555,6 +555,13 @@ def test_what_is_written_into_has_gradients():
     assert program.notes == []
 
 
+def test_what_fails_in_training_only_is_told_so():
+    """As the auxiliary head of Inception does on small images."""
+    words = r"Deep: torch.export cannot draw it in training: .* it runs: .* \(aux_logits=False\)$"
+    with pytest.raises(StError, match=words):
+        imported(Deep(lambda net, x, y: net.main(x), main), SHAPE)
+
+
 def test_a_result_of_other_numbers_in_training_is_refused():
     with pytest.raises(StError, match="Deep in training: gives n x 6 numbers, not n x 5"):
         imported(Deep(lambda net, x, y: y, main), SHAPE)
