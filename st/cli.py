@@ -86,6 +86,7 @@ def _add_convert(command: Callable[..., Parser]) -> None:
     pth = command("convert", text, _convert)
     pth.add_argument("source", type=Path)
     pth.add_argument("target", type=Path)
+    pth.add_argument("--key", help="which of several networks in it, such as model_ema")
 
 
 def _add_predict(command: Callable[..., Parser]) -> None:
@@ -234,7 +235,7 @@ def _show(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from st.networks.weights import convert
 
-    print(f"{options.target}: {convert(options.source, options.target)}")
+    print(f"{options.target}: {convert(options.source, options.target, options.key)}")
 
 
 def _diff(options: argparse.Namespace) -> None:

@@ -49,11 +49,11 @@ def supernet(
     `network`: a module that takes one tensor (n, *input_shape) and gives (n, classes); or the name
     of a family (`vgg`, `resnet`, `preresnet`, `densenet`, a plugin's) with its `options` as in
     params.yaml. `input_shape`: (channels, height, width). `classes`: their names, or how many there
-    are; default: as many as the module gives. If it gives another number, its last linear layer is
-    replaced. `weights`: `own`, those that the module has (its default); `random`, drawn anew from
-    `seed` as `init_options` say (a family's default); or a safetensors file. `stages`, `streams`:
-    see docs/own-network.md. `normalisation`: {mean: [...], std: [...]} for values of 0 to 1, if the
-    weights were trained with it. `seed`: 0 or more.
+    are; default: as many as the module gives. If it gives another number, the layer that makes its
+    output is replaced. `weights`: `own`, those that the module has (its default); `random`, drawn
+    anew from `seed` as `init_options` say (a family's default); or a safetensors file. `stages`,
+    `streams`: see docs/own-network.md. `normalisation`: {mean: [...], std: [...]} for values of 0
+    to 1, if the weights were trained with it. `seed`: 0 or more.
 
     The result computes what the module does, in float32 on the CPU. What is said about the import
     (frozen or unused parameters, ...) is a warning. Raises StError that says what can't be

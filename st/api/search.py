@@ -40,7 +40,8 @@ def search(
     macs, channels, latency (measured on `device` at batches of one image). `criterion`: one of
     `st.criteria.names()`, with its `options`. `ranking`: global, normalized or local; criteria
     whose scores grow with a layer's size refuse global. `min_channels`, `round_to`: what every
-    layer keeps at least, and the number of which widths are multiples. `data`: for criteria that
+    layer keeps at least, and the number of which widths are multiples (channels that go together,
+    as one of each group of a grouped convolution, count once). `data`: for criteria that
     look at training images, or train (`st.dataset`). `seed`: of the choice of these. `device`,
     `threads`: where such criteria compute (auto, cpu, cuda, cuda:1, ...; 0: torch's default).
     All are the keys of `searches` in params.yaml.

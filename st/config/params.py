@@ -190,8 +190,9 @@ class Search(Section):
     )
     round_to: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         1,
-        description="Keep multiples of so many channels (8 suits tensor cores). A layer of another "
-        "number of channels may be kept whole: structure.json lists these as `not_rounded`.",
+        description="Keep multiples of so many channels (8 suits tensor cores); of those that go "
+        "together, as one of each group of a grouped convolution, multiples of so many sets. A "
+        "layer of another number may be kept whole: structure.json lists these as `not_rounded`.",
     )
     rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
         1,

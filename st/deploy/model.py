@@ -119,7 +119,8 @@ class Model(nn.Module):
         return self.network(batch)
 
     def preprocess(self, images: Any) -> Tensor:
-        """Pictures as the network's input, float32 (n, channels, height, width), on its device.
+        """Pictures as the network's input, (n, channels, height, width), on its device and in the
+        type of its weights (float32, until it is told otherwise).
 
         `images`: a path, a Pillow image, an array or tensor (integers of 0 to 255, or floats of 0
         to 1), a list of these, a batch (4 axes; 3 of gray images), or a folder. Each is treated as
@@ -149,7 +150,8 @@ class Model(nn.Module):
     def _batch(self, images: Sequence[Any]) -> Tensor:
         normalise = self.normalise
         decoded = [as_tested(image, self.input_shape, self.resize) for image in images]
-        return normalise(torch.from_numpy(np.stack(decoded)).to(normalise.mean.device))
+        batch = normalise(torch.from_numpy(np.stack(decoded)).to(normalise.mean.device))
+        return batch.to(next(self.network.parameters()).dtype)
 
     def extra_repr(self) -> str:
         """What `print` says beside the layers."""

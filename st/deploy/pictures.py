@@ -71,17 +71,15 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
     """One picture as the data set's test images are: uint8 of `shape` (channels, height, width).
 
     The rule is that of image folders (docs/data.md): `resize` is the shorter side before the centre
-    is cropped. Tensors of torch have their channels first, arrays of numpy first or last. Raises
-    StError that says which picture is wrong, and how.
+    is cropped. Tensors of torch have their channels first, arrays of numpy first or last. Images of
+    other than 1 or 3 channels are arrays or tensors of the very `shape`. Raises StError that says
+    which picture is wrong, and how.
     """
     from PIL import Image
 
     channels, height, width = shape
-    if channels not in (1, 3):
-        raise StError(
-            f"the network reads images of {channels} channels, which no picture has; give it "
-            "normalised tensors instead"
-        )
+    if channels not in CHANNELS:
+        return _as_given(image, shape)
     told = _told(image) if isinstance(image, str | Path) else "an image"
     try:
         with warnings.catch_warnings(action="ignore"):  # about tags, not pixels
@@ -95,6 +93,21 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
             return pixels(image, (height, width), channels == 1, resize)[0]
     except Exception as error:  # decoders raise anything
         raise StError(f"{told}: is not a readable image ({one_line(error)})") from error
+
+
+def _as_given(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """An array or tensor with a number of channels that no picture has, and that nothing scales."""
+    if not is_array(image):
+        raise StError(
+            f"the network reads images of {shape[0]} channels, which no picture has; give arrays "
+            f"or tensors of {shape}"
+        )
+    if image.ndim != 3 or (found := channels_first(image)).shape != shape:
+        raise StError(f"an array must be {shape}, as the network's images, not {image.shape}")
+    try:
+        return eight_bits(found)
+    except ValueError as error:
+        raise StError(f"an image is not readable ({error})") from error
 
 
 def _told(path: str | Path) -> str:

@@ -107,6 +107,11 @@ class Drawing(ABC):
     def places(self, axis: Axis, group: str, keep: Keep) -> np.ndarray:
         """Where a group's kept channels lie along a kept axis, shape (channels, times)."""
 
+    @abstractmethod
+    def heads(self) -> list[str]:
+        """The tensors of the layers that make the output, and of what follows these layers: those
+        that depend on the number of classes are among them."""
+
     def widths(self, keep: Keep) -> dict[str, int]:
         """Channels per group, all of them where `keep` does not name the group."""
         return {

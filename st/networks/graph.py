@@ -332,6 +332,11 @@ class Graph(Drawing):
                 found.append(Tensor(f"{n.name}.num_batches_tracked", (), (), "count", "int64"))
         return found
 
+    def heads(self) -> list[str]:
+        """Of the linear layer that `head` adds; see Drawing."""
+        name = self.nodes[self.taps["logits"]].name
+        return [f"{name}.weight", f"{name}.bias"]
+
 
 def _term(node: Node, params: int, macs: int, *lengths: str | int) -> Term:
     """Of lengths that are groups, or fixed."""

@@ -34,6 +34,7 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # the place of the first
 RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")  # (x, state, weights, ...)
+LAYERS = {*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS, *RECURRENT, "linear", "bilinear", "einsum"}
 ATTENTION = "scaled_dot_product_attention"
 TAKE = "take"  # (x, axis, positions)
 INPUT = "input"
@@ -174,6 +175,10 @@ class Program(Drawing):
             for name, t in self.stored.items()
         ]
 
+    def heads(self) -> list[str]:
+        """Of both forms; see Drawing."""
+        return list(dict.fromkeys(name for nodes in self.forms.values() for name in heads(nodes)))
+
     def terms(self) -> list[Term]:
         """Of all parameters, and of products in evaluation; see Drawing."""
         return self._terms
@@ -186,10 +191,8 @@ class Program(Drawing):
             if t.trained
         ]
         nodes = self.forms["eval"]
-        shown = {0}  # what there is once for each image
+        shown = of_images(nodes)
         for number, node in enumerate(nodes):
-            if shown & set(uses(node)):
-                shown.add(number)
             for layer, sizes in self._products(node):
                 found.append(_term(layer, 0, 1, sizes, BATCH if number in shown else 1))
         return found
@@ -324,3 +327,32 @@ def uses(node: Node) -> list[int]:
 def named(node: Node) -> list[str]:
     """The parameters and buffers that are arguments of this one."""
     return _parts([node.args, *node.kwargs.values()], "tensor")
+
+
+def of_images(nodes: list[Node]) -> set[int]:
+    """The nodes of which there is a result for each image."""
+    found = {0}
+    for number, node in enumerate(nodes):
+        if found & set(uses(node)):
+            found.add(number)
+    return found
+
+
+def heads(nodes: list[Node]) -> list[str]:
+    """The parameters and buffers of the layers from which the last node's result comes, and of what
+    lies between these and the result. Layers are where weights multiply what is known of images:
+    the axis of the classes is theirs."""
+    shown = of_images(nodes)
+    found: dict[str, None] = {}
+    pending, seen = [len(nodes) - 1], set()
+    while pending:
+        number = pending.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        node, before = nodes[number], uses(nodes[number])
+        found |= dict.fromkeys(named(node))
+        weighted = bool(named(node)) or not shown.issuperset(before)
+        layer = node.name in LAYERS and weighted
+        pending += [n for n in before if not (layer and n in shown)]
+    return list(found)

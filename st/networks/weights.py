@@ -54,17 +54,18 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def refuse(
-    path: Path, given: Shapes, wanted: Shapes, optional: set[str]
-) -> tuple[list[str], list[str]]:
-    """Raise StError unless a file has what a network needs. Returns the names of the tensors whose
-    first axis alone is another, those of a last layer for other classes, and what is to be said of
-    them."""
-    last = list(wanted)[-2:]
+def _fit(structure: Structure, path: Path, given: Shapes) -> tuple[list[str], list[str]]:
+    """Raise StError unless a file has what the whole network needs; it may lack buffers that no
+    training changes, and have what the import left out. Returns the names of the tensors that are
+    for other classes, and what is to be said of them."""
+    program, wanted = structure.program, structure.shapes()
+    spare = {*program.tied, *program.left_out} if program else set()
+    given = {name: shape for name, shape in given.items() if name not in spare}
+    optional = {t.name for t in structure.graph.tensors() if t.role in ("count", "buffer")}
     other = [
         name
-        for name in last
-        if name in given and given[name] != wanted[name] and given[name][1:] == wanted[name][1:]
+        for name in structure.graph.heads()
+        if name in given and _for_others(given[name], wanted[name], structure.classes)
     ]
     wrong = [
         f"'{name}' has shape {given[name]} instead of {wanted[name]}"
@@ -109,16 +110,11 @@ def fitted(
     return result, said
 
 
-def _fit(structure: Structure, path: Path, given: Shapes) -> tuple[list[str], list[str]]:
-    """`refuse` for the whole network, whose buffers a file may lack."""
-    program = structure.program
-    spare = {*program.tied, *program.left_out} if program else set()
-    return refuse(
-        path,
-        {name: shape for name, shape in given.items() if name not in spare},
-        structure.shapes(),
-        optional={tensor.name for tensor in structure.graph.tensors() if not tensor.trained},
-    )
+def _for_others(given: tuple[int, ...], wanted: tuple[int, ...], classes: int) -> bool:
+    """Whether a shape is the wanted one but for the number of classes."""
+    if given == wanted or len(given) != len(wanted):
+        return False
+    return all(g == w or w == classes for g, w in zip(given, wanted, strict=True))
 
 
 def first(
@@ -141,35 +137,117 @@ def first(
     return fitted(structure, weights, anew, drawn)
 
 
-def convert(source: Path, target: Path) -> str:
-    """Write the tensors of a file of torch's (.pth, .pt) to a safetensors file, in float32; returns
-    what is to be said of them. Nothing of it is run: torch reads weights only."""
-    import torch
+# what people call a network's weights beside an optimiser's and others; of several the first
+USUAL = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights",
+    "params", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema",
+)  # fmt: skip
 
+
+def convert(source: Path, target: Path, key: str | None = None) -> str:
+    """Write the tensors of a file of torch's (.pth, .pt) to a safetensors file, in float32; returns
+    what is to be said of them. Nothing of it is run: torch reads weights only.
+
+    `key`: which of several networks, by the file's keys with dots between, to which the beginning
+    of names can be added: `state_dict.model`. Default: the first of the usual ones. Raises StError
+    that says which there are.
+    """
     if target.suffix != ".safetensors":
         raise StError(f"{target}: must end in .safetensors")
     check_apart(target, [source])
     found = _unpickled(source)
-    where = ""
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            left = [str(name) for name in found if name != key]
-            where = f", of '{key}'" + (f" (left out: {', '.join(left)})" if left else "")
-            found = found[key]
-            break
-    tensors = {
-        # what DataParallel and torch.compile put before, and this also between, names
-        str(name).replace("_orig_mod.", "").removeprefix("module."): _array(source, name, value)
-        for name, value in (found.items() if isinstance(found, dict) else ())
-        if isinstance(value, torch.Tensor)
-    }
-    if not tensors:
-        raise StError(f"{source}: holds no tensors by name")
+    held = dict(_named(found))
+    chosen = _chosen(source, found, held) if key is None else key
+    state = held[chosen] if chosen in held else _beginning(source, held, chosen)
+    tensors = {name: _array(source, name, value) for name, value in state.items()}
+    told = f", of '{chosen}'" if chosen else ""
     with whole(target) as temporary:
         save_tensors(temporary, tensors)
-    first = {name.partition(".")[0] for name in tensors}
-    common = f"; all names begin with '{first.pop()}.'" if len(first) == 1 < len(tensors) else ""
-    return f"{len(tensors)} tensors{where}{common}"
+    top = chosen.partition(".")[0]
+    left = [str(name) for name in found if name != top] if chosen else []
+    told += f" (left out: {one_line(', '.join(left))})" if left else ""
+    first = [name.partition(".")[0] for name in tensors]
+    inner = [name for name in dict.fromkeys(first) if name in USUAL or len({*first}) == 1]
+    others = [name for name in held if name not in ("", chosen)]
+    others += [f"{chosen}.{name}".removeprefix(".") for name in inner if f"{name}." not in tensors]
+    if len({*first}) == 1 < len(tensors):
+        told += f"; all names begin with '{first[0]}.'"
+    if others and len(tensors) > 1:
+        told += f"; --key takes another part: {one_line(', '.join(others))}"
+    return f"{len(tensors)} tensors{told}"
+
+
+def _named(found: Any, place: str = "") -> Iterator[tuple[str, dict[str, "torch.Tensor"]]]:
+    """What holds tensors by name, by the keys that lead there. Keys that are no texts, as those of
+    optimisers' states, lead to no networks."""
+    import torch
+
+    texts = {k: v for k, v in found.items() if isinstance(k, str)} if _is_dict(found) else {}
+    tensors = {name: value for name, value in texts.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        yield place, _unwrapped(tensors)
+    for name, value in texts.items():
+        yield from _named(value, f"{place}.{name}".removeprefix("."))
+
+
+def _unwrapped(tensors: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Named without what DataParallel, AveragedModel and, also between, torch.compile put there."""
+    found = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    if {name.partition(".")[0] for name in found} == {"n_averaged", "module"}:
+        del found["n_averaged"]
+    return {re.sub(r"^(module\.)+", "", name): value for name, value in found.items()}
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _chosen(source: Path, found: Any, held: dict[str, Any]) -> str:
+    """The place that is usual; the file's own tensors, if there is none."""
+
+    def rank(place: str) -> list[int]:
+        return [USUAL.index(name) for name in place.split(".")]
+
+    usual = [place for place in held if {*place.split(".")} <= {*USUAL}]
+    rest = [""] if "" in held else list(held)
+    if usual or len(rest) == 1:
+        return min(usual, key=rank) if usual else rest[0]
+    if rest:
+        raise StError(f"{source}: holds several networks; choose by --key: {', '.join(rest)}")
+    keys = f"; its keys are {', '.join(map(str, found))}" if _is_dict(found) and found else ""
+    raise StError(f"{source}: holds no tensors by name{one_line(keys)}")
+
+
+def _beginning(source: Path, held: dict[str, Any], key: str) -> dict[str, "torch.Tensor"]:
+    """Of the tensors in one of the places those whose names begin with what `key` has beyond it,
+    without that."""
+    for place, state in held.items():
+        start = f"{key}.".removeprefix(f"{place}." if place else "")
+        part = {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
+        if part and f"{key}.".startswith(place):
+            return part
+    known = ", ".join(place for place in held if place) or "none, its tensors are not within keys"
+    raise StError(f"{source}: --key '{key}': there is no such part; there are {one_line(known)}")
+
+
+def _harmless() -> list[Any]:
+    """What files of weights hold beside them and torch may make: options, paths and numbers, whose
+    making runs nothing."""
+    from argparse import Namespace
+    from pathlib import PurePosixPath, PureWindowsPath
+
+    scalar = np.float64(0).__reduce__()[0]
+    paths = [
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for kind, name in (
+            (PurePosixPath, "PosixPath"), (PurePosixPath, "PurePosixPath"),
+            (PureWindowsPath, "WindowsPath"), (PureWindowsPath, "PureWindowsPath"),
+        )
+    ]  # fmt: skip
+    numbers = [type(np.dtype(letter)) for letter in "?bhilqBHILQefd"]
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [Namespace, np.dtype, *paths, *scalars, *dict.fromkeys(numbers)]
 
 
 def _unpickled(source: Path) -> Any:
@@ -179,7 +257,10 @@ def _unpickled(source: Path) -> Any:
     if not source.is_file():
         raise StError(f"{source}: is not a file; name one that torch.save wrote")
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals(_harmless()),
+        ):
             return torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StError(f"{source}: cannot be read ({error.strerror or one_line(error)})") from error

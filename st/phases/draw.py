@@ -11,6 +11,7 @@ from st.networks.checkpoint import save_model
 from st.networks.imported.export import imported
 from st.networks.imported.modules import fill, made
 from st.networks.structure import Structure
+from st.networks.weights import fitted
 
 LEAST = 0.2  # of the MACs: with less to prune, it is said
 
@@ -27,11 +28,15 @@ def run(job: Job, data: Path, drawing: Path, weights: Path | None = None) -> Non
         module, notes = made(
             options["module"], options["arguments"] or {}, shape, classes, derive(0, "draw")
         )
-        notes += fill(module, weights) if weights else []
+        if weights:
+            fill(module, weights)
         program, tensors = imported(
             module, shape, options["stages"], options["streams"] == "prune", classes
         )
     structure = Structure("import", options, shape, classes, program=program)
+    if weights:
+        tensors, said = fitted(structure, weights, tensors, None)
+        notes += said
     for note in (*notes, *program.notes):
         say(f"{options['module']}: {note}")
     params, macs = structure.cost()

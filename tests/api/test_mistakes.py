@@ -109,7 +109,7 @@ def test_of_data(train, options, words):
         ),
         (torch.nn.Flatten(), (1, 8, 8), {}, "module 'Flatten': has no parameters"),
         (torch.nn.Conv2d(1, 2, 3), (1, 8, 8), {}, "not 2 x classes"),
-        (torch.nn.Bilinear(8, 8, 3), (1, 8, 8), {}, "'Bilinear': fails on images of 1 x 8 x 8"),
+        (torch.nn.Bilinear(8, 8, 3), (1, 8, 8), {}, "fails in evaluation on images of 1 x 8 x 8"),
     ],
 )  # fmt: skip
 def test_of_networks(network, shape, options, words):

@@ -95,6 +95,40 @@ def test_other_types_are_taken_as_float32(kind):
     assert torch.equal(network(torch.ones(2, *SHAPE)), wanted)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_of_other_types_classify(kind):
+    rule = {"mean": [0.5], "std": [0.25]}
+    network = st.supernet(Net(), SHAPE, normalisation=rule)
+    images = torch.rand(5, *SHAPE)
+    wanted = network.predict(images)
+    other = copy.deepcopy(network).to(kind)
+    assert other.preprocess(images).dtype == kind
+    for one, two in zip(wanted, other.predict(images), strict=True):
+        assert np.allclose(one.probabilities, two.probabilities, atol=0.02)
+
+
+def test_images_of_any_number_of_channels_classify():
+    """The arrays that `st.dataset` takes, as the test images are."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 4, 8, 6), np.uint8)
+    data = st.dataset((images, np.arange(20) % 2), holdout=0.3)
+    network = st.supernet(
+        nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)),
+        (4, 8, 6), normalisation={"mean": [0.5] * 4, "std": [0.25] * 4},
+    )  # fmt: skip
+    wanted = network.normalise(torch.from_numpy(data.test_images))
+    for given in (data.test_images, torch.from_numpy(data.test_images), list(data.test_images)):
+        assert torch.equal(network.preprocess(given), wanted)
+    as_floats = network.preprocess(torch.from_numpy(data.test_images) / 255)
+    assert torch.equal(as_floats, wanted) and len(network.predict(data.test_images[0])) == 1
+    with pytest.raises(st.StError, match=r"an array must be \(4, 8, 6\), .* not \(8, 6, 4\)"):
+        network.predict(np.zeros((8, 6, 4), np.uint8))
+    with pytest.raises(st.StError, match=r"is not readable .its values are float32 of 9 to 9"):
+        network.predict(np.full((4, 8, 6), 9, np.float32))
+    with pytest.raises(st.StError, match="4 channels, which no picture has; give arrays or tensor"):
+        network.predict([object()])
+
+
 def test_what_is_to_be_known_of_an_import_is_a_warning():
     module = Net()
     module.norm.requires_grad_(False)
@@ -109,7 +143,7 @@ def test_what_is_to_be_known_of_an_import_is_a_warning():
     module.norm.eval()
     with pytest.warns(UserWarning, match="in evaluation mode, but will be trained .*: norm"):
         st.supernet(module, SHAPE)
-    with pytest.warns(UserWarning, match="last linear layer 'fc' was replaced: 5 classes"):
+    with pytest.warns(UserWarning, match="replaced, because .*: 'fc'; 5 classes, not 3"):
         assert st.supernet(Net(), SHAPE, 5).classes == list("01234")
 
 

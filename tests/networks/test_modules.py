@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 from st.core.errors import StError
 from st.networks.imported.export import imported
 from st.networks.imported.modules import fill, made
+from st.networks.program import named
 from st.networks.structure import Structure
-from st.networks.weights import fitted
+from st.networks.weights import check_weights, fitted
 
 SHAPE, CLASSES = (3, 8, 8), 5
 
@@ -138,8 +139,107 @@ class Maps(Pooled):
         return x
 
 
+class Gated(Fixed):
+    """A gate of as many numbers as there are classes, registered last."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.gate = nn.Linear(3, 7), nn.Linear(7, 7)
+        self.fc = nn.Linear(7, 7)
+        self.fc, self.gate = self._modules.pop("fc"), self._modules.pop("gate")
+
+    def forward(self, x):
+        x = self.wide(x.mean((2, 3)))
+        return self.fc(x * torch.sigmoid(self.gate(x))).log_softmax(1)
+
+
+class Twice(Fixed):
+    """The mean of two heads, and a third for something else, which is called last."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.other = nn.Linear(3, 7), nn.Linear(3, 7)
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return (self.fc(x) + self.second(x)) / 2, self.other(x)
+
+
+class Shared(nn.Module):
+    """One head under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 7)])
+        self.again = self.parts[0]
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        return self.parts[0](x) + self.again(-x)
+
+
+class Writing(Fixed):
+    """What it is given, and a buffer, are written into."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x.sub_(0.5)).relu_()
+
+
+class Functional(Fixed):
+    def forward(self, x):
+        return nn.functional.linear(x.mean((2, 3)), self.fc.weight)
+
+
+class Written(Fixed):
+    """The number of classes is in the code, too."""
+
+    def forward(self, x):
+        return super().forward(x).view(-1, 7)
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 14, 1), nn.Conv2d(14, 7, 1, groups=7)
+
+    def forward(self, x):
+        return self.last(self.first(x)).mean((2, 3))
+
+
+class Single(Fixed):
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+class Pretrained(Pooled):
+    """As torchvision's: weights say the number of classes."""
+
+    def __init__(self, num_classes=7, weights=None):
+        if weights and num_classes != 7:
+            raise ValueError(f"The parameter 'num_classes' expected value 7 but got {num_classes}")
+        super().__init__(num_classes)
+
+
+class Stubborn(nn.Module):
+    def __init__(self, depth, num_classes=7):
+        raise ValueError("no")
+
+
+def pretrained(**options):
+    return Pretrained(**options)
+
+
+def with_transform(num_classes):
+    return Pooled(num_classes), torch.relu
+
+
 class Convolutional(nn.Module):
-    """No linear layer that could be replaced."""
+    """A convolution in place of a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -189,9 +289,14 @@ def make(name, **arguments):
         ("mine:Dictionary", {}, None),
         ("mine:in_parallel", {}, None),
         ("mine:Configured", {}, "{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}, and"),
-        ("mine:Fixed", {}, "the last linear layer 'fc' was replaced: 5 classes instead of 7"),
-        ("mine:without_argument", {}, "'fc' was replaced"),
-        ("mine:Pooled", {"num_classes": 9}, "5 classes instead of 9"),
+        ("mine:Fixed", {}, "replaced, because the output comes of it: 'fc'; 5 classes, not 7"),
+        ("mine:without_argument", {}, "comes of it: 'fc'; 5"),
+        ("mine:Pooled", {"num_classes": 9}, "5 classes, not 9"),
+        ("mine:Convolutional", {}, "comes of it: 'conv'; 5"),
+        ("mine:Gated", {}, "comes of it: 'fc'; 5"),
+        ("mine:Twice", {}, "comes of it: 'fc', 'second'; 5"),
+        ("mine:Shared", {}, "comes of it: 'parts.0'; 5"),
+        ("mine:Writing", {}, "comes of it: 'fc'; 5"),
         ("torchvision.models:resnet18", {}, None),
         ("torchvision.models:squeezenet1_1", {}, None),
     ],
@@ -205,6 +310,43 @@ def test_made_for_the_classes(name, arguments, note):
     again, _ = made(name, arguments, shape, CLASSES, seed=0)
     for one, other in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name, notes", [("Pretrained", 2), ("pretrained", 1)])
+def test_weights_for_other_classes_come_with_their_own_number(name, notes):
+    module, found = make(f"mine:{name}", weights="DEFAULT")
+    assert module.fc.out_features == CLASSES
+    assert len(found) == notes and found[-1].endswith("comes of it: 'fc'; 5 classes, not 7")
+    assert notes == 1 or "expected value 7 but got 5" in found[0]
+
+
+def test_replaced_layers_are_in_all_of_their_places():
+    module, _ = make("mine:Shared")
+    assert module.again is module.parts[0]
+    module, _ = make("mine:Gated")
+    assert module.gate.out_features == 7 and module.fc.in_features == 7
+
+
+def test_a_file_that_is_called_as_a_module_of_python_s(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)  # and taken back
+    (tmp_path / "types.py").write_text(
+        "from dataclasses import dataclass\nfrom mine import Pooled\n\n\n"
+        "@dataclass\nclass Options:\n    size: 'int' = 3\n\n\n"
+        "def net(num_classes):\n    return Pooled(num_classes)\n"
+    )
+    made(f"{tmp_path}/types.py:net", {}, SHAPE, CLASSES, seed=0)
+    assert sys.modules["types"] is types
+
+
+def test_a_file_of_a_package_is_named_as_such(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "net.py").write_text("from .parts import Net\n")
+    (tmp_path / "own_package" / "parts.py").write_text("from mine import Pooled as Net\n")
+    with pytest.raises(StError, match=r"name it own_package\.net:Net$"):
+        make("own_package/net.py:Net")
+    make("own_package.net:Net")
 
 
 def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
@@ -236,9 +378,14 @@ def test_from_a_file_and_what_lies_beside_it(tmp_path, monkeypatch):
         ("mine:Scripted", {}, "its part 'fc' is compiled by torch.jit"),
         ("mine:Words", {}, "gives a str, not a tensor of classes"),
         ("mine:Maps", {}, "gives 2 x 3 x 8 x 8 numbers for 2 images, not 2 x classes"),
-        ("mine:TwoInputs", {}, "fails on images of 3 x 8 x 8 .*one input"),
-        ("mine:Positions", {}, "fails on images of 3 x 8 x 8 .*the size"),
-        ("mine:Convolutional", {}, "7 numbers an image, there are 5 classes"),
+        ("mine:TwoInputs", {}, "fails in evaluation on images of 3 x 8 x 8 .*one input"),
+        ("mine:Positions", {}, "fails in evaluation on images of 3 x 8 x 8 .*the size"),
+        ("mine:Functional", {}, "no linear layer or convolution makes .* make it for 5 classes"),
+        ("mine:Written", {}, "7 numbers .* where 'fc' is replaced .*; make it for 5 classes"),
+        ("mine:Grouped", {}, "7 numbers an image, there are 5 classes, and no linear layer or"),
+        ("mine:Single", {}, r"gives one number an image; give one for each class: \(n, classes\)"),
+        ("mine:with_transform", {}, "made a tuple, .* name a function that returns the module"),
+        ("mine:Stubborn", {"depth": 3}, r"made with \(depth=3, num_classes=5\) .ValueError: no"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(name, arguments, words):
@@ -290,7 +437,10 @@ def test_timm_is_optional(monkeypatch):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("mine:Branches", "cannot draw it: what it does depends on the values of its input"),
+        (
+            "mine:Branches",
+            "cannot draw it in training: what it does depends on the values of its input",
+        ),
         ("mine:Loops", "it can take batches of one size only"),
     ],
 )
@@ -316,6 +466,107 @@ def test_of_several_results_that_of_the_classes_counts():
     ]
 
 
+class Deep(nn.Module):
+    """Two layers of features, each with a head; `train` and `test` say what is made of them."""
+
+    def __init__(self, train, test):
+        super().__init__()
+        self.auxiliary, self.main = nn.Linear(4, CLASSES), nn.Linear(6, CLASSES)
+        self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1)
+        self.results = {True: train, False: test}
+
+    def forward(self, x):
+        x = torch.relu(self.one(x))
+        y = torch.relu(self.two(x))
+        return self.results[self.training](self, x.mean((2, 3)), y.mean((2, 3)))
+
+
+def both(net, x, y):
+    return net.auxiliary(x), net.main(y)
+
+
+def main(net, x, y):
+    return net.main(y)
+
+
+def mean(net, x, y):
+    return (net.auxiliary(x) + net.main(y)) / 2
+
+
+def shielded(net, x, y):
+    return net.main(y.detach()), net.auxiliary(x), net.main(y)
+
+
+@pytest.mark.parametrize(
+    "train, test, note",
+    [
+        (both, main, "of its 2 results in training number 2 is used"),
+        (lambda *x: both(*x)[::-1], main, "of its 2 results in training the first is used"),
+        (lambda *x: both(*x)[::-1], both, "of its 2 results in evaluation the first is used"),
+        (both, lambda *x: main(*x).softmax(1), "in training number 2 is used"),
+        (lambda *x: dict(zip("ab", both(*x), strict=True)), main, "training number 2 is used"),
+        (shielded, main, "of its 3 results in training number 3 is used"),
+        (mean, mean, None),
+    ],
+)
+def test_what_is_evaluated_is_trained(train, test, note):
+    """Of several results in training that of the evaluated layers counts."""
+    program, _ = imported(Deep(train, test), SHAPE, classes=CLASSES)
+    assert note is None or any(note in told for told in program.notes)
+    used = [
+        {name.split(".")[0] for node in nodes for name in named(node)}
+        for nodes in program.forms.values()
+    ]
+    assert used[0] == used[1]
+
+
+@pytest.mark.parametrize(
+    "train, test, names",
+    [
+        (both, mean, "auxiliary.bias, auxiliary.weight"),
+        (lambda net, x, y: net.auxiliary(x), main, "main.bias, main.weight, two.bias and 1 more"),
+        (main, mean, "auxiliary.bias, auxiliary.weight"),
+    ],
+)
+def test_what_would_never_be_trained_is_refused(train, test, names):
+    with pytest.raises(StError, match=f"never be trained: {names}; return one result") as caught:
+        imported(Deep(train, test), SHAPE, classes=CLASSES)
+    assert "\n" not in str(caught.value)
+    module = Deep(train, test)
+    for name in ("main", "auxiliary", "two"):
+        module.get_submodule(name).requires_grad_(False)
+    imported(module, SHAPE, classes=CLASSES)
+
+
+def test_what_gets_no_gradients_is_said():
+    program, _ = imported(Deep(lambda net, x, y: net.main(y.detach()), main), SHAPE)
+    assert program.notes[0] == (
+        "get no gradients in training, stay as they are: one.bias, one.weight, two.bias and 1 more"
+    )
+
+
+def test_what_is_written_into_has_gradients():
+    def written(net, x, y):
+        found = torch.zeros(y.shape[0], CLASSES)
+        found[:, :2].copy_(net.main(y)[:, :2])
+        return found + net.auxiliary(x)
+
+    program, _ = imported(Deep(written, written), SHAPE)
+    assert program.notes == []
+
+
+def test_what_fails_in_training_only_is_told_so():
+    """As the auxiliary head of Inception does on small images."""
+    words = r"Deep: torch.export cannot draw it in training: .* it runs: .* \(aux_logits=False\)$"
+    with pytest.raises(StError, match=words):
+        imported(Deep(lambda net, x, y: net.main(x), main), SHAPE)
+
+
+def test_a_result_of_other_numbers_in_training_is_refused():
+    with pytest.raises(StError, match="Deep in training: gives n x 6 numbers, not n x 5"):
+        imported(Deep(lambda net, x, y: y, main), SHAPE)
+
+
 def save(path, module, **changes):
     tensors = {name: value.numpy() for name, value in module.state_dict().items()}
     tensors |= changes
@@ -323,9 +574,19 @@ def save(path, module, **changes):
     return path
 
 
+def filled(module, path):
+    """What `st draw` makes of a module and a file of weights for it, and says of the file."""
+    fill(module, path)
+    program, values = imported(module, SHAPE, classes=CLASSES)
+    return fitted(Structure("import", {}, SHAPE, CLASSES, program=program), path, values, None)
+
+
 def test_weights_fill_a_module(tmp_path):
     source, target = Named(4, CLASSES), Named(4, CLASSES)
-    assert fill(target, save(tmp_path / "w.safetensors", source)) == []
+    values, said = filled(target, save(tmp_path / "w.safetensors", source))
+    assert said == [] and values.keys() == dict(source.named_parameters()).keys()
+    for name, parameter in source.named_parameters():
+        assert np.array_equal(values[name], parameter.detach().numpy())
     for one, other in zip(source.parameters(), target.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -349,10 +610,137 @@ def test_a_state_dict_may_hold_what_the_output_does_not_need(tmp_path):
 
 def test_weights_for_other_classes_leave_the_last_layer(tmp_path):
     target = Named(4, CLASSES)
-    before = target.layers[3].weight.clone()
-    (note,) = fill(target, save(tmp_path / "w.safetensors", Named(4, 1000)))
+    before = target.layers[3].weight.detach().clone().numpy()
+    values, (note,) = filled(target, save(tmp_path / "w.safetensors", Named(4, 1000)))
     assert "left out, for other classes: layers.3.weight, layers.3.bias" in note
-    assert torch.equal(target.layers[3].weight, before)
+    assert np.array_equal(values["layers.3.weight"], before)
+
+
+class Normalised(nn.Module):
+    """Buffers behind the parameters, and the classifier registered first, in some form."""
+
+    def __init__(self, n, form=nn.Linear):
+        super().__init__()
+        self.head = form(6, n)
+        self.conv, self.norm = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)
+        self.register_buffer("shift", torch.ones(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x - self.shift))).mean((2, 3)))
+
+
+class Cosine(nn.Module):
+    """The weights of each class are divided by their norm, the results scaled."""
+
+    def __init__(self, features, n):
+        super().__init__()
+        self.prototypes, self.scale = (
+            nn.Parameter(torch.rand(features, n)),
+            nn.Parameter(torch.ones(n)),
+        )
+
+    def forward(self, x):
+        return (x @ nn.functional.normalize(self.prototypes, dim=0)) * self.scale
+
+
+class Excited(nn.Module):
+    """A gate that the features go through is registered behind the head."""
+
+    def __init__(self, features, n):
+        super().__init__()
+        self.out, self.gate = nn.Linear(features, n), nn.Linear(features, features)
+
+    def forward(self, x):
+        return self.out(x * torch.sigmoid(self.gate(x)))
+
+
+FORMS = {
+    "linear": (nn.Linear, ["head.weight", "head.bias"]),
+    "weight norm": (
+        lambda i, n: nn.utils.parametrizations.weight_norm(nn.Linear(i, n)),
+        [
+            "head.bias",
+            "head.parametrizations.weight.original0",
+            "head.parametrizations.weight.original1",
+        ],
+    ),
+    "log softmax": (
+        lambda i, n: nn.Sequential(nn.Linear(i, n), nn.LogSoftmax(1)),
+        ["head.0.weight", "head.0.bias"],
+    ),
+    "convolution": (
+        lambda i, n: nn.Sequential(
+            nn.Unflatten(1, (i, 1, 1)), nn.Conv2d(i, n, 1), nn.BatchNorm2d(n), nn.Flatten()
+        ),
+        [
+            *(f"head.{n}.{p}" for n in (1, 2) for p in ("weight", "bias")),
+            "head.2.running_mean",
+            "head.2.running_var",
+        ],
+    ),
+    "cosine": (Cosine, ["head.prototypes", "head.scale"]),
+    "gate": (Excited, ["head.out.weight", "head.out.bias"]),
+}
+
+
+@pytest.mark.parametrize("given", ["architecture", "supernet"])
+@pytest.mark.parametrize("kind", FORMS)
+def test_the_classifier_is_what_makes_the_output(kind, given, tmp_path):
+    """Wherever it is registered, and with buffers behind it."""
+    form, names = FORMS[kind]
+    torch.manual_seed(0)
+    source, target = Normalised(10, form), Normalised(CLASSES, form)
+    path = save(tmp_path / "w.safetensors", source.requires_grad_(False))
+    if given == "architecture":
+        values, (note,) = filled(target, path)
+    else:
+        program, own = imported(target, SHAPE)
+        whole = Structure("import", {}, SHAPE, CLASSES, program=program)
+        check_weights(path, whole)
+        values, (note,) = fitted(whole, path, own, None)
+    assert note.startswith(f"{path}: left out, for other classes: ")
+    assert sorted(note.rpartition(": ")[2].split(", ")) == sorted(names)
+    for name, value in (source.state_dict() | {n: target.state_dict()[n] for n in names}).items():
+        assert np.array_equal(values[name], value.numpy()), name
+
+
+def test_the_classifier_of_a_drawn_family_is_its_last_layer(tmp_path):
+    ten, three = (Structure("resnet", {"depth": 8, "width": 0.25}, SHAPE, n) for n in (10, 3))
+    tensors = {n: np.ones(shape, np.float32) for n, shape in ten.shapes().items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    initial = {n: np.zeros(shape, np.float32) for n, shape in three.shapes().items()}
+    values, (note,) = fitted(three, tmp_path / "w.safetensors", initial, None)
+    names = note.rpartition(": ")[2].split(", ")
+    assert names == list(ten.shapes())[-2:]
+    assert all((values[name] == (name not in names)).all() for name in values)
+
+
+class Helped(Normalised):
+    """An auxiliary head in training, as GoogLeNet's."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.auxiliary = nn.Linear(3, n)
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, self.auxiliary(x.mean((2, 3)))) if self.training else y
+
+
+def test_weights_of_what_is_left_out_are_ignored(tmp_path):
+    path = save(tmp_path / "w.safetensors", Helped(10))
+    _, (note,) = filled(Helped(CLASSES), path)
+    assert note.endswith("left out, for other classes: head.weight, head.bias")
+
+
+def test_statistics_cannot_be_missing(tmp_path):
+    module = Normalised(CLASSES)
+    path = save(
+        tmp_path / "w.safetensors", module,
+        **{"norm.running_mean": None, "norm.num_batches_tracked": None, "shift": None},
+    )  # fmt: skip
+    with pytest.raises(StError, match=r"network: it lacks 'norm\.running_mean'$"):
+        filled(module, path)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +757,7 @@ def test_weights_for_other_classes_leave_the_last_layer(tmp_path):
 def test_weights_that_do_not_fit(changes, words, tmp_path):
     path = save(tmp_path / "w.safetensors", Named(4, CLASSES), **changes)
     with pytest.raises(StError, match=words) as caught:
-        fill(Named(4, CLASSES), path)
+        filled(Named(4, CLASSES), path)
     assert str(caught.value).startswith(f"{path}: ")
     path.write_bytes(b"pickle")
     with pytest.raises(StError, match="st convert"):

@@ -1,7 +1,8 @@
 """`st convert`: files of torch's as safetensors, or refused in one line that names the file."""
 
+import argparse
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 
 from st import cli
 from st.core import tensors
+from st.core.errors import StError
+from st.networks import weights
 from st.networks.weights import convert
 
 
@@ -39,7 +42,83 @@ def test_what_was_taken_of_several_is_told():
     state = nn.Linear(2, 3).state_dict()
     torch.save({"epoch": 3, "model": state, "ema": state}, "both.pth")
     told = convert(Path("both.pth"), Path("both.safetensors"))
-    assert told == "2 tensors, of 'model' (left out: epoch, ema)"
+    assert told == ("2 tensors, of 'model' (left out: epoch, ema); --key takes another part: ema")
+
+
+LAYER = nn.Linear(2, 3)
+STATE = LAYER.state_dict()
+OTHER = {name: value + 1 for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize("key", weights.USUAL)
+def test_usual_keys(key):
+    torch.save({"epoch": 3, "optimizer": {"state": {0: {"m": torch.ones(2)}}}, key: STATE}, "a.pth")
+    told = convert(Path("a.pth"), Path("a.safetensors"))
+    assert told == f"2 tensors, of '{key}' (left out: epoch, optimizer)"
+
+
+@pytest.mark.parametrize(
+    "held, key, told, other",
+    [
+        ({"model": {"state_dict": STATE}}, None, ", of 'model.state_dict'", False),
+        ({"generator": STATE}, None, ", of 'generator'", False),
+        (
+            {"ema": OTHER, "model": STATE}, "ema",
+            ", of 'ema' (left out: model); --key takes another part: model", True,
+        ),
+        (
+            {"model": {"ema": OTHER, "state_dict": STATE}}, "model.ema",
+            ", of 'model.ema'; --key takes another part: model.state_dict", True,
+        ),
+        ({"G": OTHER, "D": STATE}, "G", "(left out: D); --key takes another part: D", True),
+        (
+            {"state_dict": {f"model.{n}": v for n, v in OTHER.items()} | {"loss.weight": STATE}},
+            "state_dict.model", ", of 'state_dict.model'", True,
+        ),
+        ({f"net.{n}": v for n, v in OTHER.items()}, "net", ", of 'net'", True),
+        (
+            torch.optim.swa_utils.AveragedModel(nn.DataParallel(LAYER)).state_dict(), None,
+            "2 tensors\n", False,
+        ),
+    ],
+)  # fmt: skip
+def test_the_network_among_others(held, key, told, other, capsys):
+    torch.save(held, "a.pth")
+    options = ["--key", key] if key else []
+    assert cli.main(["convert", "a.pth", "a.safetensors", *options]) == 0
+    assert told in capsys.readouterr().out
+    found = load_file("a.safetensors")
+    assert found.keys() == STATE.keys()
+    for name, value in (OTHER if other else STATE).items():
+        np.testing.assert_array_equal(found[name], value.numpy())
+
+
+def test_names_that_begin_alike_among_others_are_told():
+    state = {f"model.{n}": v for n, v in STATE.items()} | {"criterion.weight": torch.ones(3)}
+    torch.save({"state_dict": state, "version": "2.1"}, "lightning.ckpt")
+    told = convert(Path("lightning.ckpt"), Path("a.safetensors"))
+    assert told == (
+        "3 tensors, of 'state_dict' (left out: version); --key takes another part: state_dict.model"
+    )
+
+
+def test_options_paths_and_numbers_beside_the_weights():
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=Path("runs")), "best": np.float64(0.5),
+        "step": np.int64(3), "good": np.bool_(True), "windows": PureWindowsPath("a"),
+    }  # fmt: skip
+    torch.save({"model": STATE, **beside}, "a.pth")
+    told = convert(Path("a.pth"), Path("a.safetensors"))
+    assert told == "2 tensors, of 'model' (left out: args, best, step, good, windows)"
+
+
+def test_which_network_is_not_known(capsys):
+    torch.save({"G": STATE, "D": STATE}, "two.pth")
+    refused(capsys, "two.pth", "x.safetensors", "holds several networks; choose by --key: G, D")
+    torch.save({"epoch": 3, "names": ["a"]}, "none.pth")
+    refused(capsys, "none.pth", "x.safetensors", "no tensors by name; its keys are epoch, names")
+    with pytest.raises(StError, match="--key 'E': there is no such part; there are G, D"):
+        convert(Path("two.pth"), Path("x.safetensors"), "E")
 
 
 def test_parameters_of_a_compiled_parallel_network():
@@ -54,7 +133,7 @@ def test_parameters_of_a_compiled_parallel_network():
     for name, value in held.items():
         np.testing.assert_array_equal(found[name], value.detach().numpy())
     told = convert(Path("inner.pth"), Path("inner.safetensors"))
-    assert told == "2 tensors; all names begin with 'a.'"
+    assert told == "2 tensors; all names begin with 'a.'; --key takes another part: a"
     found = load_file("inner.safetensors")
     assert found.keys() == {"a.weight", "a.bias"} and found["a.bias"].dtype == np.float32
 

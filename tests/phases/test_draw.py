@@ -248,6 +248,24 @@ def test_an_edited_module_is_no_longer_what_was_drawn(project):
     assert not networks(params)[1]
 
 
+def test_an_architecture_takes_weights_for_other_classes(project, capsys):
+    st("draw", "striped/mine")
+    given = load_model("results/prepare/striped/mine/drawing.safetensors").tensors
+    given = {name: np.asarray(value + 1) for name, value in given.items()}
+    given["fc.weight"] = np.zeros((7, 16), np.float32)
+    given["fc.bias"] = np.zeros(7, np.float32)
+    save_file(given, "seven.safetensors")
+    options = {"module": "net.py:Net", "weights": "seven.safetensors"}
+    write({**PARAMS, "architectures": {"mine": {"family": "import", "options": options}}})
+    capsys.readouterr()
+    assert st("draw", "striped/mine") == 0
+    assert "left out, for other classes: fc.weight, fc.bias" in "".join(capsys.readouterr())
+    drawing = load_model("results/prepare/striped/mine/drawing.safetensors")
+    assert any("fc.weight, fc.bias" in note for note in drawing.facts["notes"])
+    for name, value in drawing.tensors.items():
+        assert np.array_equal(value, given[name]) == (not name.startswith("fc.")), name
+
+
 def test_foreign_weights_are_named(project, capsys):
     st("draw", "striped/mine")
     save_file({"fc.weight": np.zeros((3, 16), np.float32)}, "other.safetensors")

@@ -1,6 +1,6 @@
 """Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import getitem
 from string import ascii_letters
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.export import Dim, export
+from torch.export import Dim, ExportedProgram, export
 
 from st.core.errors import StError, one_line
 from st.core.guest import quiet
@@ -25,7 +25,9 @@ from st.networks.program import (
     Node,
     Program,
     Stored,
+    heads,
     named,
+    uses,
 )
 from st.networks.running import CONSTANTS, PYTHON, writes
 
@@ -60,8 +62,10 @@ def imported(
     The module is drawn twice, in training and in evaluation, because what it does may differ. It is
     left as it was. `stages`: the parts of it whose results are the stages that losses compare;
     default: the last map of each size that all images pass. `streams`: see `coupled`. `classes`:
-    of several results the first with so many numbers an image is used; default: the first of one
-    number or more. Raises StError that names what cannot be imported.
+    of several results in evaluation the first with so many numbers an image is used; default: the
+    first of one number or more. Of several in training it is the one that the layers make which
+    make that of evaluation. Raises StError that names what cannot be imported, or what would be
+    evaluated and never trained.
     """
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor) and tensor.is_complex():
@@ -69,6 +73,7 @@ def imported(
                 f"'{name}' is complex, which is not supported; keep it as real numbers, such as "
                 "torch.view_as_real makes"
             )
+    drawn: dict[str, ExportedProgram] = {}
     forms: dict[str, list[Node]] = {}
     stored: dict[str, Stored] = {}
     values: dict[str, np.ndarray] = {}
@@ -78,23 +83,30 @@ def imported(
     try:
         for form in ("train", "eval"):
             module.train(form == "train")
-            program, said = exported(module, input_shape)
+            drawn[form], said = exported(module, input_shape)
             notes += said
-            nodes, found, taken = read(program, form, classes, notes)
-            positions |= taken
-            forms[form] = nodes
-            for name, (tensor, trained) in found.items():
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                role = "parameter" if trained and tensor.requires_grad else "buffer"
-                stored[name] = Stored(list(tensor.shape), dtype, role)
-                values[name] = tensor.detach().cpu().numpy().copy()
-            shape = _results(program, classes)[0].meta["val"].shape
     finally:
         for part, mode in training.items():
             part.training = mode
-    if len(shape) != 2:
-        sizes = " x ".join(["n", *(str(size) for size in shape[1:])])
-        raise StError(f"{type(module).__name__}: gives {sizes} numbers, not n x classes")
+    label = type(module).__name__
+    of_classes = _of_classes(label, drawn["eval"], classes)
+    evaluated = read(drawn["eval"], "eval", of_classes[0])
+    classes = _shapes(drawn["eval"])[of_classes[0]][1]
+    of_classes = _of_classes(f"{label} in training", drawn["train"], classes, only=True)
+    trained = _alike([read(drawn["train"], "train", n) for n in of_classes], evaluated)
+    notes += _untrained(label, trained, evaluated)
+    for form, chosen in (("train", trained), ("eval", evaluated)):
+        several = len(_shapes(drawn[form]))
+        if several > 1:
+            when = {"train": "training", "eval": "evaluation"}[form]
+            which = f"number {chosen.number + 1}" if chosen.number else "the first"
+            notes.append(f"of its {several} results in {when} {which} is used")
+        positions |= chosen.taken
+        forms[form] = chosen.nodes
+        for name, (tensor, learns) in chosen.tensors.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            stored[name] = Stored(list(tensor.shape), dtype, "parameter" if learns else "buffer")
+            values[name] = tensor.detach().cpu().numpy().copy()
     _give_roles(stored, [*forms["train"], *forms["eval"]])
     every = dict(module.named_parameters(remove_duplicate=False))
     names = {id(p): name for name, p in every.items() if name in stored}
@@ -111,7 +123,7 @@ def imported(
         if name not in stored and name not in tied
     }
     program = Program(
-        input_shape, int(shape[1]), forms, stored,
+        input_shape, int(classes), forms, stored,
         tied=tied, left_out=left_out, notes=list(dict.fromkeys(notes)),
     )  # fmt: skip
     return tapped(coupled(program, streams), stages), values
@@ -140,7 +152,9 @@ MEANINGS = {
 }
 
 
-def exported(module: nn.Module, input_shape: tuple[int, int, int]):
+def exported(
+    module: nn.Module, input_shape: tuple[int, int, int]
+) -> tuple[ExportedProgram, list[str]]:
     """torch.export's program, and what is to be said of it; raises StError with what torch says."""
     parameter = next(module.parameters(), torch.empty(0))
     images = torch.zeros(BATCH, *input_shape, dtype=parameter.dtype, device=parameter.device)
@@ -153,15 +167,36 @@ def exported(module: nn.Module, input_shape: tuple[int, int, int]):
         told = one_line(error).partition(" The error above occurred")[0]
         meaning = next((text for words, text in MEANINGS.items() if words in told), "")
         about = f"{meaning} ({told[:200]})" if meaning else f"{type(error).__name__}: {told[:400]}"
-        raise StError(f"{type(module).__name__}: torch.export cannot draw it: {about}") from error
+        if module.training and not meaning:  # `made` has run it in evaluation
+            about += (
+                "; in evaluation it runs: leave out what is there for training only, such as "
+                "auxiliary heads (aux_logits=False)"
+            )
+        when = "training" if module.training else "evaluation"
+        raise StError(
+            f"{type(module).__name__}: torch.export cannot draw it in {when}: {about}"
+        ) from error
     return program, said
 
 
-def read(
-    program, form: str, classes: int | None, notes: list[str]
-) -> tuple[list[Node], dict[str, Any], set[str]]:
-    """Nodes of what the output needs; by name what they use: (tensor, whether it is trained); and
-    the buffers whose values they have as positions."""
+@dataclass(frozen=True)
+class Form:
+    """A form of a module, for its result of this `number`: nodes of what the result needs; by name
+    what they use: (tensor, whether it is trained); and the buffers whose values they have as
+    positions."""
+
+    number: int
+    nodes: list[Node]
+    tensors: dict[str, tuple[torch.Tensor, bool]]
+    taken: set[str]
+
+    def learning(self) -> set[str]:
+        """The names of what is trained."""
+        return {name for name, (_, learns) in self.tensors.items() if learns}
+
+
+def read(program: ExportedProgram, form: str, number: int) -> Form:
+    """What makes the result of this number, of a `form`: train or eval."""
     tensors: dict[str, Any] = {}
     known: dict[str, dict[str, Any]] = {}
     parts = {str(s.target).partition(".")[0] for s in program.graph_signature.input_specs}
@@ -171,7 +206,9 @@ def read(
             known[spec.arg.name] = {"node": 0}
         elif spec.kind.name in ("PARAMETER", "BUFFER"):
             held = program.state_dict if spec.target in program.state_dict else program.constants
-            tensors[spec.target] = (held[spec.target], spec.kind.name == "PARAMETER")
+            tensor = held[spec.target]
+            learns = spec.kind.name == "PARAMETER" and tensor.requires_grad
+            tensors[spec.target] = (tensor, learns)
             known[spec.arg.name] = {"tensor": spec.target}
         elif spec.kind.name == "CONSTANT_TENSOR":
             name = f"{constants}.{form}_{spec.target.replace('.', '_')}"
@@ -181,11 +218,7 @@ def read(
             raise StError(f"input '{spec.arg.name}' of kind {spec.kind.name} cannot be imported")
     inline(program.graph_module)
     graph = program.graph_module.graph
-    result, number, several = _results(program, classes)
-    if several > 1:
-        when = {"train": "training", "eval": "evaluation"}[form]
-        which = f"number {number + 1}" if number else "the first"
-        notes.append(f"of its {several} results in {when} {which} is used")
+    result = _results(program)[number]
     needed = _needed(graph, result)
     nodes = [Node(INPUT, [])]
     for node in graph.nodes:
@@ -195,7 +228,57 @@ def read(
     nodes.append(Node(OUTPUT, [known[result.name]]))
     nodes, taken = _taking(nodes, tensors)
     used = {name for node in nodes for name in named(node)}
-    return nodes, {name: tensor for name, tensor in tensors.items() if name in used}, taken
+    return Form(number, nodes, {n: tensor for n, tensor in tensors.items() if n in used}, taken)
+
+
+def _alike(forms: list[Form], evaluated: Form) -> Form:
+    """Of several results in training the one that the layers make which make the evaluated one; of
+    several such, the one by which most of what is evaluated learns; of these the first."""
+    last, learning = set(heads(evaluated.nodes)), evaluated.learning()
+
+    def likeness(form: Form) -> tuple[int, int]:
+        return len(last & set(heads(form.nodes))), len(learning & _differentiated(form.nodes))
+
+    return max(forms, key=likeness)
+
+
+def _untrained(label: str, trained: Form, evaluated: Form) -> list[str]:
+    """What is to be said of what is evaluated and gets no gradients. Raises StError if a part of it
+    has no part in the training at all: its first values would be reported as a trained network.
+    What the module itself shields by `detach` or `no_grad` is the author's intention."""
+    learning = evaluated.learning()
+    foreign = sorted(learning - trained.tensors.keys())
+    if foreign:
+        raise StError(
+            f"{label}: its result in training does not come of all that is evaluated, so that this "
+            f"would never be trained: {_some(foreign)}; return one result, of the same layers, in "
+            "training and evaluation, or freeze what is to stay as it is (requires_grad_(False))"
+        )
+    shielded = sorted(learning - _differentiated(trained.nodes))
+    return [f"get no gradients in training, stay as they are: {_some(shielded)}"] * bool(shielded)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def _differentiated(nodes: list[Node]) -> set[str]:
+    """The tensors with which the last node's result changes but for what `detach` holds back."""
+    written: dict[int, list[int]] = {}  # by node, the nodes that write into it or a view of it
+    for number, node in enumerate(nodes):
+        target = uses(node)[:1] if uses(node) and writes(node) else []
+        while target:
+            written.setdefault(target[0], []).append(number)
+            target = uses(nodes[target[0]])[:1]
+    found: set[str] = set()
+    pending, seen = [len(nodes) - 1], set()
+    while pending:
+        number = pending.pop()
+        if number not in seen and nodes[number].name != "detach":
+            found |= set(named(nodes[number]))
+            pending += [*uses(nodes[number]), *written.get(number, ())]
+        seen.add(number)
+    return found
 
 
 # what tensors that are made in a module's code go through
@@ -274,16 +357,32 @@ def _detached(graph: fx.Graph, value: Any) -> Any:
     return result
 
 
-def _results(program, classes: int | None) -> tuple[fx.Node, int, int]:
-    """What makes the result of n x classes, its number among the module's, and how many these
-    are."""
-    (end,) = (node for node in program.graph_module.graph.nodes if node.op == "output")
+def _results(program: ExportedProgram) -> list[fx.Node]:
+    """What makes each of the module's results."""
+    (end,) = program.graph_module.graph.find_nodes(op="output")
     kinds = [spec.kind.name for spec in program.graph_signature.output_specs]
-    found = [n for n, kind in zip(end.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
-    shapes = [tuple(getattr(getattr(n, "meta", {}).get("val"), "shape", ())) for n in found]
+    return [n for n, kind in zip(end.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
+
+
+def _shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
+    """The shape of each result; () of what is no tensor."""
+    return [
+        tuple(getattr(getattr(n, "meta", {}).get("val"), "shape", ())) for n in _results(program)
+    ]
+
+
+def _of_classes(
+    label: str, program: ExportedProgram, classes: int | None, only: bool = False
+) -> list[int]:
+    """The numbers of the results of n x classes, or else, unless `only` these will do, of those of
+    n x some other number. Raises StError if there is none."""
+    shapes = _shapes(program)
     flat = [n for n, shape in enumerate(shapes) if len(shape) == 2]
-    number = next((n for n in flat if shapes[n][1] == classes), flat[0] if flat else 0)
-    return found[number], number, len(found)
+    found = [n for n in flat if shapes[n][1] == classes] or ([] if only else flat)
+    if not found:
+        told = " x ".join(["n", *map(str, shapes[0][1:])])
+        raise StError(f"{label}: gives {told} numbers, not n x {classes or 'classes'}")
+    return found
 
 
 def _needed(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:

@@ -17,7 +17,7 @@ from st.core.errors import StError, one_line, sizes
 from st.core.guest import MAIN, guest
 from st.core.registry import closest, look_here
 from st.networks.place import installed, parted
-from st.networks.weights import read_weights, refuse
+from st.networks.weights import read_weights
 
 CLASSES = ("num_classes", "n_classes", "nclasses", "num_labels", "classes", "nb_classes")
 
@@ -32,8 +32,8 @@ def made(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = _called(name, found(name), dict(arguments), classes)
-        notes = _fit(name, module, shape, classes)
+        module, notes = _called(name, found(name), dict(arguments), classes)
+        notes += _fit(name, module, shape, classes)
     return module.float(), [*notes, *_made_for(module)]
 
 
@@ -67,14 +67,22 @@ def adapted(
 
 
 def _fit(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None) -> list:
-    """Give a module a last layer for so many classes, if it has another; what is to be said."""
-    width = _width(name, module, shape, classes)
+    """Give a module an output for so many classes, if it has another; what is to be said."""
+    result = _result(name, module, shape, classes)
+    width = result.shape[1]
     if classes is None or width == classes:
         return []
-    note = _replace_last(name, module, width, classes)
-    if _width(name, module, shape, classes) != classes:
-        raise StError(f"{name}: gives {width} numbers an image, not the {classes} classes")
-    return [note]
+    replaced = _replace(name, module, shape, width, classes)
+    try:
+        fits = _result(name, module, shape, classes).shape[1] == classes
+    except StError:  # as where the number is written in its code, too
+        fits = False
+    if not fits:
+        raise StError(
+            f"module '{name}': gives {width} numbers an image, also where {replaced} is replaced "
+            f"by a layer for {classes} classes; make it for {classes} classes"
+        )
+    return [f"replaced, because the output comes of it: {replaced}; {classes} classes, not {width}"]
 
 
 def _made_for(module: nn.Module) -> list[str]:
@@ -99,8 +107,12 @@ def found(name: str) -> Any:
     except StError:
         raise
     except Exception as error:  # the code of others
+        hint = ""
+        if place.endswith(".py") and "relative import" in str(error):
+            package = ".".join(Path(place).with_suffix("").parts)
+            hint = f"; it is a part of a package: name it {package}:{attribute}"
         raise StError(
-            f"module '{name}': cannot be imported ({type(error).__name__}: {one_line(error)})"
+            f"module '{name}': cannot be imported ({type(error).__name__}: {one_line(error)}){hint}"
         ) from error
     if place == "timm":
         return _timm(module, attribute)
@@ -118,10 +130,14 @@ def _from_file(path: Path) -> Any:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # for what it imports from beside it
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    loaded = getattr(sys.modules.get(name), "__file__", str(path.resolve()))
+    if name in sys.stdlib_module_names or loaded != str(path.resolve()):
+        name = f"{name}_file"  # others go on to find theirs, such as types
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look for themselves there
+    sys.modules[name] = module  # dataclasses look for themselves there
     spec.loader.exec_module(module)
     return module
 
@@ -135,10 +151,13 @@ def _timm(timm: Any, name: str) -> Callable[..., nn.Module]:
     return create
 
 
-def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) -> nn.Module:
-    """What the class or function makes, told the number of classes if it takes one."""
+def _called(
+    name: str, factory: Any, arguments: dict[str, Any], classes: int
+) -> tuple[nn.Module, list[str]]:
+    """What the class or function makes, told the number of classes if it takes one beside its
+    arguments, and what is to be said of it."""
     if isinstance(factory, nn.Module):
-        return _copy(name, _plain(name, factory))
+        return _copy(name, _plain(name, factory)), []
     if not callable(factory):
         raise StError(f"module '{name}': is no class, function or module of torch")
     attempts = [arguments]
@@ -148,21 +167,22 @@ def _called(name: str, factory: Any, arguments: dict[str, Any], classes: int) ->
         open_ended = any(p.kind is p.VAR_KEYWORD for p in taken.values())
     except (TypeError, ValueError):
         given, open_ended = None, False
-    if not set(CLASSES) & arguments.keys():
-        if given:
-            attempts = [{**arguments, given: classes}]
-        elif open_ended:
-            attempts = [{**arguments, CLASSES[0]: classes}, arguments]
-    for number, attempt in enumerate(attempts):
+    if (given or open_ended) and not set(CLASSES) & arguments.keys():
+        attempts = [{**arguments, given or CLASSES[0]: classes}, arguments]
+    failures: list[StError] = []
+    for attempt in attempts:
         try:
             module = factory(**attempt)
             break
-        except TypeError as error:
-            if number + 1 == len(attempts):
-                raise _failed(name, attempt, error) from error
+        # it takes no such argument, or not beside weights for other classes, as torchvision's
+        except (TypeError, ValueError) as error:
+            failures.append(_failed(name, attempt, error))
         except Exception as error:
             raise _failed(name, attempt, error) from error
-    return _plain(name, module)
+    else:
+        raise failures[0 if given else -1]
+    told = [f"made without a number of classes, because with it: {f}" for f in failures if given]
+    return _plain(name, module), told
 
 
 def _plain(name: str, module: Any) -> nn.Module:
@@ -172,7 +192,11 @@ def _plain(name: str, module: Any) -> nn.Module:
     while isinstance(module, around) or hasattr(module, "_orig_mod"):
         module = module.module if isinstance(module, around) else module._orig_mod
     if not isinstance(module, nn.Module):
-        raise StError(f"module '{name}': made a {type(module).__name__}, not a module of torch")
+        within = any(isinstance(part, nn.Module) for part in tree_leaves(module))
+        raise StError(
+            f"module '{name}': made a {type(module).__name__}, not a module of torch"
+            + ("; name a function that returns the module alone" if within else "")
+        )
     for part, found in module.named_modules():
         if isinstance(found, torch.jit.ScriptModule):
             which = f"its part '{part}'" if part else "it"
@@ -207,62 +231,104 @@ def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
     )
 
 
-def _width(name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None) -> int:
-    """How many numbers an image it gives; of several results, one for each class if there is."""
-    images = torch.zeros(2, *shape)
+def _result(
+    name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None, graph=False
+) -> torch.Tensor:
+    """What it gives in evaluation for two images; of several results, the first of one number for
+    each class if there is. `graph`: with that of what it is computed of."""
+    images = torch.zeros(2, *shape, requires_grad=graph).clone()  # may be written into
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(graph):
             output = module.float().eval()(images)
     except Exception as error:
         raise StError(
-            f"module '{name}': fails on images of {sizes(shape)} ({type(error).__name__}: "
-            f"{one_line(error)}); compare with what it is made for: the number of channels, the "
-            "size, one input"
+            f"module '{name}': fails in evaluation on images of {sizes(shape)} "
+            f"({type(error).__name__}: {one_line(error)}); compare with what it is made for: the "
+            "number of channels, the size, one input"
         ) from error
     results = [part for part in tree_leaves(output) if isinstance(part, torch.Tensor)]
     if not results:
         raise StError(f"module '{name}': gives a {type(output).__name__}, not a tensor of classes")
-    widths = [part.shape[1] for part in results if part.dim() == 2 and len(part) == 2]
-    if not widths:
+    if results[0].dim() == 1 and len(results) == 1:
+        raise StError(
+            f"module '{name}': gives one number an image; give one for each class: (n, classes)"
+        )
+    flat = [part for part in results if part.dim() == 2 and len(part) == 2]
+    if not flat:
         raise StError(
             f"module '{name}': gives {sizes(results[0].shape)} numbers for 2 images, not 2 x "
             "classes"
         )
-    return classes if classes in widths else widths[0]
+    return next((part for part in flat if part.shape[1] == classes), flat[0])
 
 
-def _replace_last(name: str, module: nn.Module, width: int, classes: int) -> str:
-    """Put a linear layer for these classes in the place of the last; returns what is to be said."""
-    layers = {key: part for key, part in module.named_modules() if isinstance(part, nn.Linear)}
-    last = next((key for key in reversed(layers) if layers[key].out_features == width), None)
-    if not last:
+def _replace(
+    name: str, module: nn.Module, shape: tuple[int, int, int], width: int, classes: int
+) -> str:
+    """Put layers for these classes in the place of those from which the output of `width` numbers
+    comes; returns what was replaced."""
+    made: dict[Any, str] = {}  # what computed a layer's result, by the layer's name
+    layers = {n: part for n, part in module.named_modules() if isinstance(part, LAYERS)}
+    handles = [
+        part.register_forward_hook(lambda _, __, y, n=n: made.update({y.grad_fn: n}))
+        for n, part in layers.items()
+    ]
+    try:
+        pending, seen = [_result(name, module, shape, width, graph=True).grad_fn], set()
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = []
+    while pending:
+        step = pending.pop()
+        if step in made:
+            last.append(made[step])
+        elif step is not None and step not in seen:
+            pending += [before for before, _ in step.next_functions]
+        seen.add(step)
+    fresh = {n: _for_classes(layers[n], width, classes) for n in layers if n in last}
+    if not fresh or None in fresh.values():
         raise StError(
-            f"module '{name}': gives {width} numbers an image, there are {classes} classes, and it "
-            "takes no argument such as num_classes; give its own by 'arguments'"
+            f"module '{name}': gives {width} numbers an image, there are {classes} classes, and no "
+            "linear layer or convolution makes these numbers that could be replaced; make it for "
+            f"{classes} classes"
         )
-    old = layers[last]
-    parent = module.get_submodule(last.rpartition(".")[0])
-    setattr(
-        parent,
-        last.rpartition(".")[2],
-        nn.Linear(old.in_features, classes, bias=old.bias is not None),
-    )
-    return f"the last linear layer '{last}' was replaced: {classes} classes instead of {width}"
+    for place, part in list(module.named_modules(remove_duplicate=False)):
+        of = next((n for n in fresh if layers[n] is part), None)
+        if of is not None:
+            parent, _, key = place.rpartition(".")
+            setattr(module.get_submodule(parent), key, fresh[of])
+    return ", ".join(f"'{n}'" for n in fresh)
 
 
-def fill(module: nn.Module, path: Path) -> list[str]:
-    """Load a file of weights into `module`; returns what is to be said.
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-    Weights of the last layer that are for other classes are left out. Raises StError that names
-    what is missing, foreign or of another shape.
-    """
-    given = {name: torch.from_numpy(value) for name, value in read_weights(path).items()}
+
+def _for_classes(layer: nn.Module, width: int, classes: int) -> nn.Module | None:
+    """Such a layer for so many classes; None where the layer does not give the `width`, or not all
+    of its inputs to each."""
+    bias = getattr(layer, "bias", None) is not None
+    if isinstance(layer, nn.Linear) and layer.out_features == width:
+        return nn.Linear(layer.in_features, classes, bias)
+    if isinstance(layer, LAYERS[1:]) and layer.out_channels == width and layer.groups == 1:
+        kind: Any = next(kind for kind in LAYERS[1:] if isinstance(layer, kind))
+        return kind(
+            layer.in_channels, classes, layer.kernel_size, layer.stride, layer.padding,
+            layer.dilation, bias=bias, padding_mode=layer.padding_mode,
+        )  # fmt: skip
+    return None
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Load what a file of weights has of the names and shapes of `module`, before it is drawn:
+    orders of channels that buffers hold become a part of the drawing. Only the drawing tells what
+    else is needed; see `fitted`."""
     wanted = module.state_dict()
-    left_out, said = refuse(
-        path,
-        {name: tuple(value.shape) for name, value in given.items()},
-        {name: tuple(value.shape) for name, value in wanted.items()},
-        optional={name for name in wanted if name.endswith("num_batches_tracked")},
+    module.load_state_dict(
+        {
+            name: torch.from_numpy(value)
+            for name, value in read_weights(path).items()
+            if name in wanted and value.shape == tuple(wanted[name].shape)
+        },
+        strict=False,
     )
-    module.load_state_dict({n: v for n, v in given.items() if n not in left_out}, strict=False)
-    return said
