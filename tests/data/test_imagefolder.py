@@ -382,8 +382,29 @@ def test_each_class_tells_what_was_done(split, caplog):
     for name in ("IMG.JPG~", "a.heic", ".hidden.png"):
         (split / "train" / "cat" / name).write_bytes(b"x")
     assert np.bincount(read(split).train_labels).tolist() == [5, 4]
-    told = f"{split}/train/cat: 5 images read; 3 left out, the first: "
+    told = f"{split}/train/cat: 5 images read; 2 left out: 1 .jpg~, 1 .heic, the first: "
     assert told in caplog.text and "train/dog" not in caplog.text
+
+
+def test_images_that_cannot_be_read_stand_out_among_by_products(split, caplog):
+    """The photographs of a telephone, in folders that a Mac has opened."""
+    caplog.set_level("INFO", logger="st")
+    for folder in split.glob("*/*"):
+        (folder / ".DS_Store").write_bytes(b"x")
+    for number in range(12):
+        (split / f"train/dog/IMG_{number:02}.HEIC").write_bytes(b"x")
+    (split / "train/dog/a.txt").write_bytes(b"x")
+    read(split)
+    told = caplog.messages
+    assert "suffix is of no readable image (12 .heic, 1 .txt; " in told[0] and "to JPEG" in told[0]
+    (line,) = [line for line in told if "images read" in line]
+    assert f"train/dog: 4 images read; 13 left out: 12 .heic, 1 .txt, the first: {split}" in line
+    assert "DS_Store" not in line and "hidden files and by-products, passed over: 4" in told
+    for image in split.glob("train/cat/*.png"):
+        image.unlink()
+    refused(split, "train/cat: has no images that can be read", ".DS_Store (hidden, or a by-")
+    (split / "train/cat/IMG_1.HEIC").write_bytes(b"x")
+    refused(split, "train/cat: ", "1 .heic, the first", "IMG_1.HEIC (no suffix", "to JPEG or PNG")
 
 
 def test_images_on_both_sides_are_named(split):
