@@ -45,6 +45,11 @@ def say(message: str) -> None:
     logger.info(message)
 
 
+def warn(message: str) -> None:
+    """A line that is seen on stderr even where progress is not shown."""
+    logger.warning(message)
+
+
 SHOWN = 3  # of a list's lines on a terminal
 
 

@@ -1,6 +1,7 @@
 """Pictures from anywhere as what a network was trained on: files, Pillow's images, arrays."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from st.core.errors import StError, one_line
+from st.core.progress import warn
+from st.data import folder
 from st.data.arrays import CHANNELS, channels_first, eight_bits, is_array, plain
-from st.data.decode import pixels, suffixes
-from st.data.folder import files
+from st.data.decode import pixels
 
 KINDS = "a path, a Pillow image, or an array or tensor of pixels"
 AXES = "(height, width) or (channels, height, width) with 1 or 3 channels"
@@ -18,17 +20,27 @@ AXES = "(height, width) or (channels, height, width) with 1 or 3 channels"
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are, and of folders all files below them that have a picture's suffix, by name.
+    What is left out but by-products is told.
 
     Raises StError that names what is missing, or a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            known = suffixes()
-            inside = [file for file in files(path) if file.suffix.lower() in known]
+            left_out: folder.LeftOut = defaultdict(list)
+            inside = folder.images(path, left_out)
+            others = [
+                folder.told(reason, names)
+                for reason, names in left_out.items()
+                if reason != folder.BY_PRODUCT
+            ]
             if not inside:
-                told = _told(path)
-                raise StError(f"{told}: has no images; name a folder of images, or image files")
+                raise StError(
+                    f"{_told(path)}: has no images; name a folder of images, or image files"
+                    + "".join(f"; {other}" for other in others)
+                )
+            if others:
+                warn(f"{_told(path)}: {'; '.join(others)}")
             found += inside
         elif path.is_file():
             found.append(path)
