@@ -95,7 +95,7 @@ def _facts(model: "Model", reports: list[Report]) -> dict[str, Any]:
     """What several sections say. `measured`: the reports of what was measured on test images."""
     measured = [report for report in reports if "accuracy" in report["check"]]
     data = next((report["data"] for report in measured if report["data"]), None)
-    name = f" for {data['name']}" if data else ""
+    name = f" for {data['name']}" if data and data["name"] else ""
     subnet = "compressed " if model.structure.keep or model.structure.supernet_options else ""
     return {
         "title": f"A {subnet}{model.structure.label}{name}",
@@ -121,7 +121,11 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         results = [
             {
                 "task": {"type": "image-classification"},
-                "dataset": {"name": data["name"], "type": data["source"], "split": data["split"]},
+                "dataset": {
+                    "name": data["name"] or "unnamed",
+                    "type": data["source"],
+                    "split": data["split"],
+                },
                 "metrics": [
                     {
                         "type": "accuracy",
@@ -164,8 +168,9 @@ def _data(model: "Model", facts: dict[str, Any]) -> str:
         if model.resize else ""  # fmt: skip
     lines = []
     if data:
+        named = f" set {data['name']}" if data["name"] else ""
         lines.append(
-            f"Data set {data['name']}: {data['training_images']:,} training images, "
+            f"Data{named}: {data['training_images']:,} training images, "
             f"{data['test_images']:,} images in the evaluation (its {data['split']}). "
             f"Contents (sha256): `{data['sha256']}`."
         )

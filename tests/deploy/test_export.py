@@ -477,9 +477,34 @@ def test_what_a_killed_export_left_goes_with_the_next(project, tmp_path):
 
 
 def test_int8_needs_images(tmp_path, onnx):
-    with pytest.raises(st.StError, match="name the prepared data set with --data"):
-        st.export(random_model(tmp_path, "vgg"), tmp_path / "x.onnx", "int8")
+    model = random_model(tmp_path, "vgg")
+    with pytest.raises(
+        st.StError, match=r"give as 'data' \(--data\) the file .*, or in Python what"
+    ):
+        st.export(model, tmp_path / "x.onnx", "int8")
+    with pytest.raises(st.StError, match=r"data: must be the file of .*, not tuple"):
+        st.export(model, tmp_path / "x.onnx", "int8", data=(1, 2))
+    with pytest.raises(st.StError, match=r"Data\(.*: its images or classes are not those of"):
+        st.export(model, tmp_path / "x.onnx", "int8", data=stripes())
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_data_of_python_are_as_their_file(project, tmp_path, onnx):
+    model, file = project
+    images = stripes()
+    data = st.dataset(
+        (images.train_images, images.train_labels), (images.test_images, images.test_labels),
+        classes=images.classes,
+    )  # fmt: skip
+    reports = [
+        st.export(model, tmp_path / name / "x.onnx", "int8", data=given)
+        for name, given in (("python", data), ("file", file))
+    ]
+    assert [report["data"].pop("name") for report in reports] == ["", "stripes"]
+    assert [report["data"].pop("source") for report in reports] == [None, "stripes"]
+    assert reports[0] == reports[1] and reports[0]["calibrated_on"] == 40
+    card = (tmp_path / "python/MODEL_CARD.md").read_text()
+    assert "\nData: 40 training images, 40 images in the evaluation" in card
 
 
 def test_a_missing_package_is_named(project, tmp_path, monkeypatch, capsys):
