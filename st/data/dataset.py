@@ -286,14 +286,6 @@ def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict)
     return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
 
 
-def held_out(share: float, options: Mapping[str, Any]) -> str:
-    """What is evaluated in place of the test part, '' if nothing is. `share`: the data set's
-    `holdout`; `options`: the source's."""
-    if share:
-        return "held-out training images"
-    return "the val images" if options.get("val") == "holdout" else ""
-
-
 def check_made(found: Any, source: str, held_out: bool) -> None:
     """Raise StError unless what a source of images returned is as `Data` says; `held_out`: whether
     its test images will not be looked at."""

@@ -14,6 +14,7 @@ from st import __version__
 from st.core.errors import StError
 from st.core.files import read_json
 from st.core.registry import targets
+from st.data.split import TESTED
 from st.report.columns import reduction, short
 from st.report.margins import CONFIDENCE
 
@@ -290,7 +291,7 @@ def _limits(facts: dict[str, Any]) -> str:
                 f"Fewer than {FEW} images of {len(few)} of {len(amounts)} classes were evaluated "
                 f"({named}): their accuracies are rough."
             )
-        if facts["data"]["split"] != "test images":
+        if facts["data"]["split"] != TESTED:
             lines.append(
                 "The accuracy is one to choose settings by: the test images were not looked at."
             )

@@ -16,7 +16,8 @@ from st.core.files import check_apart, together, write_json, write_text
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.core.tensors import read_header
-from st.data.dataset import FORMAT, Data, Stored, held_out, opened
+from st.data.dataset import FORMAT, Data, Stored, opened
+from st.data.split import evaluated
 from st.deploy.card import CARD, check_card, other_reports
 from st.deploy.card import card as card_text
 from st.deploy.model import Model, Portable, load
@@ -88,7 +89,8 @@ def write(
         with _in_one_line(f"{model.path}: cannot be exported to {to}"):
             kind(model, made, raw, calibration)
         with _in_one_line(f"{model.path}: what was exported to {to} does not run"):
-            check = _check(model, kind, made, raw, found, path)
+            split = told_of_data["split"] if told_of_data else "random images"
+            check = _check(model, kind, made, raw, found, split, path)
         written = [folder / file.name for file in files]
         report = {
             "file": path.name,
@@ -164,12 +166,11 @@ def _data(
             "(--data) what the network was trained on"
         )
     job = header.get("job") or {}
-    evaluated = held_out(job.get("holdout") or 0, job.get("options") or {})
     counts = np.bincount(data.test_labels, minlength=len(data.classes))
     return data, {
         "name": name,
         "source": job.get("source"),
-        "split": evaluated or "test images",
+        "split": evaluated(job),
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),
         "test_by_class": dict(zip(data.classes, counts.tolist(), strict=True)),
@@ -188,8 +189,11 @@ def _calibration(data: Data, model: Model) -> np.ndarray:
     return centred(images, (height, width)).numpy()
 
 
-def _check(model: Model, kind: Any, file: Path, raw: bool, data: Data | None, name: Path) -> Report:
-    """How the file's logits differ from the network's, and how accurate both are on test images.
+def _check(
+    model: Model, kind: Any, file: Path, raw: bool, data: Data | None, split: str, name: Path
+) -> Report:
+    """How the file's logits differ from the network's, and how accurate both are on test images,
+    or what `split` says is in their place.
 
     Without data the images are random. Raises StError if a file that should compute the same does
     not.
@@ -213,7 +217,7 @@ def _check(model: Model, kind: Any, file: Path, raw: bool, data: Data | None, na
         )
     predicted, before = logits.argmax(1), expected.argmax(1)
     found: Report = {
-        "images": "random" if data is None else "test",
+        "images": split,
         "count": len(images),
         "largest_difference": difference,
         "largest_logit": float(np.abs(expected).max()),
@@ -258,7 +262,7 @@ def told(report: Report) -> str:
     check = report["check"]
     lines = [f"{report['bytes']:,} bytes"]
     lines += [f"largest difference {check['largest_difference']:.2g} on {check['count']} "
-              f"{check['images']} images"]  # fmt: skip
+              f"{check['images']}"]  # fmt: skip
     if "accuracy" in check:
         lines += [f"accuracy {check['accuracy']:.2f} %, in torch {check['accuracy_torch']:.2f} %"]
     else:

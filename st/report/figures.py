@@ -22,6 +22,7 @@ from st.core.errors import StError
 from st.core.files import read_json, whole
 from st.core.job import Job
 from st.core.shares import SHARE
+from st.report.captions import split
 from st.report.columns import short
 from st.report.controls import Control
 from st.report.margins import CONFIDENCE, between, signed
@@ -53,9 +54,9 @@ CAPTIONS = {
     "front of the means. Networks of nearly the same cost are drawn side by side, by rising cost.",
     "margins": "By how much the rows that make the claim are more accurate than the rows named on "
     "the left: what they must beat, in this order, then their controls. Thick bars are 95 % "
-    "intervals over seeds and test images, thin ones those corrected for the number of verdicts, "
-    "black ticks single seeds. A point is filled where the interval that decides it excludes zero; "
-    "one seed has none.",
+    "intervals over seeds and evaluated images, thin ones those corrected for the number of "
+    "verdicts, black ticks single seeds. A point is filled where the interval that decides it "
+    "excludes zero; one seed has none.",
     "channels": "Channels that each search keeps of each prunable group, from the input to the "
     "output: the line is the median over seeds, the band reaches from the fewest to the most, the "
     "grey area is the supernet. Percentages are medians over seeds.",
@@ -387,7 +388,8 @@ def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _accuracy_label(job: Job, dataset: str) -> str:
-    return f"{'Held-out' if job['datasets'][dataset] else 'Test'} accuracy (%)"
+    which = split(job, dataset).removesuffix(" images")
+    return f"{which.capitalize()} accuracy (%)"
 
 
 def _cost_ticks(axes: Axes) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from st.core.errors import StError, one_line
 from st.core.files import read_json
-from st.core.tensors import read_kind
+from st.core.tensors import read_header, read_kind
 from st.data.dataset import FORMAT as DATA
 from st.data.dataset import load_data
 from st.data.shards import Shards
+from st.data.split import evaluated
 from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
 from st.networks.drawing import layer_costs
@@ -92,12 +93,14 @@ def layers(structure: Structure) -> list[Facts]:
 
 def _data(path: Path) -> Facts:
     data, digest = load_data(path)
+    job = read_header(path, DATA).get("job") or {}
     return {
         "image_shape": list(data.input_shape),
         "store": "jpeg" if isinstance(data.train_images, Shards) else "pixels",
         "stored_training_shape": list(data.train_images.shape[1:]),
         "training_images": len(data.train_labels),
-        "test_images": len(data.test_labels),
+        "evaluated_images": len(data.test_labels),
+        "evaluated": evaluated(job),
         "classes": data.classes,
         "normalisation": data.told(),
         "sha256": digest,

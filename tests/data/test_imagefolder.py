@@ -13,7 +13,8 @@ from st.core.errors import StError
 from st.core.registry import datasets
 from st.data.dataset import save_data
 from st.data.decode import decode
-from st.phases import train
+from st.phases import prepare, train
+from st.report.show import describe
 
 
 def picture(path, width=10, height=8, value=None, mode="RGB") -> np.ndarray:
@@ -429,3 +430,31 @@ def test_held_out_images_keep_their_files(flat):
     for names, images in zip(data.files, (data.train_images, data.test_images), strict=True):
         for name, image in zip(names, images, strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(name)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "holdout, val, told",
+    [
+        (0.5, None, "20 training images, 20 held-out images, "),
+        (0.0, "holdout", "40 training images, 8 val images, "),
+        (0.0, None, "40 training images, 8 test images, "),
+    ],
+)
+def test_what_prepare_says_is_of_the_images_that_are_left(tmp_path, caplog, holdout, val, told):
+    """Of images held out none is for training, and none is a test image."""
+    caplog.set_level("INFO", logger="st")
+    root, file = tmp_path / "images", tmp_path / "prepared"
+    for part, amount in (("train", 20), ("val" if val else "test", 4)):
+        for number in range(2 * amount):  # some are the same
+            picture(root / part / f"class{number % 2}" / f"{number}.png", value=number // 4)
+    options = datasets.check("imagefolder", {"root": str(root), "size": 8, "val": val})
+    for share in (holdout, 1.2 * holdout):  # leaves 10 and 8 of 20 in each class
+        caplog.clear()
+        prepare.run({"source": "imagefolder", "options": options, "holdout": share}, file)
+        few = [line for line in caplog.messages if "fewer than 10 training images" in line]
+        assert bool(few) == (share == 0.6)
+        if share == holdout:
+            assert any(line.startswith(told) for line in caplog.messages), caplog.messages
+    word = told.split(", ")[1].partition(" ")[2]
+    assert describe(file)["evaluated"] == word
+    assert any(line.startswith(f"{word} that are training images") for line in caplog.messages)

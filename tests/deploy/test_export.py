@@ -165,7 +165,7 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
         expected = loaded(loaded.normalise(images)).numpy()
     right = 100 * np.mean(logits.argmax(1) == found.test_labels)
     check = report["check"]
-    assert check["accuracy"] == pytest.approx(right) and check["images"] == "test"
+    assert check["accuracy"] == pytest.approx(right) and check["images"] == "test images"
     assert check["accuracy_torch"] == pytest.approx(
         100 * np.mean(expected.argmax(1) == found.test_labels)
     )
@@ -577,8 +577,8 @@ def test_the_script_of_the_page_runs_without_torch(project, tmp_path, onnx):
     "job, split",
     [
         ({}, "test images"),
-        ({"holdout": 0.2, "options": {}}, "held-out training images"),
-        ({"holdout": 0.0, "options": {"val": "holdout"}}, "the val images"),
+        ({"holdout": 0.2, "options": {}}, "held-out images"),
+        ({"holdout": 0.0, "options": {"val": "holdout"}}, "val images"),
         ({"options": {"val": "test"}}, "test images"),
     ],
 )

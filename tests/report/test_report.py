@@ -310,12 +310,16 @@ def test_short_numbers(number, text):
 
 
 def test_holdout_is_said(tmp_path):
-    job = make_job(held_out="held-out training images")
+    job = make_job(held_out="held-out images")
     write_results(tmp_path, job)
     runs = tables.collect(job, tmp_path)
-    assert "on held-out training images" in captions.caption(job, runs)
+    assert "on held-out images" in captions.caption(job, runs)
     figure = figures.accuracy(job, tables.aggregate(runs), "toy", "net")
     assert figure.axes[0].get_ylabel() == "Held-out accuracy (%)"
+    few = {key: answers[:, :5] for key, answers in tables.answers(job, tmp_path).items()}
+    (claim,) = claims(job, runs, few)
+    told = json.dumps(claim.to_json(job["seeds"]))
+    assert "5 held-out images are too few to decide anything" in told and "test images" not in told
 
 
 def test_definitions(made):

@@ -36,7 +36,6 @@ from st.data.shards import Writer, memory
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Finite(gt=0, lt=1)]
-FEW = 10  # training images of a class; the log warns of fewer
 
 
 @datasets.register
@@ -108,9 +107,6 @@ def imagefolder(
     strays = [str(e) for e in entries if os.path.isfile(e) and not is_by_product(e.name)]
     say_all("files beside the class folders, left out", strays)
     say_all("classes whose names differ in case or accents only", alike(data.classes))
-    counts = np.bincount(data.train_labels, minlength=len(found.classes))
-    few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
-    say_all(f"classes with fewer than {FEW} training images", few)
     return data
 
 
