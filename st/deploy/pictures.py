@@ -36,16 +36,16 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
             ]
             if not inside:
                 raise StError(
-                    f"{_told(path)}: has no images; name a folder of images, or image files"
+                    f"{path}: has no images; name a folder of images, or image files"
                     + "".join(f"; {other}" for other in others)
                 )
             if others:
-                warn(f"{_told(path)}: {'; '.join(others)}")
+                warn(f"{path}: {'; '.join(others)}")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise StError(f"{_told(path)}: is missing; name image files, or folders of them")
+            raise StError(f"{path}: is missing; name image files, or folders of them")
     return found
 
 
@@ -94,7 +94,7 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
             f"the network reads images of {channels} channels, which no picture has; give it "
             "normalised tensors instead"
         )
-    told = _told(image) if isinstance(image, str | Path) else "an image"
+    told = image if isinstance(image, str | Path) else "an image"
     try:
         with warnings.catch_warnings(action="ignore"):  # about tags, not pixels
             if isinstance(image, str | Path):
@@ -107,11 +107,6 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
             return pixels(image, (height, width), channels == 1, resize)[0]
     except Exception as error:  # decoders raise anything
         raise StError(f"{told}: is not a readable image ({one_line(error)})") from error
-
-
-def _told(path: str | Path) -> str:
-    """A name in a message of one line: any sign may be in it."""
-    return one_line(path, 4096)
 
 
 def _is_pillow(value: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from st.core.device import choose
-from st.core.errors import StError
+from st.core.errors import StError, printable
 from st.core.files import check_apart, write_csv
 from st.deploy.model import load
 from st.deploy.pictures import image_files
@@ -40,7 +40,7 @@ def predict(
             line = f"    - %  {found}"
         else:
             row |= {"class": found.label, "probability": found.probability}
-            line = f"{100 * found.probability:5.1f} %  {found.label}  {file}"
+            line = f"{100 * found.probability:5.1f} %  {found.label}  {printable(file)}"
         if out:
             rows.append(row)
         else:

@@ -458,3 +458,24 @@ def test_what_prepare_says_is_of_the_images_that_are_left(tmp_path, caplog, hold
     word = told.split(", ")[1].partition(" ")[2]
     assert describe(file)["evaluated"] == word
     assert any(line.startswith(f"{word} that are training images") for line in caplog.messages)
+
+
+def test_names_of_files_break_no_line(split, caplog):
+    """Nor do they control a terminal; names that are text stay as they are."""
+    caplog.set_level("INFO", logger="st")
+    names = ["two\nlines", "red\x1b[31m", "a\u2028b", "turned\u202e", "no\udcfftext"]
+    shown = [r"two\nlines", r"red\x1b[31m", r"a\u2028b", r"turned\u202e", r"no\udcfftext"]
+    folder = split / "train/cat"
+    for name, told in zip(names, shown, strict=True):
+        damaged = folder / f"{name}.png"
+        damaged.write_bytes(b"x")
+        refused(split, f"{folder}/{told}.png: is not a readable image")
+        damaged.unlink()
+        (split / f"{name}.csv").write_bytes(b"x")
+        (folder / f"{name}.heic").write_bytes(b"x")
+    read(split)
+    assert all(line.isprintable() for line in caplog.messages)
+    for told in shown:
+        assert f"  {split}/{told}.csv" in caplog.messages
+    assert str(StError("Zoë 猫.png")) == "Zoë 猫.png"
+    assert str(StError("two", "mistakes")) == "two\nmistakes"

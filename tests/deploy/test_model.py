@@ -384,4 +384,4 @@ def test_names_of_images_that_are_no_text(folder, capfdbinary):
     capfdbinary.readouterr()
     assert predict(folder, folder / "images") == 2
     told = capfdbinary.readouterr().err
-    assert b"two lines.png: is not a readable image" in told and told.count(b"\n") == 1
+    assert rb"two\nlines.png: is not a readable image" in told and told.count(b"\n") == 1
