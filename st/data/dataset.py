@@ -137,9 +137,11 @@ class Data:
             members = np.flatnonzero(self.train_labels == label)
             amount = max(1, round(fraction * len(members)))
             if amount == len(members):
+                one = amount == 1  # which is always taken
                 raise StError(
-                    f"{blame(self.classes[label])} {fraction} leaves none of its {len(members)} "
-                    "images for training; add images or lower it"
+                    f"{blame(self.classes[label])} {fraction} leaves none of its {amount} "
+                    f"image{'' if one else 's'} for training; add images"
+                    + ("" if one else " or lower it")
                 )
             test[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
         files = None

@@ -31,6 +31,7 @@ BY_PRODUCTS = {
 LeftOut = defaultdict[str, list[str]]
 BY_PRODUCT = "hidden, or a by-product"
 NO_IMAGE = "no suffix of images that can be read; if it is an image, convert it to JPEG or PNG"
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def layout(root: str | Path) -> Layout:
         told = "; ".join(f"{name}/ lacks {_listed(names)}" for name, names in lacks.items())
         same = alike(every)
         if same:
-            told += f" (the same but for case, or for how accents are stored: {_listed(same)})"
+            told += f" (the same but for case, blanks or how accents are stored: {_listed(same)})"
         raise StError(f"{root}: all parts must have the same class folders: {told}")
     return Layout(parts, every)
 
@@ -183,7 +184,11 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def expanded(root: str | Path) -> Path:
-    """With a home folder in place of ~; raises StError if there is no such user."""
+    """With a home folder in place of ~; raises StError if there is no such user, or no name."""
+    if not str(root).strip():
+        raise StError(
+            "the option 'root' is empty; name a folder of class folders, '.' for this one"
+        )
     try:
         return Path(root).expanduser()
     except RuntimeError as error:
@@ -194,11 +199,12 @@ def expanded(root: str | Path) -> Path:
 
 
 def alike(names: Iterable[str]) -> list[str]:
-    """Names that are the same but for case or for how their accents are stored, a text for each
-    such group."""
+    """Names that are the same but for case, blanks or how their accents are stored, a text for
+    each such group."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        same = unicodedata.normalize("NFC", name).casefold()
+        groups.setdefault("".join(same.split()), []).append(name)
     return [", ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
@@ -273,14 +279,17 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
             "move the images up into these"
         )
     if len(names) < 2:
-        raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
+        raise StError(
+            f"{folder}: needs at least two class folders, has {len(names)}; put the images of each "
+            "class into a folder that is called as the class"
+        )
     # beside others they may be classes; only these are a split, sorted by a list elsewhere
     if all(any(name.lower() in known for known in PARTS.values()) for name in names):
         raise StError(
             f"{folder}: {_listed(names)} are called as parts of a split are, but hold images and "
             "no class folders; sort the images of each into a folder for each class"
         )
-    unclear = [name for name in names if {"Cc", "Cs"} & set(map(unicodedata.category, name))]
+    unclear = [name for name in names if any(map(_breaks, name))]
     if unclear:
         raise StError(
             f"{folder}: {_listed(list(map(ascii, unclear)))}: names of classes must be text in one "
@@ -293,6 +302,16 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
             f"a split do; {advice} one of them"
         )
     return names
+
+
+def _breaks(character: str) -> bool:
+    """Whether it is no text of one line in one direction: what controls, separates lines, embeds or
+    overrides a direction, marks an order of bytes, or is half of a code."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in DIRECTIONS
+        or character == "\ufeff"
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -5,6 +5,7 @@ reports of all files in its folder (st/deploy/export.py), and again with each ex
 """
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def card(model: "Model", reports: list[Report]) -> str:
     facts = _facts(model, reports)
     parts = [
         _header(model, facts),
-        f"# {facts['title']}\n\n{_what(model, facts)}",
+        f"# {_literal(facts['title'])}\n\n{_what(model, facts)}",
         f"## Data and classes\n\n{_data(model, facts)}",
         f"## Accuracy\n\n{_accuracy(facts)}",
         f"## Size\n\n{_size(model)}",
@@ -169,7 +170,7 @@ def _data(model: "Model", facts: dict[str, Any]) -> str:
         if model.resize else ""  # fmt: skip
     lines = []
     if data:
-        named = f" set {data['name']}" if data["name"] else ""
+        named = f" set {_literal(data['name'])}" if data["name"] else ""
         lines.append(
             f"Data{named}: {data['training_images']:,} training images, "
             f"{data['test_images']:,} images in the evaluation (its {data['split']}). "
@@ -182,7 +183,9 @@ def _data(model: "Model", facts: dict[str, Any]) -> str:
         f"{_numbers(normal['mean'])} is subtracted and the result divided by "
         f"{_numbers(normal['std'])}, channel by channel."
     )
-    lines.append("Classes, in the order of the outputs: " + ", ".join(model.classes) + ".")
+    lines.append(
+        "Classes, in the order of the outputs: " + ", ".join(map(_literal, model.classes)) + "."
+    )
     return "\n\n".join(lines)
 
 
@@ -227,8 +230,7 @@ def _accuracy(facts: dict[str, Any]) -> str:
     amounts = facts["data"]["test_by_class"]
     for label in list(first["class_accuracy"])[:MOST_CLASSES]:
         cells = [f"{report['check']['class_accuracy'][label]:.1f}" for report in measured]
-        shown = label.replace("|", "\\|")
-        classes.append(f"| {shown} | {amounts[label]} | {' | '.join(cells)} |")
+        classes.append(f"| {_literal(label)} | {amounts[label]} | {' | '.join(cells)} |")
     table = "\n".join(rows)
     return f"{table}\n\n{note}\n\nAccuracy of each class (%):\n\n" + "\n".join(classes)
 
@@ -251,7 +253,7 @@ def _made(model: "Model") -> str:
     recipe = job.get("training") or {}
     text = "Trained"
     if facts.get("epochs"):
-        text += f" for {facts['epochs']} epochs"
+        text += f" for {facts['epochs']} epoch{'s' * (facts['epochs'] != 1)}"
     if recipe:
         text += f" in batches of {recipe.get('batch_size')} images"
     losses = [
@@ -286,7 +288,7 @@ def _limits(facts: dict[str, Any]) -> str:
         amounts = facts["data"]["test_by_class"]
         few = [name for name, count in amounts.items() if count < FEW]
         if few:
-            named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+            named = ", ".join(map(_literal, few[:10])) + (", ..." if len(few) > 10 else "")
             lines.append(
                 f"Fewer than {FEW} images of {len(few)} of {len(amounts)} classes were evaluated "
                 f"({named}): their accuracies are rough."
@@ -316,6 +318,11 @@ def _usage(model: "Model", reports: list[Report]) -> str:
         "(`metadata.json`) of `torch.export.load`, `metadata()` of `safetensors.safe_open`."
     )
     return "\n\n".join(parts)
+
+
+def _literal(name: str) -> str:
+    """A name from elsewhere in Markdown, where it is neither markup nor HTML."""
+    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", name)
 
 
 def _numbers(values: list[float]) -> str:

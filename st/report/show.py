@@ -24,6 +24,13 @@ from st.report.predictions import load_predictions
 Facts = dict[str, Any]
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN = "st show adds nothing to other text files; read it as it is"
+# What runs write for other programs, by its suffix.
+OPENED_BY = {
+    **dict.fromkeys((".md", ".tex", ".log", ".yaml", ".py"), "a text editor"),
+    **dict.fromkeys((".png", ".pdf", ".svg"), "a viewer of images or documents"),
+    ".html": "a browser",
+    **dict.fromkeys((".onnx", ".pt2"), "`st latency`, or the program that it is for"),
+}
 POINTS = 60  # of a history's curve on a terminal
 
 
@@ -38,6 +45,8 @@ def describe(path: Path) -> Facts:
         return _history(path)
     if path.suffix == ".json":
         return _json(path)
+    if path.suffix in OPENED_BY:
+        raise StError(f"{path}: is no file of `st show`; open it with {OPENED_BY[path.suffix]}")
     kind = read_kind(path)
     found: dict[str, Callable[[Path], Facts]] = {
         MODEL: _model, DATA: _data, PREDICTIONS: _predictions,

@@ -479,3 +479,10 @@ def test_names_of_files_break_no_line(split, caplog):
         assert f"  {split}/{told}.csv" in caplog.messages
     assert str(StError("Zoë 猫.png")) == "Zoë 猫.png"
     assert str(StError("two", "mistakes")) == "two\nmistakes"
+
+
+def test_lower_shares_do_not_help_a_class_of_one_image(flat):
+    picture(flat / "d/1.png")
+    with pytest.raises(StError) as caught:
+        read(flat, test_fraction=0.2)
+    assert str(caught.value).endswith("none of its 1 image for training; add images")

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -571,6 +572,18 @@ def test_the_script_of_the_page_runs_without_torch(project, tmp_path, onnx):
         for name, answer in zip(names, model.predict([tmp_path / n for n in names]), strict=True)
     ]
     assert done.stdout.splitlines() == expected
+
+
+def test_cards_show_names_as_they_are(project, tmp_path):
+    """Which are no markup; and one epoch is one."""
+    model, names = st.load(project[0]), ["<script>a|b", "[x](y) _c_", "`d`"]
+    model.classes, model.provenance["epochs"] = names, 1
+    data = replace(stripes(), classes=names)
+    st.export(model, tmp_path / "x.pt2", "torch", data=data)
+    text = (tmp_path / "MODEL_CARD.md").read_text().partition("## How to load")[0]
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert r"outputs: \<script\>a\|b, \[x\](y) \_c\_, \`d\`." in text
+    assert r"| \<script\>a\|b | 14 |" in text and "Trained for 1 epoch in" in text
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def imagefolder(
     entries = [entry for folder in sorted(beside) for entry in sorted(folder.iterdir())]
     strays = [str(e) for e in entries if os.path.isfile(e) and not is_by_product(e.name)]
     say_all("files beside the class folders, left out", strays)
-    say_all("classes whose names differ in case or accents only", alike(data.classes))
+    say_all("classes whose names differ in case, blanks or accents only", alike(data.classes))
     return data
 
 
