@@ -6,6 +6,7 @@ reports of all files in its folder (st/deploy/export.py), and again with each ex
 
 import json
 import re
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import yaml
 from st import __version__
 from st.core.errors import StError
 from st.core.files import read_json
-from st.core.registry import targets
+from st.core.registry import architectures, targets
 from st.data.split import TESTED
 from st.report.columns import reduction, short
 from st.report.margins import CONFIDENCE
@@ -148,10 +149,16 @@ def _what(model: "Model", facts: dict[str, Any]) -> str:
     params, macs = structure.cost()
     full_params, full_macs = structure.full.cost()
     channels, height, width = model.input_shape
-    options = ", ".join(f"{key} {_plain(value)}" for key, value in structure.options.items()
-                        if value is not None)  # fmt: skip
+    # defaults may be of options that others replace, such as the depth of a list of layers
+    known = signature(architectures.get(structure.family)).parameters
+    options = [
+        f"{key} {_plain(value)}"
+        for key, value in structure.options.items()
+        if not (key in known and value == known[key].default)
+    ]
+    given = f" ({', '.join(options)})" if options else ""
     text = (
-        f"An image classifier: {structure.label} ({options}), for {height}x{width} images "
+        f"An image classifier: {structure.label}{given}, for {height}x{width} images "
         f"with {channels} channel{'s' * (channels > 1)}, {structure.classes} classes. "
     )
     if params == full_params:

@@ -272,7 +272,7 @@ def test_pt2_runs_without_this_package(project, tmp_path):
 def test_without_data_random_images_check_it(tmp_path):
     path = random_model(tmp_path, "resnet")
     report = st.export(path, tmp_path / "x.pt2", "torch")
-    assert report["check"]["images"] == "random" and "accuracy" not in report["check"]
+    assert report["check"]["images"] == "random images" and "accuracy" not in report["check"]
     assert report["data"] is None and report["check"]["largest_difference"] < 1e-4
     text = (tmp_path / "MODEL_CARD.md").read_text()
     assert "Not measured" in text and "model-index" not in text
@@ -307,6 +307,9 @@ def test_the_card(project, tmp_path):
     low, high = wilson(report["correct"], 40)
     assert f"{low:.2f} to {high:.2f}" in body and digest in body
     params, macs = loaded.structure.cost()
+    # no depth beside the layers that replace it
+    layers = loaded.structure.options["layers"]
+    assert f"An image classifier: vgg (layers {layers}), for" in body
     for words in (
         "## Licence", "To be filled in", "## Limits", "## How to load it", f"{params:,}",
         f"{macs:,}", "batches of 8 images", "seed: 0", "lr: 0.05", *found.classes, "a.pt2", "b.pt2",
