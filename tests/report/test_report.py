@@ -244,7 +244,7 @@ def test_prints_best_in_bold(made):
     # kd-uniform has the highest mean, 91.7; st follows with 91.6
     assert re.findall(r"\| (\S+) +\| +\*\*(.*?)\*\*", text) == [("kd-uniform", "91.7 ± 0.8")]
     assert re.search(r"\| st +\| +91\.6 ± 0\.7 \| +101 \| +90\.0 % \| +10\.0k \| +75\.0 %", text)
-    assert "the test split" in caption and "over 3 seeds" in caption
+    assert "test images" in caption and "over 3 seeds" in caption
     assert "<b>91.7 ± 0.8</b>" in tables.to_html(table)
 
 
