@@ -94,7 +94,9 @@ def _add_predict(command: Callable[..., Parser]) -> None:
     predict = command("predict", text, _predict, "plugin", "device", "threads")
     predict.add_argument("model", **MODEL)
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
-    predict.add_argument("--out", type=Path, help="write file, class and probability to this csv")
+    predict.add_argument(
+        "--out", type=Path, help="write file, class, probability, error to this csv"
+    )
 
 
 def _add_export(command: Callable[..., Parser]) -> None:

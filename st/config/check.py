@@ -108,7 +108,7 @@ def parse(data: Any, source: str = "params.yaml", images: bool = False) -> Param
 
 def _refusal(source: str, problems: list[str]) -> StError:
     """One line per problem, whatever line breaks the names in it have."""
-    return StError("\n".join(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
+    return StError(*(f"{source}: {' '.join(p.split())}" for p in dict.fromkeys(problems)))
 
 
 # Where options stand: their section, the key that names whose they are, what these are, their key.

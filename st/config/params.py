@@ -16,7 +16,7 @@ from st.core import registry
 from st.core.errors import StError
 from st.core.types import Distinct, Finite, Flag, Fraction, Number, Section, Several, Whole
 from st.data.augment import Augment
-from st.data.dataset import held_out
+from st.data.split import held_out
 from st.training.recipe import Training, TrainingChange
 
 

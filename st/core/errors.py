@@ -6,11 +6,21 @@ from collections.abc import Iterable
 
 
 class StError(Exception):
-    """A one-line message: the file or key, what is wrong with it, and what to do.
+    """A one-line message: the file or key, what is wrong with it, and what to do. Of several
+    mistakes each argument is a line. Names of files may hold any character: see `printable`.
 
     The CLI prints it without a traceback and exits with status 2; the workflow raises it as a
     WorkflowError. Anything else that escapes is a bug and keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(printable(line) for line in self.args)
+
+
+def printable(text: object) -> str:
+    """Text for one line of a terminal or log: what breaks lines, controls terminals, turns the
+    direction or is no text, as a file's name may, becomes a backslash and a code."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def one_line(text: object, length: int = 300) -> str:
@@ -51,5 +61,5 @@ def explained(error: BaseException, batch: str, kept: str = KEPT) -> str | None:
         return f"the memory is full; lower {batch}, or run fewer jobs at once{kept}"
     if isinstance(error, OSError) and error.errno in FULL | REFUSED:
         what = "make room" if error.errno in FULL else "fix the permissions"
-        return f"{error.filename or 'a file'}: {error.strerror}; {what}{kept}"
+        return f"{printable(error.filename or 'a file')}: {error.strerror}; {what}{kept}"
     return None

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from st.core.errors import StError
+from st.core.errors import StError, printable
 
 logger = logging.getLogger("st")
 TERMINAL_INTERVAL = 10.0  # seconds between lines on a terminal that many jobs may share
@@ -42,7 +42,12 @@ def start(label: str, log: Path | None, new: bool = True) -> None:
 
 def say(message: str) -> None:
     """A line for the terminal and the job's log."""
-    logger.info(message)
+    logger.info(printable(message))
+
+
+def warn(message: str) -> None:
+    """A line that is seen on stderr even where progress is not shown."""
+    logger.warning(printable(message))
 
 
 SHOWN = 3  # of a list's lines on a terminal
@@ -59,7 +64,7 @@ def say_all(what: str, lines: list[str]) -> None:
     for line in shown:
         say(f"  {line}")
     for line in lines[len(shown) :]:
-        logger.debug(f"  {line}")
+        logger.debug(printable(f"  {line}"))
 
 
 class Counter:

@@ -222,8 +222,8 @@ def load_plugins(modules: Iterable[str]) -> None:
             raise
         except Exception as error:  # a user's module may fail in any way
             raise StError(
-                f"plugins: '{module}' cannot be imported ({type(error).__name__}: {error}); "
-                "name a module that is importable from the working directory"
+                f"plugins: '{module}' cannot be imported ({type(error).__name__}: "
+                f"{one_line(error)}); name a module that is importable from the working directory"
             ) from error
     for registered in (architectures, datasets, criteria, inits, losses, targets):
         registered.complete()

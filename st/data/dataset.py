@@ -137,9 +137,11 @@ class Data:
             members = np.flatnonzero(self.train_labels == label)
             amount = max(1, round(fraction * len(members)))
             if amount == len(members):
+                one = amount == 1  # which is always taken
                 raise StError(
-                    f"{blame(self.classes[label])} {fraction} leaves none of its {len(members)} "
-                    "images for training; add images or lower it"
+                    f"{blame(self.classes[label])} {fraction} leaves none of its {amount} "
+                    f"image{'' if one else 's'} for training; add images"
+                    + ("" if one else " or lower it")
                 )
             test[stream(0, purpose, int(label)).permutation(members)[:amount]] = True
         files = None
@@ -284,14 +286,6 @@ def _stored(path: Path, part: str, tensors: dict[str, np.ndarray], header: dict)
         return tensors[f"{part}.images"]
     folder = path.parent / about["folder"]
     return Shards(folder, about["files"], tensors[f"{part}.places"], tuple(about["shape"]))
-
-
-def held_out(share: float, options: Mapping[str, Any]) -> str:
-    """What is evaluated in place of the test part, '' if nothing is. `share`: the data set's
-    `holdout`; `options`: the source's."""
-    if share:
-        return "held-out training images"
-    return "the val images" if options.get("val") == "holdout" else ""
 
 
 def check_made(found: Any, source: str, held_out: bool) -> None:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ BY_PRODUCTS = {
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
     "desktop.ini", "icon\r", "__pycache__",
 }  # fmt: skip
+# Why entries of a folder are left out: reason -> their names. By-products are expected anywhere.
+LeftOut = defaultdict[str, list[str]]
+BY_PRODUCT = "hidden, or a by-product"
+NO_IMAGE = "no suffix of images that can be read; if it is an image, convert it to JPEG or PNG"
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @dataclass(frozen=True)
@@ -82,24 +88,46 @@ def layout(root: str | Path) -> Layout:
         told = "; ".join(f"{name}/ lacks {_listed(names)}" for name, names in lacks.items())
         same = alike(every)
         if same:
-            told += f" (the same but for case, or for how accents are stored: {_listed(same)})"
+            told += f" (the same but for case, blanks or how accents are stored: {_listed(same)})"
         raise StError(f"{root}: all parts must have the same class folders: {told}")
     return Layout(parts, every)
 
 
-def files(folder: Path, left_out: list[str] | None = None) -> Iterator[Path]:
+def files(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]:
     """All files below a folder, by name, through links to folders, but for by-products.
 
     What is not followed, links to nothing and links back to a folder above, is added to `left_out`
-    as text, and so are by-products.
+    under its reason, and so are by-products.
     """
-    for name in _walk(str(folder), [] if left_out is None else left_out):
+    for name in _walk(str(folder), defaultdict(list) if left_out is None else left_out):
         if not name.endswith(os.sep):
             yield Path(name)
 
 
+def images(folder: Path, left_out: LeftOut) -> list[Path]:
+    """The same, if they are images by their suffix; others are added to `left_out`."""
+    known, found = suffixes(), []
+    for file in files(folder, left_out):
+        if file.suffix.lower() in known:
+            found.append(file)
+        else:
+            left_out[NO_IMAGE].append(str(file))
+    return found
+
+
+def by_suffix(names: Iterable[str]) -> str:
+    """How many files there are of each suffix, the most first: 50 .heic, 1 .txt."""
+    counts = Counter(Path(name).suffix.lower() or "without" for name in names)
+    return _listed([f"{count} {suffix}" for suffix, count in counts.most_common()])
+
+
+def told(reason: str, names: list[str]) -> str:
+    """What is left out for one reason, for a message."""
+    return f"{len(names)} left out: {by_suffix(names)}, the first: {names[0]} ({reason})"
+
+
 def _walk(
-    folder: str, left_out: list[str], above: tuple[tuple[int, int], ...] | None = None
+    folder: str, left_out: LeftOut, above: tuple[tuple[int, int], ...] | None = None
 ) -> Iterator[str]:
     """The same as text: millions of files need no Path each. `above`: what no link may lead to,
     which would bring in the images of all classes; by default all folders around the first, both
@@ -115,16 +143,16 @@ def _walk(
         yield folder + os.sep
     for entry in entries:
         if is_by_product(entry.name):
-            left_out.append(f"{entry.path} (hidden, or a by-product)")
+            left_out[BY_PRODUCT].append(entry.path)
         elif _is(entry.is_dir):
             if _identity(entry.path) in above:
-                left_out.append(f"{entry.path} (a link back to a folder above)")
+                left_out["a link back to a folder above"].append(entry.path)
             else:
                 yield from _walk(entry.path, left_out, above)
         elif _is(entry.is_file):
             yield entry.path
         else:
-            left_out.append(f"{entry.path} (a link to nothing, or not a file)")
+            left_out["a link to nothing, or not a file"].append(entry.path)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -156,7 +184,11 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def expanded(root: str | Path) -> Path:
-    """With a home folder in place of ~; raises StError if there is no such user."""
+    """With a home folder in place of ~; raises StError if there is no such user, or no name."""
+    if not str(root).strip():
+        raise StError(
+            "the option 'root' is empty; name a folder of class folders, '.' for this one"
+        )
     try:
         return Path(root).expanduser()
     except RuntimeError as error:
@@ -167,11 +199,12 @@ def expanded(root: str | Path) -> Path:
 
 
 def alike(names: Iterable[str]) -> list[str]:
-    """Names that are the same but for case or for how their accents are stored, a text for each
-    such group."""
+    """Names that are the same but for case, blanks or how their accents are stored, a text for
+    each such group."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        same = unicodedata.normalize("NFC", name).casefold()
+        groups.setdefault("".join(same.split()), []).append(name)
     return [", ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
@@ -206,7 +239,9 @@ def _fingerprint(paths: Iterable[Path], fact: Callable[[str, os.stat_result], st
     digest, found = hashlib.blake2b(digest_size=16), False
     for path in paths:
         root = str(path)
-        places = _walk(root, []) if path.is_dir() else [root] if path.exists() else []
+        places = (
+            _walk(root, defaultdict(list)) if path.is_dir() else [root] if path.exists() else []
+        )
         for place in places:
             name = place.removeprefix(root).removeprefix(os.sep)
             try:
@@ -244,14 +279,17 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
             "move the images up into these"
         )
     if len(names) < 2:
-        raise StError(f"{folder}: needs at least two class folders, has {len(names)}")
+        raise StError(
+            f"{folder}: needs at least two class folders, has {len(names)}; put the images of each "
+            "class into a folder that is called as the class"
+        )
     # beside others they may be classes; only these are a split, sorted by a list elsewhere
     if all(any(name.lower() in known for known in PARTS.values()) for name in names):
         raise StError(
             f"{folder}: {_listed(names)} are called as parts of a split are, but hold images and "
             "no class folders; sort the images of each into a folder for each class"
         )
-    unclear = [name for name in names if {"Cc", "Cs"} & set(map(unicodedata.category, name))]
+    unclear = [name for name in names if any(map(_breaks, name))]
     if unclear:
         raise StError(
             f"{folder}: {_listed(list(map(ascii, unclear)))}: names of classes must be text in one "
@@ -264,6 +302,16 @@ def _classes(folder: Path, inner: dict[str, list[str]]) -> list[str]:
             f"a split do; {advice} one of them"
         )
     return names
+
+
+def _breaks(character: str) -> bool:
+    """Whether it is no text of one line in one direction: what controls, separates lines, embeds or
+    overrides a direction, marks an order of bytes, or is half of a code."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in DIRECTIONS
+        or character == "\ufeff"
+    )
 
 
 def _listed(names: list[str]) -> str:

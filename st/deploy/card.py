@@ -5,6 +5,8 @@ reports of all files in its folder (st/deploy/export.py), and again with each ex
 """
 
 import json
+import re
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ import yaml
 from st import __version__
 from st.core.errors import StError
 from st.core.files import read_json
-from st.core.registry import targets
+from st.core.registry import architectures, targets
+from st.data.split import TESTED
 from st.report.columns import reduction, short
 from st.report.margins import CONFIDENCE
 
@@ -78,7 +81,7 @@ def card(model: "Model", reports: list[Report]) -> str:
     facts = _facts(model, reports)
     parts = [
         _header(model, facts),
-        f"# {facts['title']}\n\n{_what(model, facts)}",
+        f"# {_literal(facts['title'])}\n\n{_what(model, facts)}",
         f"## Data and classes\n\n{_data(model, facts)}",
         f"## Accuracy\n\n{_accuracy(facts)}",
         f"## Size\n\n{_size(model)}",
@@ -95,7 +98,7 @@ def _facts(model: "Model", reports: list[Report]) -> dict[str, Any]:
     """What several sections say. `measured`: the reports of what was measured on test images."""
     measured = [report for report in reports if "accuracy" in report["check"]]
     data = next((report["data"] for report in measured if report["data"]), None)
-    name = f" for {data['name']}" if data else ""
+    name = f" for {data['name']}" if data and data["name"] else ""
     subnet = "compressed " if model.structure.keep or model.structure.supernet_options else ""
     return {
         "title": f"A {subnet}{model.structure.label}{name}",
@@ -121,7 +124,11 @@ def _header(model: "Model", facts: dict[str, Any]) -> str:
         results = [
             {
                 "task": {"type": "image-classification"},
-                "dataset": {"name": data["name"], "type": data["source"], "split": data["split"]},
+                "dataset": {
+                    "name": data["name"] or "unnamed",
+                    "type": data["source"],
+                    "split": data["split"],
+                },
                 "metrics": [
                     {
                         "type": "accuracy",
@@ -142,10 +149,16 @@ def _what(model: "Model", facts: dict[str, Any]) -> str:
     params, macs = structure.cost()
     full_params, full_macs = structure.full.cost()
     channels, height, width = model.input_shape
-    options = ", ".join(f"{key} {_plain(value)}" for key, value in structure.options.items()
-                        if value is not None)  # fmt: skip
+    # defaults may be of options that others replace, such as the depth of a list of layers
+    known = signature(architectures.get(structure.family)).parameters
+    options = [
+        f"{key} {_plain(value)}"
+        for key, value in structure.options.items()
+        if not (key in known and value == known[key].default)
+    ]
+    given = f" ({', '.join(options)})" if options else ""
     text = (
-        f"An image classifier: {structure.label} ({options}), for {height}x{width} images "
+        f"An image classifier: {structure.label}{given}, for {height}x{width} images "
         f"with {channels} channel{'s' * (channels > 1)}, {structure.classes} classes. "
     )
     if params == full_params:
@@ -164,8 +177,9 @@ def _data(model: "Model", facts: dict[str, Any]) -> str:
         if model.resize else ""  # fmt: skip
     lines = []
     if data:
+        named = f" set {_literal(data['name'])}" if data["name"] else ""
         lines.append(
-            f"Data set {data['name']}: {data['training_images']:,} training images, "
+            f"Data{named}: {data['training_images']:,} training images, "
             f"{data['test_images']:,} images in the evaluation (its {data['split']}). "
             f"Contents (sha256): `{data['sha256']}`."
         )
@@ -176,7 +190,9 @@ def _data(model: "Model", facts: dict[str, Any]) -> str:
         f"{_numbers(normal['mean'])} is subtracted and the result divided by "
         f"{_numbers(normal['std'])}, channel by channel."
     )
-    lines.append("Classes, in the order of the outputs: " + ", ".join(model.classes) + ".")
+    lines.append(
+        "Classes, in the order of the outputs: " + ", ".join(map(_literal, model.classes)) + "."
+    )
     return "\n\n".join(lines)
 
 
@@ -221,8 +237,7 @@ def _accuracy(facts: dict[str, Any]) -> str:
     amounts = facts["data"]["test_by_class"]
     for label in list(first["class_accuracy"])[:MOST_CLASSES]:
         cells = [f"{report['check']['class_accuracy'][label]:.1f}" for report in measured]
-        shown = label.replace("|", "\\|")
-        classes.append(f"| {shown} | {amounts[label]} | {' | '.join(cells)} |")
+        classes.append(f"| {_literal(label)} | {amounts[label]} | {' | '.join(cells)} |")
     table = "\n".join(rows)
     return f"{table}\n\n{note}\n\nAccuracy of each class (%):\n\n" + "\n".join(classes)
 
@@ -245,7 +260,7 @@ def _made(model: "Model") -> str:
     recipe = job.get("training") or {}
     text = "Trained"
     if facts.get("epochs"):
-        text += f" for {facts['epochs']} epochs"
+        text += f" for {facts['epochs']} epoch{'s' * (facts['epochs'] != 1)}"
     if recipe:
         text += f" in batches of {recipe.get('batch_size')} images"
     losses = [
@@ -280,12 +295,12 @@ def _limits(facts: dict[str, Any]) -> str:
         amounts = facts["data"]["test_by_class"]
         few = [name for name, count in amounts.items() if count < FEW]
         if few:
-            named = ", ".join(few[:10]) + (", ..." if len(few) > 10 else "")
+            named = ", ".join(map(_literal, few[:10])) + (", ..." if len(few) > 10 else "")
             lines.append(
                 f"Fewer than {FEW} images of {len(few)} of {len(amounts)} classes were evaluated "
                 f"({named}): their accuracies are rough."
             )
-        if facts["data"]["split"] != "test images":
+        if facts["data"]["split"] != TESTED:
             lines.append(
                 "The accuracy is one to choose settings by: the test images were not looked at."
             )
@@ -310,6 +325,11 @@ def _usage(model: "Model", reports: list[Report]) -> str:
         "(`metadata.json`) of `torch.export.load`, `metadata()` of `safetensors.safe_open`."
     )
     return "\n\n".join(parts)
+
+
+def _literal(name: str) -> str:
+    """A name from elsewhere in Markdown, where it is neither markup nor HTML."""
+    return re.sub(r"([\\`*_\[\]<>|&~$#])", r"\\\1", name)
 
 
 def _numbers(values: list[float]) -> str:

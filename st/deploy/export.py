@@ -16,7 +16,8 @@ from st.core.files import check_apart, together, write_json, write_text
 from st.core.registry import targets
 from st.core.seeds import stream
 from st.core.tensors import read_header
-from st.data.dataset import FORMAT, Data, Stored, held_out, load_data
+from st.data.dataset import FORMAT, Data, Stored, opened
+from st.data.split import evaluated
 from st.deploy.card import CARD, check_card, other_reports
 from st.deploy.card import card as card_text
 from st.deploy.model import Model, Portable, load
@@ -27,6 +28,10 @@ CALIBRATION = 512  # training images on which ranges are measured, if there are 
 RANDOM = 64  # images of the check where no prepared data are
 # Of the largest logit: far above what another order of additions changes, far below an error.
 TOLERANCE = 1e-3
+DATA = (
+    "the file of a prepared data set, such as results/prepare/DATASET/data.safetensors, or in "
+    "Python what st.dataset returned"
+)
 Report = dict[str, Any]
 
 
@@ -36,16 +41,16 @@ def export(
     to: str = "onnx",
     *,
     raw: bool = False,
-    data: str | Path | None = None,
+    data: Data | str | Path | None = None,
 ) -> Report:
     """Write a network for other programs to `out`, a report of the check and a card beside it.
 
     `model`: what `st.load` returned, or a model file. `to`: onnx, torch (.pt2), int8 (ONNX in
     8-bit integers) or module (source code, .py, with its weights, .safetensors, beside). `raw`: the
     file takes pixels, uint8 of 0 to 255, and normalises them itself; otherwise float32, normalised.
-    `data`: the prepared data set (data.safetensors) whose test images it is checked on, and whose
-    training images calibrate int8; default: the one that lies where the model's run put it, if
-    there is one.
+    `data`: what `st.dataset` returned, or a prepared data set's file (data.safetensors): its test
+    images check the file, and its training images calibrate int8; default: the one that lies where
+    the model's run put it, if there is one.
     Returns the report, which is also written to OUT.json. Raises StError, having written nothing,
     if a package is missing, the data do not fit, or the file computes something else.
     """
@@ -55,12 +60,14 @@ def export(
     if not path.name.strip("."):
         raise StError(f"'{out}': is no name of a file; an example: out/net{targets.get(to).suffix}")
     card = path.with_name(CARD)
-    return write(model, path, to, raw, data or _usual_data(model.path), report_file(path), card)
+    data = _usual_data(model.path) if data is None else data
+    return write(model, path, to, raw, data, report_file(path), card)
 
 
 def write(
-    model: Model, path: Path, to: str, raw: bool, data: str | Path | None, about: Path, card: Path
-) -> Report:
+    model: Model, path: Path, to: str, raw: bool, data: Data | str | Path | None, about: Path,
+    card: Path,
+) -> Report:  # fmt: skip
     """As `export`, with all its files named; without `data` it is checked on random images."""
     kind = targets.get(to)
     require(kind.packages, f"export to {to}")
@@ -70,20 +77,20 @@ def write(
     model.normalise  # noqa: B018 - raises where the file does not say it
     files = parts(kind, path)
     for file in (*files, about, card):
-        check_apart(file, [model.path, *([data] if data else [])])
+        check_apart(file, [model.path, *([data] if isinstance(data, str | Path) else [])])
     with together([*files, about, card]) as folder:
         found, told_of_data = _data(model, data)
         if kind.calibrated and found is None:
             raise StError(
-                f"export to {to} measures ranges on training images; name the prepared data set "
-                "with --data, such as results/prepare/DATASET/data.safetensors"
+                f"export to {to} measures ranges on training images; give as 'data' (--data) {DATA}"
             )
         calibration = _calibration(found, model) if kind.calibrated and found else None
         made = folder / path.name
         with _in_one_line(f"{model.path}: cannot be exported to {to}"):
             kind(model, made, raw, calibration)
         with _in_one_line(f"{model.path}: what was exported to {to} does not run"):
-            check = _check(model, kind, made, raw, found, path)
+            split = told_of_data["split"] if told_of_data else "random images"
+            check = _check(model, kind, made, raw, found, split, path)
         written = [folder / file.name for file in files]
         report = {
             "file": path.name,
@@ -136,28 +143,34 @@ def _usual_data(model: str | Path) -> Path | None:
     return found if found and found.is_file() else None
 
 
-def _data(model: Model, path: str | Path | None) -> tuple[Data | None, Report | None]:
-    """The prepared data set, if there is one, and what a report says of it.
+def _data(
+    model: Model, given: Data | str | Path | None
+) -> tuple[Data | None, Report | None]:  # fmt: skip
+    """The images to check and calibrate with, if there are any, and what a report says of them.
 
-    Raises StError if it is not the network's.
+    Raises StError if they are not the network's.
     """
-    if path is None:
+    if given is None:
         return None, None
-    if not Path(path).exists():
-        raise StError(f"{path}: is missing; name a prepared data set, a data.safetensors")
-    data, digest = load_data(path)
+    if not isinstance(given, Data | str | Path):
+        raise StError(f"data: must be {DATA}, not {type(given).__name__}")
+    name, header = "", {}
+    if not isinstance(given, Data):
+        if not Path(given).exists():
+            raise StError(f"{given}: is missing; name a prepared data set, a data.safetensors")
+        name, header = Path(given).resolve().parent.name, read_header(given, FORMAT)
+    data, digest = opened(given)
     if data.input_shape != tuple(model.input_shape) or data.classes != model.classes:
         raise StError(
-            f"{path}: its images or classes are not those of {model.path}; name the data set that "
-            "the network was trained on with --data"
+            f"{given}: its images or classes are not those of {model.path}; give as 'data' "
+            "(--data) what the network was trained on"
         )
-    job = read_header(path, FORMAT).get("job") or {}
-    evaluated = held_out(job.get("holdout") or 0, job.get("options") or {})
+    job = header.get("job") or {}
     counts = np.bincount(data.test_labels, minlength=len(data.classes))
     return data, {
-        "name": Path(path).resolve().parent.name,
+        "name": name,
         "source": job.get("source"),
-        "split": evaluated or "test images",
+        "split": evaluated(job),
         "training_images": len(data.train_labels),
         "test_images": len(data.test_labels),
         "test_by_class": dict(zip(data.classes, counts.tolist(), strict=True)),
@@ -176,8 +189,11 @@ def _calibration(data: Data, model: Model) -> np.ndarray:
     return centred(images, (height, width)).numpy()
 
 
-def _check(model: Model, kind: Any, file: Path, raw: bool, data: Data | None, name: Path) -> Report:
-    """How the file's logits differ from the network's, and how accurate both are on test images.
+def _check(
+    model: Model, kind: Any, file: Path, raw: bool, data: Data | None, split: str, name: Path
+) -> Report:
+    """How the file's logits differ from the network's, and how accurate both are on test images,
+    or what `split` says is in their place.
 
     Without data the images are random. Raises StError if a file that should compute the same does
     not.
@@ -201,7 +217,7 @@ def _check(model: Model, kind: Any, file: Path, raw: bool, data: Data | None, na
         )
     predicted, before = logits.argmax(1), expected.argmax(1)
     found: Report = {
-        "images": "random" if data is None else "test",
+        "images": split,
         "count": len(images),
         "largest_difference": difference,
         "largest_logit": float(np.abs(expected).max()),
@@ -246,7 +262,7 @@ def told(report: Report) -> str:
     check = report["check"]
     lines = [f"{report['bytes']:,} bytes"]
     lines += [f"largest difference {check['largest_difference']:.2g} on {check['count']} "
-              f"{check['images']} images"]  # fmt: skip
+              f"{check['images']}"]  # fmt: skip
     if "accuracy" in check:
         lines += [f"accuracy {check['accuracy']:.2f} %, in torch {check['accuracy_torch']:.2f} %"]
     else:

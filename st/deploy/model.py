@@ -127,30 +127,48 @@ class Model(nn.Module):
         the test images were: see `st.deploy.pictures.as_tested`.
         Raises StError that names the picture which can't be read.
         """
-        return self._batch(listed(images, self.input_shape[0]))
+        pictures = listed(images, self.input_shape[0])
+        return self._normalised([as_tested(p, self.input_shape, self.resize) for p in pictures])
 
     def predict(self, images: Any) -> list[Prediction]:
         """The class of each picture; `images` as for `preprocess`, in the same order."""
-        return list(self.predictions(listed(images, self.input_shape[0])))
+        found = []
+        for one in self.predictions(listed(images, self.input_shape[0])):
+            if isinstance(one, StError):
+                raise one
+            found.append(one)
+        return found
 
     @torch.inference_mode()
-    def predictions(self, images: Sequence[Any]) -> Iterator[Prediction]:
-        """The same, a batch at a time, so that any number of files needs little memory."""
+    def predictions(self, images: Sequence[Any]) -> Iterator[Prediction | StError]:
+        """The same, a batch at a time, so that any number of files needs little memory; in place of
+        a picture that can't be read, the reason."""
         was = self.training
         self.eval()
         try:
             for start in range(0, len(images), AT_ONCE):
-                logits = self(self._batch(images[start : start + AT_ONCE]))
-                for row in logits.float().softmax(1).tolist():
-                    best = max(range(len(row)), key=row.__getitem__)
-                    yield Prediction(self.classes[best], row[best], tuple(row))
+                read = [self._read(image) for image in images[start : start + AT_ONCE]]
+                good = [one for one in read if not isinstance(one, StError)]
+                logits = self(self._normalised(good)) if good else torch.empty(0, 0)
+                rows = iter(logits.float().softmax(1).tolist())
+                for one in read:
+                    yield one if isinstance(one, StError) else self._told(next(rows))
         finally:
             self.train(was)
 
-    def _batch(self, images: Sequence[Any]) -> Tensor:
+    def _told(self, row: list[float]) -> Prediction:
+        best = max(range(len(row)), key=row.__getitem__)
+        return Prediction(self.classes[best], row[best], tuple(row))
+
+    def _read(self, image: Any) -> np.ndarray | StError:
+        try:
+            return as_tested(image, self.input_shape, self.resize)
+        except StError as error:
+            return error
+
+    def _normalised(self, pictures: Sequence[np.ndarray]) -> Tensor:
         normalise = self.normalise
-        decoded = [as_tested(image, self.input_shape, self.resize) for image in images]
-        batch = normalise(torch.from_numpy(np.stack(decoded)).to(normalise.mean.device))
+        batch = normalise(torch.from_numpy(np.stack(pictures)).to(normalise.mean.device))
         return batch.to(next(self.network.parameters()).dtype)
 
     def extra_repr(self) -> str:

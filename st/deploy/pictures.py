@@ -1,6 +1,7 @@
 """Pictures from anywhere as what a network was trained on: files, Pillow's images, arrays."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from st.core.errors import StError, one_line
+from st.core.progress import warn
+from st.data import folder
 from st.data.arrays import CHANNELS, channels_first, eight_bits, is_array, plain
-from st.data.decode import pixels, suffixes
-from st.data.folder import files
+from st.data.decode import pixels
 
 KINDS = "a path, a Pillow image, or an array or tensor of pixels"
 AXES = "(height, width) or (channels, height, width) with 1 or 3 channels"
@@ -18,22 +20,32 @@ AXES = "(height, width) or (channels, height, width) with 1 or 3 channels"
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are, and of folders all files below them that have a picture's suffix, by name.
+    What is left out but by-products is told.
 
     Raises StError that names what is missing, or a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            known = suffixes()
-            inside = [file for file in files(path) if file.suffix.lower() in known]
+            left_out: folder.LeftOut = defaultdict(list)
+            inside = folder.images(path, left_out)
+            others = [
+                folder.told(reason, names)
+                for reason, names in left_out.items()
+                if reason != folder.BY_PRODUCT
+            ]
             if not inside:
-                told = _told(path)
-                raise StError(f"{told}: has no images; name a folder of images, or image files")
+                raise StError(
+                    f"{path}: has no images; name a folder of images, or image files"
+                    + "".join(f"; {other}" for other in others)
+                )
+            if others:
+                warn(f"{path}: {'; '.join(others)}")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise StError(f"{_told(path)}: is missing; name image files, or folders of them")
+            raise StError(f"{path}: is missing; name image files, or folders of them")
     return found
 
 
@@ -80,7 +92,7 @@ def as_tested(image: Any, shape: tuple[int, int, int], resize: int | None) -> np
     channels, height, width = shape
     if channels not in CHANNELS:
         return _as_given(image, shape)
-    told = _told(image) if isinstance(image, str | Path) else "an image"
+    told = image if isinstance(image, str | Path) else "an image"
     try:
         with warnings.catch_warnings(action="ignore"):  # about tags, not pixels
             if isinstance(image, str | Path):
@@ -108,11 +120,6 @@ def _as_given(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
         return eight_bits(found)
     except ValueError as error:
         raise StError(f"an image is not readable ({error})") from error
-
-
-def _told(path: str | Path) -> str:
-    """A name in a message of one line: any sign may be in it."""
-    return one_line(path, 4096)
 
 
 def _is_pillow(value: Any) -> bool:

@@ -4,12 +4,17 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from st.config import changes
 from st.core import registry, sources
 from st.core.job import Job, fingerprint
 from st.core.progress import say, say_all
 from st.data.dataset import Data, check_made, save_data
 from st.data.shards import Writer
+from st.data.split import evaluated
+
+FEW = 10  # training images of a class; the log warns of fewer
 
 
 def run(job: Job, data: Path, threads: int = 0) -> None:
@@ -51,11 +56,16 @@ def _write(job: Job, found: Data, data: Path, source: dict[str, str] | None) -> 
     if source:
         changes.note(data, source, job)
     channels, height, width = found.input_shape
+    tested = evaluated(job)
     say(
-        f"{len(found.train_labels)} training and {len(found.test_labels)} test images, "
+        f"{len(found.train_labels)} training images, {len(found.test_labels)} {tested}, "
         f"{channels} x {height} x {width}, {len(found.classes)} classes"
     )
     stored = found.train_images.shape[2:]
     if stored != (height, width):
         say(f"training images are stored at {stored[0]} x {stored[1]}, to be cropped in training")
-    say_all("test images that are training images too, to the pixel", found.repeated())
+    # of what is left of the training images, whatever took a part of them
+    counts = np.bincount(found.train_labels, minlength=len(found.classes))
+    few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
+    say_all(f"classes with fewer than {FEW} training images", few)
+    say_all(f"{tested} that are training images too, to the pixel", found.repeated())

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from st.core.job import Job
+from st.data.split import TESTED
 from st.report import inert
 from st.report.columns import COLUMNS, GROUP
 from st.report.speed import not_faster
@@ -15,7 +16,7 @@ from st.report.tables import PROCESSOR
 
 def split(job: Job, dataset: str) -> str:
     """The images on which accuracies of a data set were measured."""
-    return job["datasets"][dataset] or "the test split"
+    return job["datasets"][dataset] or TESTED
 
 
 def caption(job: Job, runs: pd.DataFrame) -> str:

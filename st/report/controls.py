@@ -41,17 +41,21 @@ class Control:
 
 
 def controls(
-    rows: list[Row], row: Row, runs: dict[str, pd.DataFrame], correct: dict[str, np.ndarray]
+    rows: list[Row],
+    row: Row,
+    runs: dict[str, pd.DataFrame],
+    correct: dict[str, np.ndarray],
+    images: str,
 ) -> Iterator[Control]:
     """Those of `rows` that are controls of `row`. `correct`: as in verdicts.py, of one
-    architecture."""
+    architecture; `images`: what they answer to."""
     name = row["method"]
     for other in rows:
         if "search" not in other or other["method"] == name:
             continue
         what = _what(row, other, runs)
         if what:
-            margin = Margin(correct[name], correct[other["method"]])
+            margin = Margin(correct[name], correct[other["method"]], images)
             yield Control(name, other["method"], what, _differences(row, other, runs), margin)
 
 

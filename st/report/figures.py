@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from io import StringIO
 from itertools import chain
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from st.config.layout import STRUCTURE
@@ -20,6 +22,7 @@ from st.core.errors import StError
 from st.core.files import read_json, whole
 from st.core.job import Job
 from st.core.shares import SHARE
+from st.report.captions import split
 from st.report.columns import short
 from st.report.controls import Control
 from st.report.margins import CONFIDENCE, between, signed
@@ -43,15 +46,17 @@ RC: dict[Any, Any] = {
 }  # fmt: skip
 WIDTH = 7.0  # inches: a page's text
 SHARE_COLUMNS = 5  # panels side by side
+TITLE, LONG_TITLE = 20, 95  # characters a line: above a small panel, above one of full width
+LINE = 0.11  # inches
 CAPTIONS = {
     "accuracy": "Accuracy against size and computation (log scales). Points are means over seeds, "
     "bars their sample standard deviations, stars supernets; the grey step line is the Pareto "
     "front of the means. Networks of nearly the same cost are drawn side by side, by rising cost.",
     "margins": "By how much the rows that make the claim are more accurate than the rows named on "
     "the left: what they must beat, in this order, then their controls. Thick bars are 95 % "
-    "intervals over seeds and test images, thin ones those corrected for the number of verdicts, "
-    "black ticks single seeds. A point is filled where the interval that decides it excludes zero; "
-    "one seed has none.",
+    "intervals over seeds and evaluated images, thin ones those corrected for the number of "
+    "verdicts, black ticks single seeds. A point is filled where the interval that decides it "
+    "excludes zero; one seed has none.",
     "channels": "Channels that each search keeps of each prunable group, from the input to the "
     "output: the line is the median over seeds, the band reaches from the fewest to the most, the "
     "grey area is the supernet. Percentages are medians over seeds.",
@@ -218,7 +223,9 @@ def side_by_side(cost: np.ndarray) -> np.ndarray:
 def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> Figure:
     """Kept channels by prunable group, a panel a search, from all seeds' structure.json."""
     searches = dict.fromkeys(r["search"] for r in job["rows"][architecture] if "search" in r)
-    figure = Figure(figsize=(WIDTH, 1.1 + 1.15 * len(searches)))
+    title = "{}: {:.1f} % of the parameters, {:.1f} % of the MACs"
+    lines = _further_lines((title.format(search, 10, 10) for search in searches), LONG_TITLE)
+    figure = Figure(figsize=(WIDTH, 1.1 + (1.15 + LINE * lines) * len(searches)))
     panels = figure.subplots(max(1, len(searches)), 1, sharex=True, sharey=True, squeeze=False)
     names = {"dataset": dataset, "architecture": architecture}
     groups: list[str] = []
@@ -243,8 +250,7 @@ def channels(job: Job, folder: str | Path, dataset: str, architecture: str) -> F
         axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.35, zorder=3)
         axes.stairs(middle, edges, color=colour, linewidth=1.3, baseline=None, zorder=4)
         params, macs = 100 * np.median(shares, 0)
-        axes.set_title(f"{search}: {params:.1f} % of the parameters, {macs:.1f} % of the MACs",
-                       loc="left", pad=3)  # fmt: skip
+        axes.set_title(fill(title.format(search, params, macs), LONG_TITLE), loc="left", pad=3)
         axes.set_xlim(edges[0], edges[-1] + 0.004 * len(groups))
         axes.set_ylim(0)
         axes.set_ylabel("Channels")
@@ -273,11 +279,11 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     }
     several = {name: found for name, found in read.items() if _losses(found)}
     lines = -(-len(several) // SHARE_COLUMNS)
-    whole_figure = Figure(figsize=(WIDTH, 2.7 + 1.25 * lines))
+    columns, legend = _columns(read, 5)
+    heights = [2.7 + legend, (1.25 + LINE * _further_lines(several, TITLE)) * lines]
+    whole_figure = Figure(figsize=(WIDTH, sum(heights)))
     upper: Figure | SubFigure = whole_figure
     if several:
-        legend = 0.15 * -(-len(read) // 5)
-        heights = [2.7 + legend, 1.25 * lines]
         parts: Any = whole_figure.subfigures(2, 1, height_ratios=heights)
         upper, lower = parts
         _shares(lower, several, lines)
@@ -312,10 +318,9 @@ def curves(job: Job, folder: str | Path, dataset: str, architecture: str) -> Fig
     for axes, label in zip(panels, (*labels, _accuracy_label(job, dataset)), strict=True):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    handles, labels = panels[2].get_legend_handles_labels()
-    upper.legend(handles, labels, loc="outside lower center", ncols=5)
-    whole_figure.set_figheight(whole_figure.get_figheight() + 0.15 * -(-len(labels) // 5))
+        axes.xaxis.set_major_locator(_epochs(5))
+    handles, names_drawn = panels[2].get_legend_handles_labels()
+    upper.legend(handles, names_drawn, loc="outside lower center", ncols=columns)
     return whole_figure
 
 
@@ -332,16 +337,15 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
         axes.set_visible(False)
     for number, (axes, (method, histories)) in enumerate(zip(panels, rows.items(), strict=False)):
         base: np.ndarray | float = 0.0
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.xaxis.set_major_locator(_epochs(3))
         for loss in _losses(histories):
             epochs, mean, _ = over_seeds([history[SHARE + loss] for history in histories])
             colour = COLOURS[losses.index(loss) % len(COLOURS)]
             if len(epochs) == 1:  # an area needs two
-                axes.set_xticks(epochs)
                 epochs, mean = np.array([epochs[0] - 0.5, epochs[0] + 0.5]), np.repeat(mean, 2)
             axes.fill_between(epochs, base, base + mean, color=colour, lw=0, label=loss)
             base = base + mean
-        axes.set_title(method, fontsize=7, pad=2)
+        axes.set_title(fill(method, TITLE), fontsize=7, pad=2)
         axes.set_ylim(0, 100)
         axes.margins(x=0)
         axes.set_yticks([0, 50, 100])
@@ -349,7 +353,18 @@ def _shares(figure: SubFigure, rows: dict[str, list[pd.DataFrame]], lines: int) 
         if number % SHARE_COLUMNS == 0:
             axes.set_ylabel("Gradient (%)")
     handles = [Patch(color=COLOURS[n % len(COLOURS)], label=loss) for n, loss in enumerate(losses)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8)
+    columns, _ = _columns(losses, 8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _epochs(most: int) -> MaxNLocator:
+    """Ticks at whole epochs, also where there is but one."""
+    return MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+
+
+def _further_lines(titles: Iterable[str], width: int) -> int:
+    """By how many lines the longest title exceeds one."""
+    return max((fill(title, width).count("\n") for title in titles), default=0)
 
 
 def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -373,7 +388,8 @@ def over_seeds(columns: Iterable[pd.Series]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _accuracy_label(job: Job, dataset: str) -> str:
-    return f"{'Held-out' if job['datasets'][dataset] else 'Test'} accuracy (%)"
+    which = split(job, dataset).removesuffix(" images")
+    return f"{which.capitalize()} accuracy (%)"
 
 
 def _cost_ticks(axes: Axes) -> None:
@@ -393,8 +409,18 @@ def _round(x: float) -> str:
 def _legend(figure: Figure, axes: Axes) -> None:
     """One legend below all panels. The figure grows with it, so that panels keep their size."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(labels) // 5))
+    columns, height = _columns(labels, 5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.set_figheight(figure.get_figheight() + height)
+
+
+def _columns(labels: Iterable[str], most: int) -> tuple[int, float]:
+    """In how many columns a legend fits the figure's width, and its height in inches."""
+    labels, size = list(labels), RC["legend.fontsize"]
+    text = max(TextPath((0, 0), label, size=size).get_extents().width for label in labels)
+    beside = 4.8 * size  # matplotlib's handle and spaces, in points
+    columns = max(1, min(most, int(72 * WIDTH / (text + beside))))
+    return columns, 0.15 * -(-len(labels) // columns)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -18,6 +18,8 @@ from functools import cached_property
 
 import numpy as np
 
+from st.data.split import TESTED
+
 CONFIDENCE = 0.95
 # Test images that a verdict needs: of fewer, not even differences all of one sign would exclude
 # chance at 95 % (2 * 0.5^5 > 0.05, McNemar's exact test).
@@ -30,11 +32,12 @@ class Margin:
     """Accuracy of one method minus another's, in points.
 
     `one`, `other`: whether each test image was classified correctly, bool (seeds, images); the same
-    seeds and images in both.
+    seeds and images in both. `split`: what these images are called.
     """
 
     one: np.ndarray
     other: np.ndarray
+    split: str = TESTED
 
     @property
     def seeds(self) -> int:
@@ -147,7 +150,7 @@ class Margin:
         if self.seeds == 1:
             return "one seed has no spread to judge it by; three or more would"
         if self.images < LEAST_IMAGES:
-            return f"{self.images} test images are too few to decide anything"
+            return f"{self.images} {self.split} are too few to decide anything"
         if (self.one == self.other).all():
             return "both classify the same images correctly"
         if self.mean == 0:
@@ -156,7 +159,7 @@ class Margin:
         which = "corrected interval" if confidence > CONFIDENCE + 1e-9 else "interval"
         if needed is None:
             return (
-                f"the {which} contains zero, and the {self.images:,} test images are too few to "
+                f"the {which} contains zero, and the {self.images:,} {self.split} are too few to "
                 "decide so small a difference with any number of seeds"
             )
         return (

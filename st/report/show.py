@@ -8,10 +8,11 @@ from typing import Any
 
 from st.core.errors import StError, one_line
 from st.core.files import read_json
-from st.core.tensors import read_kind
+from st.core.tensors import read_header, read_kind
 from st.data.dataset import FORMAT as DATA
 from st.data.dataset import load_data
 from st.data.shards import Shards
+from st.data.split import evaluated
 from st.networks.checkpoint import FORMAT as MODEL
 from st.networks.checkpoint import load_model
 from st.networks.drawing import layer_costs
@@ -23,6 +24,13 @@ from st.report.predictions import load_predictions
 Facts = dict[str, Any]
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN = "st show adds nothing to other text files; read it as it is"
+# What runs write for other programs, by its suffix.
+OPENED_BY = {
+    **dict.fromkeys((".md", ".tex", ".log", ".yaml", ".py"), "a text editor"),
+    **dict.fromkeys((".png", ".pdf", ".svg"), "a viewer of images or documents"),
+    ".html": "a browser",
+    **dict.fromkeys((".onnx", ".pt2"), "`st latency`, or the program that it is for"),
+}
 POINTS = 60  # of a history's curve on a terminal
 
 
@@ -37,6 +45,8 @@ def describe(path: Path) -> Facts:
         return _history(path)
     if path.suffix == ".json":
         return _json(path)
+    if path.suffix in OPENED_BY:
+        raise StError(f"{path}: is no file of `st show`; open it with {OPENED_BY[path.suffix]}")
     kind = read_kind(path)
     found: dict[str, Callable[[Path], Facts]] = {
         MODEL: _model, DATA: _data, PREDICTIONS: _predictions,
@@ -92,12 +102,14 @@ def layers(structure: Structure) -> list[Facts]:
 
 def _data(path: Path) -> Facts:
     data, digest = load_data(path)
+    job = read_header(path, DATA).get("job") or {}
     return {
         "image_shape": list(data.input_shape),
         "store": "jpeg" if isinstance(data.train_images, Shards) else "pixels",
         "stored_training_shape": list(data.train_images.shape[1:]),
         "training_images": len(data.train_labels),
-        "test_images": len(data.test_labels),
+        "evaluated_images": len(data.test_labels),
+        "evaluated": evaluated(job),
         "classes": data.classes,
         "normalisation": data.told(),
         "sha256": digest,

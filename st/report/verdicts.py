@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from st.core.job import Job
+from st.report.captions import split
 from st.report.controls import Control, as_long, controls, epochs_of, missing
 from st.report.margins import CONFIDENCE, Margin, between, signed
 
@@ -148,16 +149,16 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
     """
     found = []
     for (dataset, architecture), group in runs.groupby(["dataset", "architecture"], sort=False):
-        rows = job["rows"][architecture]
+        rows, images = job["rows"][architecture], split(job, dataset)
         measured = dict(iter(group.groupby("method", sort=False)))
         correct = {row["method"]: answers[dataset, architecture, row["method"]] for row in rows}
         for row in claimants(rows, job["claims"], measured):
             name, own = row["method"], row["method"] in job["claims"]
             comparisons = [
-                Comparison(other, role, Margin(correct[name], correct[other]))
+                Comparison(other, role, Margin(correct[name], correct[other], images))
                 for other, role in opponents(rows, row, job["claims"], measured)
             ]
-            beside = list(controls(rows, row, measured, correct))
+            beside = list(controls(rows, row, measured, correct, images))
             absent = list(missing(rows, row, measured, job["names"])) if "search" in row else []
             shorter = [] if own else list(as_long(rows, row, measured, job["names"]))
             about, absent = OWN if own else "the claim", absent + shorter

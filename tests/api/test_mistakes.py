@@ -43,7 +43,7 @@ def refused(words: str, function, *arguments, **options) -> None:
     [
         ((GRAY, LABELS), {}, "test: is missing; give test images too, or holdout=0.2"),
         ((GRAY, LABELS), {"holdout": 2}, "holdout: must be at least 0 and below 1, not 2"),
-        ((GRAY[:3], LABELS[:3]), {"holdout": 0.3}, "leaves none of its 1 images for training"),
+        ((GRAY[:3], LABELS[:3]), {"holdout": 0.3}, "leaves none of its 1 image for training"),
         ((GRAY, LABELS[:5]), {"holdout": 0.5}, "training images: 6, but 5 labels"),
         ((GRAY, LABELS + 0.5), {"holdout": 0.5}, "training labels: must be whole numbers (n,)"),
         ((GRAY, np.eye(6)), {"holdout": 0.5}, "not float64 of (6, 6)"),

@@ -320,7 +320,7 @@ def test_the_report_says_what_was_evaluated(place):
     pets = params["datasets"]["pets"]
     assert Grid(parse(params)).report()["datasets"] == {"pets": ""}
     pets["holdout"] = 0.2
-    assert Grid(parse(params)).report()["datasets"] == {"pets": "held-out training images"}
+    assert Grid(parse(params)).report()["datasets"] == {"pets": "held-out images"}
     pets["holdout"] = 0
     pets["options"] |= {"val": "holdout", "root": "elsewhere"}
-    assert Grid(parse(params)).report()["datasets"] == {"pets": "the val images"}
+    assert Grid(parse(params)).report()["datasets"] == {"pets": "val images"}

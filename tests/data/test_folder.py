@@ -2,12 +2,21 @@
 
 import errno
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from st.core.errors import StError
-from st.data.folder import alike, expanded, files, full_fingerprint, layout, quick_fingerprint
+from st.data.folder import (
+    BY_PRODUCT,
+    alike,
+    expanded,
+    files,
+    full_fingerprint,
+    layout,
+    quick_fingerprint,
+)  # fmt: skip
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -104,10 +113,11 @@ def test_by_products_are_passed_over_at_any_depth(tmp_path):
         "cat/.AppleDouble/1.png", "@eaDir/1.png",
     )  # fmt: skip
     assert layout(tmp_path).classes == ["cat", "dog"]
-    left_out = []
+    left_out = defaultdict(list)
     found = list(files(tmp_path / "cat", left_out))
     assert found == [tmp_path / "cat/1.png", tmp_path / "cat/in/2.png"]
-    assert len(left_out) == 5 and str(tmp_path / "cat/in/.x") in left_out[3]
+    assert list(left_out) == [BY_PRODUCT] and len(left_out[BY_PRODUCT]) == 5
+    assert str(tmp_path / "cat/in/.x") == left_out[BY_PRODUCT][3]
 
 
 def test_links_are_followed_without_loops(tmp_path):
@@ -122,11 +132,13 @@ def test_links_are_followed_without_loops(tmp_path):
     (tmp_path / "cat/self").symlink_to("self")  # which systems refuse to follow
     (root / "turns").symlink_to("turns")
     assert layout(root).classes == ["cat", "dog"]
-    left_out = []
+    left_out = defaultdict(list)
     found = list(files(root / "cat", left_out))
     assert found == [root / "cat/1.png", root / "cat/more/3.png"]
-    for line in ("loop (a link back", "none (a link to nothing", "self (a link to nothing"):
-        assert any(line in told for told in left_out)
+    assert left_out == {
+        "a link back to a folder above": [str(root / "cat/loop")],
+        "a link to nothing, or not a file": [str(root / "cat/none"), str(root / "cat/self")],
+    }
     assert len(quick_fingerprint([root])) == 32
 
 
@@ -159,7 +171,11 @@ def test_one_class_may_be_called_as_a_part_is(tmp_path):
     assert layout(tmp_path).classes == ["bus", "train"]
 
 
-@pytest.mark.parametrize("name", [b"a\nb", b"a\tb", b"\xff", b"a\x7f"])
+@pytest.mark.parametrize("name", [
+        b"a\nb", b"a\tb", b"\xff", b"a\x7f",
+        *(name.encode() for name in ("a\u2028b", "a\u2029b", "c\u202ed", "c\u2067d", "\ufeffx")),
+    ],
+)  # fmt: skip
 def test_names_of_classes_are_text_in_one_line(tmp_path, name):
     tree(tmp_path, "cat/1.png")
     os.mkdir(os.fsencode(tmp_path) + b"/" + name)
@@ -168,7 +184,21 @@ def test_names_of_classes_are_text_in_one_line(tmp_path, name):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ["-lead", "k=v", "my cat's", "猫 é", "a{b}", "$HOME", "#1", " x "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-lead",
+        "k=v",
+        "my cat's",
+        "猫 é",
+        "a{b}",
+        "$HOME",
+        "#1",
+        " x ",
+        "a\u200cb",
+        "👩\u200d🔬",
+    ],
+)
 def test_other_names_of_classes_are_taken(tmp_path, name):
     tree(tmp_path, "cat/1.png", f"{name}/1.png")
     assert set(layout(tmp_path).classes) == {"cat", name}
@@ -177,6 +207,7 @@ def test_other_names_of_classes_are_taken(tmp_path, name):
 def test_names_that_look_alike_are_told(tmp_path):
     assert alike(["cat", "Cat", "dog", "\xe9", "e\u0301"]) == ["'cat', 'Cat'", r"'\xe9', 'e\u0301'"]
     assert alike(["cat", "cats", "e"]) == []
+    assert alike([" a", "a ", "b c", "bc", "d"]) == ["' a', 'a '", "'b c', 'bc'"]
     tree(tmp_path, "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
     with pytest.raises(StError, match=r"the same but for case.*'Cat', 'cat'"):
         layout(tmp_path)
@@ -195,6 +226,16 @@ def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
     for listing in (lambda: list(files(tmp_path / "dog")), lambda: quick_fingerprint([tmp_path])):
         with pytest.raises(StError, match=r"dog/in: cannot be read \(Permission denied\); fix"):
             listing()
+
+
+def test_images_without_class_folders_are_advised(tmp_path):
+    refused(tree(tmp_path, "1.png", "2.png"), "has 0; put the images of each class into a folder")
+
+
+@pytest.mark.parametrize("root", ["", " "])
+def test_no_name_is_no_folder(root):
+    with pytest.raises(StError, match="option 'root' is empty; name a folder"):
+        layout(root)
 
 
 def test_home_folders_that_are_none():

@@ -13,7 +13,8 @@ from st.core.errors import StError
 from st.core.registry import datasets
 from st.data.dataset import save_data
 from st.data.decode import decode
-from st.phases import train
+from st.phases import prepare, train
+from st.report.show import describe
 
 
 def picture(path, width=10, height=8, value=None, mode="RGB") -> np.ndarray:
@@ -382,8 +383,29 @@ def test_each_class_tells_what_was_done(split, caplog):
     for name in ("IMG.JPG~", "a.heic", ".hidden.png"):
         (split / "train" / "cat" / name).write_bytes(b"x")
     assert np.bincount(read(split).train_labels).tolist() == [5, 4]
-    told = f"{split}/train/cat: 5 images read; 3 left out, the first: "
+    told = f"{split}/train/cat: 5 images read; 2 left out: 1 .jpg~, 1 .heic, the first: "
     assert told in caplog.text and "train/dog" not in caplog.text
+
+
+def test_images_that_cannot_be_read_stand_out_among_by_products(split, caplog):
+    """The photographs of a telephone, in folders that a Mac has opened."""
+    caplog.set_level("INFO", logger="st")
+    for folder in split.glob("*/*"):
+        (folder / ".DS_Store").write_bytes(b"x")
+    for number in range(12):
+        (split / f"train/dog/IMG_{number:02}.HEIC").write_bytes(b"x")
+    (split / "train/dog/a.txt").write_bytes(b"x")
+    read(split)
+    told = caplog.messages
+    assert "suffix is of no readable image (12 .heic, 1 .txt; " in told[0] and "to JPEG" in told[0]
+    (line,) = [line for line in told if "images read" in line]
+    assert f"train/dog: 4 images read; 13 left out: 12 .heic, 1 .txt, the first: {split}" in line
+    assert "DS_Store" not in line and "hidden files and by-products, passed over: 4" in told
+    for image in split.glob("train/cat/*.png"):
+        image.unlink()
+    refused(split, "train/cat: has no images that can be read", ".DS_Store (hidden, or a by-")
+    (split / "train/cat/IMG_1.HEIC").write_bytes(b"x")
+    refused(split, "train/cat: ", "1 .heic, the first", "IMG_1.HEIC (no suffix", "to JPEG or PNG")
 
 
 def test_images_on_both_sides_are_named(split):
@@ -408,3 +430,59 @@ def test_held_out_images_keep_their_files(flat):
     for names, images in zip(data.files, (data.train_images, data.test_images), strict=True):
         for name, image in zip(names, images, strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(name)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "holdout, val, told",
+    [
+        (0.5, None, "20 training images, 20 held-out images, "),
+        (0.0, "holdout", "40 training images, 8 val images, "),
+        (0.0, None, "40 training images, 8 test images, "),
+    ],
+)
+def test_what_prepare_says_is_of_the_images_that_are_left(tmp_path, caplog, holdout, val, told):
+    """Of images held out none is for training, and none is a test image."""
+    caplog.set_level("INFO", logger="st")
+    root, file = tmp_path / "images", tmp_path / "prepared"
+    for part, amount in (("train", 20), ("val" if val else "test", 4)):
+        for number in range(2 * amount):  # some are the same
+            picture(root / part / f"class{number % 2}" / f"{number}.png", value=number // 4)
+    options = datasets.check("imagefolder", {"root": str(root), "size": 8, "val": val})
+    for share in (holdout, 1.2 * holdout):  # leaves 10 and 8 of 20 in each class
+        caplog.clear()
+        prepare.run({"source": "imagefolder", "options": options, "holdout": share}, file)
+        few = [line for line in caplog.messages if "fewer than 10 training images" in line]
+        assert bool(few) == (share == 0.6)
+        if share == holdout:
+            assert any(line.startswith(told) for line in caplog.messages), caplog.messages
+    word = told.split(", ")[1].partition(" ")[2]
+    assert describe(file)["evaluated"] == word
+    assert any(line.startswith(f"{word} that are training images") for line in caplog.messages)
+
+
+def test_names_of_files_break_no_line(split, caplog):
+    """Nor do they control a terminal; names that are text stay as they are."""
+    caplog.set_level("INFO", logger="st")
+    names = ["two\nlines", "red\x1b[31m", "a\u2028b", "turned\u202e", "no\udcfftext"]
+    shown = [r"two\nlines", r"red\x1b[31m", r"a\u2028b", r"turned\u202e", r"no\udcfftext"]
+    folder = split / "train/cat"
+    for name, told in zip(names, shown, strict=True):
+        damaged = folder / f"{name}.png"
+        damaged.write_bytes(b"x")
+        refused(split, f"{folder}/{told}.png: is not a readable image")
+        damaged.unlink()
+        (split / f"{name}.csv").write_bytes(b"x")
+        (folder / f"{name}.heic").write_bytes(b"x")
+    read(split)
+    assert all(line.isprintable() for line in caplog.messages)
+    for told in shown:
+        assert f"  {split}/{told}.csv" in caplog.messages
+    assert str(StError("Zoë 猫.png")) == "Zoë 猫.png"
+    assert str(StError("two", "mistakes")) == "two\nmistakes"
+
+
+def test_lower_shares_do_not_help_a_class_of_one_image(flat):
+    picture(flat / "d/1.png")
+    with pytest.raises(StError) as caught:
+        read(flat, test_fraction=0.2)
+    assert str(caught.value).endswith("none of its 1 image for training; add images")

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_a_checked_file(project, to, raw, tmp_path, capsys):
         expected = loaded(loaded.normalise(images)).numpy()
     right = 100 * np.mean(logits.argmax(1) == found.test_labels)
     check = report["check"]
-    assert check["accuracy"] == pytest.approx(right) and check["images"] == "test"
+    assert check["accuracy"] == pytest.approx(right) and check["images"] == "test images"
     assert check["accuracy_torch"] == pytest.approx(
         100 * np.mean(expected.argmax(1) == found.test_labels)
     )
@@ -271,7 +272,7 @@ def test_pt2_runs_without_this_package(project, tmp_path):
 def test_without_data_random_images_check_it(tmp_path):
     path = random_model(tmp_path, "resnet")
     report = st.export(path, tmp_path / "x.pt2", "torch")
-    assert report["check"]["images"] == "random" and "accuracy" not in report["check"]
+    assert report["check"]["images"] == "random images" and "accuracy" not in report["check"]
     assert report["data"] is None and report["check"]["largest_difference"] < 1e-4
     text = (tmp_path / "MODEL_CARD.md").read_text()
     assert "Not measured" in text and "model-index" not in text
@@ -306,6 +307,9 @@ def test_the_card(project, tmp_path):
     low, high = wilson(report["correct"], 40)
     assert f"{low:.2f} to {high:.2f}" in body and digest in body
     params, macs = loaded.structure.cost()
+    # no depth beside the layers that replace it
+    layers = loaded.structure.options["layers"]
+    assert f"An image classifier: vgg (layers {layers}), for" in body
     for words in (
         "## Licence", "To be filled in", "## Limits", "## How to load it", f"{params:,}",
         f"{macs:,}", "batches of 8 images", "seed: 0", "lr: 0.05", *found.classes, "a.pt2", "b.pt2",
@@ -477,9 +481,34 @@ def test_what_a_killed_export_left_goes_with_the_next(project, tmp_path):
 
 
 def test_int8_needs_images(tmp_path, onnx):
-    with pytest.raises(st.StError, match="name the prepared data set with --data"):
-        st.export(random_model(tmp_path, "vgg"), tmp_path / "x.onnx", "int8")
+    model = random_model(tmp_path, "vgg")
+    with pytest.raises(
+        st.StError, match=r"give as 'data' \(--data\) the file .*, or in Python what"
+    ):
+        st.export(model, tmp_path / "x.onnx", "int8")
+    with pytest.raises(st.StError, match=r"data: must be the file of .*, not tuple"):
+        st.export(model, tmp_path / "x.onnx", "int8", data=(1, 2))
+    with pytest.raises(st.StError, match=r"Data\(.*: its images or classes are not those of"):
+        st.export(model, tmp_path / "x.onnx", "int8", data=stripes())
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_data_of_python_are_as_their_file(project, tmp_path, onnx):
+    model, file = project
+    images = stripes()
+    data = st.dataset(
+        (images.train_images, images.train_labels), (images.test_images, images.test_labels),
+        classes=images.classes,
+    )  # fmt: skip
+    reports = [
+        st.export(model, tmp_path / name / "x.onnx", "int8", data=given)
+        for name, given in (("python", data), ("file", file))
+    ]
+    assert [report["data"].pop("name") for report in reports] == ["", "stripes"]
+    assert [report["data"].pop("source") for report in reports] == [None, "stripes"]
+    assert reports[0] == reports[1] and reports[0]["calibrated_on"] == 40
+    card = (tmp_path / "python/MODEL_CARD.md").read_text()
+    assert "\nData: 40 training images, 40 images in the evaluation" in card
 
 
 def test_a_missing_package_is_named(project, tmp_path, monkeypatch, capsys):
@@ -548,12 +577,24 @@ def test_the_script_of_the_page_runs_without_torch(project, tmp_path, onnx):
     assert done.stdout.splitlines() == expected
 
 
+def test_cards_show_names_as_they_are(project, tmp_path):
+    """Which are no markup; and one epoch is one."""
+    model, names = st.load(project[0]), ["<script>a|b", "[x](y) _c_", "`d`"]
+    model.classes, model.provenance["epochs"] = names, 1
+    data = replace(stripes(), classes=names)
+    st.export(model, tmp_path / "x.pt2", "torch", data=data)
+    text = (tmp_path / "MODEL_CARD.md").read_text().partition("## How to load")[0]
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert r"outputs: \<script\>a\|b, \[x\](y) \_c\_, \`d\`." in text
+    assert r"| \<script\>a\|b | 14 |" in text and "Trained for 1 epoch in" in text
+
+
 @pytest.mark.parametrize(
     "job, split",
     [
         ({}, "test images"),
-        ({"holdout": 0.2, "options": {}}, "held-out training images"),
-        ({"holdout": 0.0, "options": {"val": "holdout"}}, "the val images"),
+        ({"holdout": 0.2, "options": {}}, "held-out images"),
+        ({"holdout": 0.0, "options": {"val": "holdout"}}, "val images"),
         ({"options": {"val": "test"}}, "test images"),
     ],
 )

@@ -277,11 +277,11 @@ def test_predicting_from_the_command_line(folder, trained, capsys):
         assert line == expected
     out = folder / "new" / "out.csv"
     assert predict(folder, folder / "images/b.bmp", folder / "images", "--out", out) == 0
-    assert capsys.readouterr().out == f"{out}: 4 images\n"
+    assert capsys.readouterr().out == f"{out}: 3 images\n"
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [
-        str(folder / "images" / name) for name in ["b.bmp", *names]
+        str(folder / "images" / name) for name in ["b.bmp", "a.png", "inner/c d.png"]
     ]
     assert {row["class"] for row in rows} <= set(data.classes)
     assert all(0.3 < float(row["probability"]) <= 1 for row in rows)
@@ -290,6 +290,7 @@ def test_predicting_from_the_command_line(folder, trained, capsys):
 def test_what_cannot_be_predicted(folder, capsys):
     (folder / "empty").mkdir()
     (folder / "broken.png").write_bytes(b"\x89PNG junk")
+    (folder / "images/notes.txt").unlink()
     save_data(folder / "data", stripes(), {})
     write_tensors(folder / "foreign", {"x": np.zeros(3, np.float32)}, {"format": "x"})
     good = str(folder / "images")
@@ -310,8 +311,39 @@ def test_what_cannot_be_predicted(folder, capsys):
         assert cli.main(["predict", *arguments]) == 2, arguments
         told = capsys.readouterr().err
         assert told.startswith("st: error: ") and words in told and told.count("\n") == 1
-    out = folder / "out.csv"
-    assert predict(folder, folder / "broken.png", "--out", out) == 2 and not out.exists()
+
+
+def test_what_cannot_be_read_loses_no_other_image(folder, capsys, caplog, monkeypatch):
+    """And is told: files left out of a folder, and damaged ones, which have a row all the same."""
+    monkeypatch.setattr("st.deploy.model.AT_ONCE", 2)  # a batch of damaged ones alone
+    images, out = folder / "images", folder / "out.csv"
+    for name in ("aa.png", "ab.png", "ac.png", "z.jpg"):
+        (images / name).write_bytes(b"\x89PNG junk")
+    for name in ("1.HEIC", "2.heic", ".DS_Store"):
+        (images / name).write_bytes(b"x")
+    assert predict(folder, images, images / "../images/a.png", "--out", out) == 2
+    told = capsys.readouterr()
+    (error,), (left_out,) = told.err.splitlines(), caplog.messages
+    assert f"{images}: 3 left out: 2 .heic, 1 .txt, the first: {images}/1.HEIC" in left_out
+    assert "4 of 7 images have no class, the first: " in error and "aa.png: is not a" in error
+    assert told.out == f"{out}: 7 images\n"
+    with open(out, newline="") as file:
+        rows = {os.path.basename(row.pop("file")): row for row in csv.DictReader(file)}
+    assert list(rows) == ["a.png", "aa.png", "ab.png", "ac.png", "b.bmp", "c d.png", "z.jpg"]
+    for name, row in rows.items():
+        damaged = name in ("aa.png", "ab.png", "ac.png", "z.jpg")
+        assert bool(row["class"]) == bool(row["probability"]) == (not damaged)
+        assert bool(row["error"]) == damaged
+    assert predict(folder, images) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and lines[1].startswith(f"    - %  {images}/aa.png: is not a readable")
+    model = st.load(folder / "model.safetensors")
+    with pytest.raises(st.StError, match=r"aa\.png: is not a readable image"):
+        model.predict(images)
+    (folder / "telephone").mkdir()
+    (images / "1.HEIC").rename(folder / "telephone/1.HEIC")
+    with pytest.raises(st.StError, match=r"has no images; .*; 1 left out: 1 \.heic"):
+        model.predict(folder / "telephone")
 
 
 def test_predictions_replace_no_input(folder, capsys):
@@ -341,6 +373,7 @@ def test_names_of_images_that_are_no_text(folder, capfdbinary):
     odd = os.fsencode(folder) + b"/images/caf\xe9.png"
     shutil.copy(folder / "images/a.png", odd)
     out = folder / "out.csv"
+    (folder / "images/notes.txt").unlink()
     assert predict(folder, folder / "images", "--out", out) == 0
     assert odd in out.read_bytes()
     command = [sys.executable, "-m", "st", "predict", folder / "model.safetensors", odd]
@@ -351,4 +384,4 @@ def test_names_of_images_that_are_no_text(folder, capfdbinary):
     capfdbinary.readouterr()
     assert predict(folder, folder / "images") == 2
     told = capfdbinary.readouterr().err
-    assert b"two lines.png: is not a readable image" in told and told.count(b"\n") == 1
+    assert rb"two\nlines.png: is not a readable image" in told and told.count(b"\n") == 1

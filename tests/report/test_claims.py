@@ -277,7 +277,7 @@ def test_missing_controls_can_be_had():
         for entry in rows:
             if entry["method"] in ("st", "tuned", "taught", "plain"):
                 correct = {r["method"]: np.ones((1, 9), bool) for r in rows}
-                for control in controls(rows, entry, runs, correct):
+                for control in controls(rows, entry, runs, correct, "test images"):
                     assert "no teacher" not in control.also or "kd" in str(entry["objective"])
                 yield from missing(rows, entry, runs, names)
                 if entry["method"] == "st":

@@ -1,11 +1,17 @@
 """The report's figures, on a synthetic results tree."""
 
+from io import BytesIO
+from itertools import combinations
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.synthetic import ACCURACY, make_job, place, row, write_results
+from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 
+from st.config.layout import STRUCTURE
 from st.report import figures, tables
 from st.report.verdicts import claims
 
@@ -149,6 +155,48 @@ def test_shares_of_the_gradient_are_drawn(tmp_path):
     assert kd.get_datalim(panel.transData).intervaly.tolist() == [0, 61]
     assert cc.get_datalim(panel.transData).intervaly.tolist() == [61, 100]
     assert [text.get_text() for text in below.legends[0].get_texts()] == ["kd", "cc"]
+
+
+def inside(figure) -> list:
+    """The rectangles of the panels' titles; these and the legends' names must lie in the figure."""
+    figure.savefig(BytesIO(), format="png")
+    panels = [axes for axes in figure.findobj(Axes) if axes.get_visible()]
+    titles = [title for axes in panels for title in (axes.title, axes._left_title)]
+    names = [text for legend in figure.findobj(Legend) for text in legend.get_texts()]
+    for text in (*titles, *names):
+        box = text.get_window_extent()
+        assert not text.get_text() or 0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
+    return [title for title in titles if title.get_text()]
+
+
+@pytest.mark.parametrize("length, epochs", [(18, 1), (42, 4), (100, 4)])
+def test_long_names_are_drawn_whole(tmp_path, length, epochs):
+    names = [f"{'search-and-train-' * 6}"[: length - 2] + f"{n:02}" for n in range(7)]
+    job = make_job(seeds=[0])
+    search = "wide" * (length // 4)
+    rows = [row(name, search=search, init="random", objective={"kd": 1}) for name in names]
+    job["rows"]["net"] += rows
+    write_results(tmp_path, job, ACCURACY | {name: [91.0] for name in names})
+    structure = place(STRUCTURE, tmp_path, search="slim", seed=0)
+    target = place(STRUCTURE, tmp_path, search=search, seed=0)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(structure.read_bytes())
+    for one in job["rows"]["net"]:
+        path = place(one["history"], tmp_path, seed=0)
+        header, *lines = path.read_text().splitlines()
+        lines = [f"{line}{'50' if line.endswith(',') else ''},60,40" for line in lines[:epochs]]
+        path.write_text("\n".join([header + ",share_kd,share_cc", *lines]) + "\n")
+    table = tables.aggregate(tables.collect(job, tmp_path))
+    inside(figures.accuracy(job, table, "toy", "net"))
+    inside(figures.channels(job, tmp_path, "toy", "net"))
+    figure = figures.curves(job, tmp_path, "toy", "net")
+    titles = inside(figure)
+    for one, other in combinations(titles, 2):
+        assert not one.get_window_extent().overlaps(other.get_window_extent())
+    # which differ at their ends only
+    assert {title.get_text().replace("\n", "") for title in titles} >= set(names)
+    ticks = figure.findobj(Axes)[0].get_xticks()
+    assert [tick for tick in ticks if tick != round(tick)] == []
 
 
 def test_seeds_of_different_length():

@@ -244,7 +244,7 @@ def test_prints_best_in_bold(made):
     # kd-uniform has the highest mean, 91.7; st follows with 91.6
     assert re.findall(r"\| (\S+) +\| +\*\*(.*?)\*\*", text) == [("kd-uniform", "91.7 ± 0.8")]
     assert re.search(r"\| st +\| +91\.6 ± 0\.7 \| +101 \| +90\.0 % \| +10\.0k \| +75\.0 %", text)
-    assert "the test split" in caption and "over 3 seeds" in caption
+    assert "test images" in caption and "over 3 seeds" in caption
     assert "<b>91.7 ± 0.8</b>" in tables.to_html(table)
 
 
@@ -310,12 +310,16 @@ def test_short_numbers(number, text):
 
 
 def test_holdout_is_said(tmp_path):
-    job = make_job(held_out="held-out training images")
+    job = make_job(held_out="held-out images")
     write_results(tmp_path, job)
     runs = tables.collect(job, tmp_path)
-    assert "on held-out training images" in captions.caption(job, runs)
+    assert "on held-out images" in captions.caption(job, runs)
     figure = figures.accuracy(job, tables.aggregate(runs), "toy", "net")
     assert figure.axes[0].get_ylabel() == "Held-out accuracy (%)"
+    few = {key: answers[:, :5] for key, answers in tables.answers(job, tmp_path).items()}
+    (claim,) = claims(job, runs, few)
+    told = json.dumps(claim.to_json(job["seeds"]))
+    assert "5 held-out images are too few to decide anything" in told and "test images" not in told
 
 
 def test_definitions(made):

@@ -110,3 +110,13 @@ def test_other_files_are_refused_in_one_line(name, content, tmp_path, capsys):
     assert cli.main(["show", str(path)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"st: error: {path}: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name, program",
+    [("table.md", "a text editor"), ("a.png", "a viewer"), ("comparison.html", "a browser")],
+)
+def test_what_a_run_writes_for_other_programs(name, program, tmp_path, capsys):
+    (tmp_path / name).write_text("# A table")
+    assert cli.main(["show", str(tmp_path / name)]) == 2
+    assert f"{name}: is no file of `st show`; open it with {program}" in capsys.readouterr().err

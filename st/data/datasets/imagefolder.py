@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -17,13 +18,24 @@ from st.core.progress import Counter, say, say_all
 from st.core.registry import datasets
 from st.core.types import Finite, Flag
 from st.data.dataset import Data, Shape, Stored
-from st.data.decode import Made, area, make, suffixes
-from st.data.folder import Layout, alike, expanded, files, is_by_product, layout
+from st.data.decode import Made, area, make
+from st.data.folder import (
+    BY_PRODUCT,
+    NO_IMAGE,
+    Layout,
+    LeftOut,
+    alike,
+    by_suffix,
+    expanded,
+    is_by_product,
+    layout,
+    told,
+)  # fmt: skip
+from st.data.folder import images as images_of
 from st.data.shards import Writer, memory
 
 SIDE = Annotated[int, Field(ge=8, le=1024, strict=True)]
 SHARE = Annotated[float, Finite(gt=0, lt=1)]
-FEW = 10  # training images of a class; the log warns of fewer
 
 
 @datasets.register
@@ -94,10 +106,7 @@ def imagefolder(
     entries = [entry for folder in sorted(beside) for entry in sorted(folder.iterdir())]
     strays = [str(e) for e in entries if os.path.isfile(e) and not is_by_product(e.name)]
     say_all("files beside the class folders, left out", strays)
-    say_all("classes whose names differ in case or accents only", alike(data.classes))
-    counts = np.bincount(data.train_labels, minlength=len(found.classes))
-    few = [f"{n} ({count})" for n, count in zip(found.classes, counts, strict=True) if count < FEW]
-    say_all(f"classes with fewer than {FEW} training images", few)
+    say_all("classes whose names differ in case, blanks or accents only", alike(data.classes))
     return data
 
 
@@ -199,13 +208,14 @@ class _Reader:
     ):  # fmt: skip
         self._grayscale, self._most, self._skip = grayscale, most, skip
         self._by_contents = by_contents
-        self._suffixes = suffixes()
         self._writer = writer
         self.compressed = False
-        self._listed: dict[tuple[str, str], tuple[list[str], list[str]]] = {}  # by part and class
+        self._listed: dict[tuple[str, str], tuple[list[str], LeftOut]] = {}  # by part and class
         self._shape: tuple[int, ...] | None = None
         self._told: list[str] = []
         self._damaged: list[str] = []
+        self._unread: list[str] = []
+        self._by_products: list[str] = []
 
     def choose(self, store: str, found: Layout, parts: dict[str, int | None]) -> None:
         """List the parts' files, and decide how their images are kept. `parts`: the side of the
@@ -299,18 +309,12 @@ class _Reader:
             return self._writer.made(files, maker)
         return in_order(maker, files, self._writer.threads if self._writer else 1)
 
-    def _files(self, folder: Path) -> tuple[list[str], list[str]]:
+    def _files(self, folder: Path) -> tuple[list[str], LeftOut]:
         """A class's files that may be images, and what is left out."""
-        left_out: list[str] = []
-        found = []
-        for file in files(folder, left_out):
-            if file.suffix.lower() in self._suffixes:
-                found.append(str(file))
-            else:
-                left_out.append(f"{file} (not a suffix of images that can be read)")
-        return found, left_out
+        left_out: LeftOut = defaultdict(list)
+        return list(map(str, images_of(folder, left_out))), left_out
 
-    def _class(self, folder: Path, made: Iterator[Made], left_out: list[str]) -> Iterator[Made]:
+    def _class(self, folder: Path, made: Iterator[Made], left_out: LeftOut) -> Iterator[Made]:
         """Those of a class's images that can be read."""
         converted: list[str] = []
         skipped: list[str] = []
@@ -333,20 +337,29 @@ class _Reader:
             if count == self._most:
                 break
         self._damaged += skipped
-        kinds = {"converted": converted, "skipped": skipped, "left out": left_out}
+        kinds = {"converted": converted, "skipped": skipped}
         parts = [f"{len(f)} {kind}, the first: {f[0]}" for kind, f in kinds.items() if f]
+        self._unread += left_out[NO_IMAGE]
+        self._by_products += left_out[BY_PRODUCT]
+        others = {reason: told(reason, names) for reason, names in left_out.items() if names}
+        passed_over = others.pop(BY_PRODUCT, "it is empty")
+        parts += others.values()
         if parts:
             self._told.append(f"{folder}: {count} images read; {'; '.join(parts)}")
         if not count:
             reason = (
                 f"all {len(skipped)} are damaged, the first: {skipped[0]}"
                 if skipped
-                else f"left out: {left_out[0]}"
-                if left_out
-                else "it is empty"
+                else "; ".join(parts) or passed_over
             )
             raise StError(f"{folder}: has no images that can be read ({reason})")
 
     def tell(self) -> None:
-        """Say what was converted, skipped and left out, class by class."""
+        """Say what was left out as no image, of all classes, then what was converted, skipped and
+        left out class by class, last the by-products, which nobody misses."""
+        kinds = f"({by_suffix(self._unread)}; images among them: convert them to JPEG or PNG)"
+        say_all(
+            f"files left out because their suffix is of no readable image {kinds}", self._unread
+        )
         say_all("class folders with files that were converted, skipped or left out", self._told)
+        say_all("hidden files and by-products, passed over", self._by_products)
