@@ -155,7 +155,7 @@ def test_all_phases_without_snakemake(project, capsys):
     assert float(rows[-1]["test_accuracy"]) == pytest.approx(metrics["st"]["accuracy"], rel=1e-4)
     assert set(rows[0]) >= {"loss", "ce", "kd", "cc", "lr", "train_accuracy"}
     told = capsys.readouterr().err
-    assert f"train {EXPERIMENT}/st: epoch 2/2" in told and "897 training and 900 test" in told
+    assert f"train {EXPERIMENT}/st: epoch 2/2" in told and "897 training images, 900 test" in told
 
 
 def test_the_same_again_gives_the_same_bytes(project):
