@@ -143,9 +143,7 @@ def _usual_data(model: str | Path) -> Path | None:
     return found if found and found.is_file() else None
 
 
-def _data(
-    model: Model, given: Data | str | Path | None
-) -> tuple[Data | None, Report | None]:  # fmt: skip
+def _data(model: Model, given: Data | str | Path | None) -> tuple[Data | None, Report | None]:
     """The images to check and calibrate with, if there are any, and what a report says of them.
 
     Raises StError if they are not the network's.
@@ -161,8 +159,9 @@ def _data(
         name, header = Path(given).resolve().parent.name, read_header(given, FORMAT)
     data, digest = opened(given)
     if data.input_shape != tuple(model.input_shape) or data.classes != model.classes:
+        told = "data" if isinstance(given, Data) else given
         raise StError(
-            f"{given}: its images or classes are not those of {model.path}; give as 'data' "
+            f"{told}: its images or classes are not those of {model.path}; give as 'data' "
             "(--data) what the network was trained on"
         )
     job = header.get("job") or {}
