@@ -22,6 +22,11 @@ settings.load_profile("fixed")
 torch.ones(1, requires_grad=True).sum().backward()
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, those that run whole workflows, or one process waits for another's."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+
+
 @pytest.fixture
 def tiny() -> dict:
     """A complete params.yaml as data, to be changed at will."""

@@ -488,7 +488,7 @@ def test_int8_needs_images(tmp_path, onnx):
         st.export(model, tmp_path / "x.onnx", "int8")
     with pytest.raises(st.StError, match=r"data: must be the file of .*, not tuple"):
         st.export(model, tmp_path / "x.onnx", "int8", data=(1, 2))
-    with pytest.raises(st.StError, match=r"Data\(.*: its images or classes are not those of"):
+    with pytest.raises(st.StError, match="data: its images or classes are not those of"):
         st.export(model, tmp_path / "x.onnx", "int8", data=stripes())
     assert not (tmp_path / "x.onnx").exists()
 

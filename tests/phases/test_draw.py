@@ -13,7 +13,9 @@ from helpers.training import interrupt_after
 from safetensors.numpy import load_file, save_file
 
 from st import cli
+from st.config.changes import stated
 from st.config.check import parse
+from st.config.grid import Grid
 from st.config.supernets import networks
 from st.data.dataset import save_data
 from st.networks import network
@@ -92,7 +94,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
     write(PARAMS)
-    save_data(tmp_path / "results/prepare/striped/data.safetensors", stripes(), {})
+    job = stated(Grid(parse(PARAMS)).prepare("striped"))
+    save_data(tmp_path / "results/prepare/striped/data.safetensors", stripes(), job)
     return tmp_path
 
 

@@ -64,7 +64,7 @@ def test_dvc_notices_another_image_and_both_agree(project):
     said = run(project, "dvc", "repro", "evaluate")
     assert "Running stage 'pretrain'" in said and "Running stage 'evaluate'" in said
     log = (project / "results/logs/prepare/pets.log").read_text()
-    counts = re.search(r"(\d+) training and (\d+) test images", log).groups()
+    counts = re.search(r"(\d+) training images, (\d+) test images", log).groups()
     assert sum(map(int, counts)) == 25
     assert jobs(snakemake(project, "--dry-run", "phase_evaluate")) == set()
 
