@@ -150,7 +150,11 @@ def margins(job: Job, claims: Sequence[Claim], dataset: str, architecture: str) 
     """Margins of each row that makes the claim, over its opponents and controls; None without
     any such row."""
     found = [c for c in claims if (c.dataset, c.architecture) == (dataset, architecture)]
-    beside: list[list[Comparison | Control]] = [[*c.comparisons, *c.controls] for c in found]
+    beside: list[list[Comparison | Control]] = []
+    for claim in found:
+        named = {one.opponent for one in claim.comparisons}
+        controls = [one for one in claim.controls if one.opponent not in named]
+        beside.append([*claim.comparisons, *controls])
     if not found:
         return None
     styles, lines = style(job), sum(map(len, beside)) + len(found) - 1

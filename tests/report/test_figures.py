@@ -100,6 +100,14 @@ def test_margins_figure(tmp_path):
     assert said[0].startswith("+8.93 (+") and " to +" in said[0]
 
 
+def test_a_control_that_claims_name_is_one_line(tmp_path):
+    job = make_job()
+    job["claims"] = {"st": ["supernet", "scratch-b"]}
+    _, figure = drawn_margins(tmp_path, job)
+    names = [tick.get_text().split()[-1] for tick in figure.axes[0].get_yticklabels()]
+    assert names == ["supernet", "scratch-b", "kd-uniform"]
+
+
 def test_one_seed_has_margins_without_intervals(tmp_path):
     _, figure = drawn_margins(tmp_path, make_job(seeds=[0]))
     (axes,) = figure.axes

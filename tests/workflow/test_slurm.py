@@ -109,6 +109,8 @@ def test_disturbed_trainings_end_as_if_nothing_had_happened(cluster, project, tm
     finally:
         workflow.kill()
         workflow.wait()
+        # without control groups SLURM may leave the first attempt of a requeued job behind
+        subprocess.run(["pkill", "-KILL", "-f", f"snakemake.*{project}/"], check=False)
 
     # what happened is what was meant to happen
     attempts = {name: trainings(cluster, name) for name in METHODS}
