@@ -115,19 +115,22 @@ def are_those(source: str, options: dict[str, Any], prepared: Path) -> bool:
     return then == read or (key in noted and noted[key] == before.get("fingerprint"))
 
 
+def made_by(prepared: Path) -> Job | None:
+    """The job that a prepared data set says it was made by, but for where the images lay; None
+    where there is none that can be read."""
+    if not prepared.exists():
+        return None
+    try:
+        known = _prepared(prepared).get("fingerprint")
+        found = {} if known is None else {"fingerprint": known}
+        return {**read_header(prepared, FORMAT)["job"], **found}
+    except (StError, KeyError, TypeError):
+        return None
+
+
 def is_made(job: Job, prepared: Path) -> bool:
     """Whether the data set that a job of `prepare` is about has been prepared."""
-    try:
-        same = prepared.exists() and read_header(prepared, FORMAT)["job"] == stated(job)
-    except (StError, KeyError):
-        return False
-    return same and _prepared(prepared).get("fingerprint") == job.get("fingerprint")
-
-
-def found_as(prepared: Path) -> Job:
-    """What `stated` leaves out of a prepared data set's job, as it was noted beside it."""
-    known = _prepared(prepared).get("fingerprint")
-    return {} if known is None else {"fingerprint": known}
+    return made_by(prepared) == {key: value for key, value in job.items() if key != "where"}
 
 
 def facts(source: str, options: dict[str, Any]) -> dict[str, str] | None:

@@ -190,15 +190,12 @@ def _method(
         )
     yield from (f".architectures: {p}" for p in _unknown(params, method))
     supernet = _supernet(params, method.search)
-    lacking = supernet and [
-        name
-        for name in params.architectures
-        if concerns(method, name) and not concerns(supernet, name)
-    ]
+    lacking = _concerned(params, method) - _concerned(params, supernet) if supernet else ()
     if lacking:
         yield (
             f".search: supernet '{params.searches[method.search].supernet}' is not for "
-            f"{', '.join(lacking)}; name the method's `architectures`, or more in the supernet's"
+            f"{', '.join(sorted(lacking))}; name the method's `architectures`, or more in the "
+            "supernet's"
         )
 
 
@@ -277,7 +274,11 @@ def _architectures(params: Params, row: str) -> set[str]:
     """Those that have this row of the table."""
     parts = {params.row(name): supernet for name, supernet in params.supernets.items()}
     found = (parts | params.methods).get(row)
-    return {name for name in params.architectures if found and concerns(found, name)}
+    return _concerned(params, found) if found else set()
+
+
+def _concerned(params: Params, part: Supernet | Method) -> set[str]:
+    return {name for name in params.architectures if concerns(part, name)}
 
 
 def _untrained(params: Params, method: Method) -> Iterator[str]:

@@ -44,11 +44,12 @@ def _supernets(params: Params) -> Iterator[str]:
         }
         if supernet.sparse and not trained:
             yield f"supernets.{key}.sparse: has no effect, because it is not trained"
-        for name in (name for name in trained if supernet.sparse and not trained[name]):
-            yield (
-                f"supernets.{key}.sparse: has no effect on {name}, whose sparsity is 0; leave it "
-                "out of the supernet's `architectures`"
-            )
+        for name, sparsity in trained.items():
+            if supernet.sparse and not sparsity:
+                yield (
+                    f"supernets.{key}.sparse: has no effect on {name}, whose sparsity is 0; leave "
+                    "it out of the supernet's `architectures`"
+                )
         if supernet.bn_scale is not None and supernet.weights:
             yield f"supernets.{key}.bn_scale: has no effect beside weights, which have scales"
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from st.config import wiring
-from st.config.changes import found_as
+from st.config.changes import made_by
 from st.config.grid import Grid
 from st.core.errors import StError
 from st.core.files import read_json
 from st.core.job import Job, deciding, ordered
 from st.core.snakemake_internals import is_noted, note
 from st.core.tensors import read_header
-from st.data.dataset import FORMAT as DATA
-from st.networks.checkpoint import FORMAT as MODEL
+from st.networks.checkpoint import FORMAT
 
 # The phases whose results say what made them, and the output that does.
 SAYING = {
@@ -47,16 +46,16 @@ def settle(grid: Grid) -> None:
 
 def _job(phase: str, path: Path) -> Job | None:
     """The job that a file says it was made by; None without such a file."""
+    if phase == "prepare":
+        return made_by(path)
     if not path.exists():
         return None
     try:
-        found: Any
-        if phase == "prepare":
-            found = {**read_header(path, DATA)["job"], **found_as(path)}
-        elif phase == "search":
-            found = read_json(path)["search"]
-        else:
-            found = read_header(path, MODEL)["facts"]["job"]
+        found: Any = (
+            read_json(path)["search"]
+            if phase == "search"
+            else read_header(path, FORMAT)["facts"]["job"]
+        )
     except (StError, KeyError, TypeError):  # damaged, or an older version's: the record decides
         return None
     return found if isinstance(found, dict) else None

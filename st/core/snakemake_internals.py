@@ -117,11 +117,11 @@ def note(path: str, param: str) -> None:
     """Record of an output with which param it was made, and nothing else: what a record does not
     say Snakemake decides by the dates of files."""
     told = {"params": [repr(param)], "incomplete": False, "record_format_version": 6}
+    RECORDS.mkdir(parents=True, exist_ok=True)
     write_text(_record_of(path), json.dumps(told))
 
 
 def _record_of(path: str) -> Path:
-    RECORDS.mkdir(parents=True, exist_ok=True)
     return record_path(urlsafe_b64encode(path.encode()).decode())
 
 

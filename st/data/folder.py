@@ -126,6 +126,11 @@ def told(reason: str, names: list[str]) -> str:
     return f"{len(names)} left out: {by_suffix(names)}, the first: {names[0]} ({reason})"
 
 
+def told_but_by_products(left_out: LeftOut) -> list[str]:
+    """The same for each reason, but for what nobody misses."""
+    return [told(r, names) for r, names in left_out.items() if names and r != BY_PRODUCT]
+
+
 def _walk(
     folder: str, left_out: LeftOut, above: tuple[tuple[int, int], ...] | None = None
 ) -> Iterator[str]:

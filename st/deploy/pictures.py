@@ -29,11 +29,7 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             left_out: folder.LeftOut = defaultdict(list)
             inside = folder.images(path, left_out)
-            others = [
-                folder.told(reason, names)
-                for reason, names in left_out.items()
-                if reason != folder.BY_PRODUCT
-            ]
+            others = folder.told_but_by_products(left_out)
             if not inside:
                 raise StError(
                     f"{path}: has no images; name a folder of images, or image files"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from st.report.margins import Margin
+from st.report.margins import CONFIDENCE, Margin
 
 ALIKE = 1.05  # sizes that differ by less are not mentioned
 
@@ -31,6 +31,7 @@ class Control:
     what: str
     also: str
     margin: Margin
+    confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
         label = f"{self.opponent}; also {self.also}" if self.also else self.opponent

@@ -182,24 +182,18 @@ def margins(job: Job, claims: Sequence[Claim], dataset: str, architecture: str) 
 def _margin(axes: Axes, y: float, other: Comparison | Control, look: dict[str, Any]) -> None:
     """One line of the figure: seeds, intervals, the mean, and in words at the right."""
     margin, colour = other.margin, look["color"]
-    confidence = other.confidence if isinstance(other, Comparison) else CONFIDENCE
-    for level, width in ((confidence, 0.8), (CONFIDENCE, 2.4)):
+    for level, width in ((other.confidence, 0.8), (CONFIDENCE, 2.4)):
         interval = margin.interval(level)
         if interval:
             axes.hlines(y, *interval, color=colour, alpha=0.5, linewidth=width, zorder=2)
     axes.plot(
-        margin.by_seed,
-        [y] * margin.seeds,
-        "|",
-        color="black",
-        markersize=5,
-        markeredgewidth=0.6,
-        zorder=3,
-    )
+        margin.by_seed, [y] * margin.seeds, "|", color="black",
+        markersize=5, markeredgewidth=0.6, zorder=3,
+    )  # fmt: skip
     axes.plot(
         margin.mean, y, look["marker"], color=colour, zorder=4,
         markersize=9 if look["marker"] == "*" else 5.5, markeredgewidth=0.9,
-        markerfacecolor=colour if margin.sign(confidence) else "white",
+        markerfacecolor=colour if margin.sign(other.confidence) else "white",
     )  # fmt: skip
     interval = margin.interval()
     text = f"{signed(margin.mean)} ({between(interval)})" if interval else signed(margin.mean)

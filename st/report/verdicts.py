@@ -159,9 +159,9 @@ def claims(job: Job, runs: pd.DataFrame, answers: Answers) -> list[Claim]:
                 for other, role in opponents(rows, row, job["claims"], measured)
             ]
             beside = list(controls(rows, row, measured, correct, images))
-            absent = list(missing(rows, row, measured, job["names"])) if "search" in row else []
             shorter = [] if own else list(as_long(rows, row, measured, job["names"]))
-            about, absent = OWN if own else "the claim", absent + shorter
+            absent = [*missing(rows, row, measured, job["names"]), *shorter]
+            about = OWN if own else "the claim"
             claim = Claim(
                 dataset, architecture, name, about, comparisons, beside, absent, bool(shorter)
             )

@@ -63,10 +63,14 @@ except StError as error:
 GRID = Grid(PARAMS)
 
 # A cluster's jobs read the params file again. One that was edited meanwhile is another run's.
-MAIN, READ = internals.is_started_by_a_person(workflow), "ST_PARAMS_OF_THE_RUN"
+MAIN, READ, NOW = (
+    internals.is_started_by_a_person(workflow),
+    "ST_PARAMS_OF_THE_RUN",
+    fingerprint(config),
+)
 if MAIN:
-    os.environ[READ] = fingerprint(config)
-elif os.environ.get(READ, fingerprint(config)) != fingerprint(config):
+    os.environ[READ] = NOW
+elif os.environ.get(READ, NOW) != NOW:
     raise WorkflowError(
         f"{' + '.join(named)}: has changed since the run was started that this job belongs to; run "
         "again, and what it changes is made of the new one"

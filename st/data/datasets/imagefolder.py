@@ -30,6 +30,7 @@ from st.data.folder import (
     is_by_product,
     layout,
     told,
+    told_but_by_products,
 )  # fmt: skip
 from st.data.folder import images as images_of
 from st.data.shards import Writer, memory
@@ -339,11 +340,11 @@ class _Reader:
         self._damaged += skipped
         kinds = {"converted": converted, "skipped": skipped}
         parts = [f"{len(f)} {kind}, the first: {f[0]}" for kind, f in kinds.items() if f]
+        by_products = left_out[BY_PRODUCT]
         self._unread += left_out[NO_IMAGE]
-        self._by_products += left_out[BY_PRODUCT]
-        others = {reason: told(reason, names) for reason, names in left_out.items() if names}
-        passed_over = others.pop(BY_PRODUCT, "it is empty")
-        parts += others.values()
+        self._by_products += by_products
+        parts += told_but_by_products(left_out)
+        passed_over = told(BY_PRODUCT, by_products) if by_products else "it is empty"
         if parts:
             self._told.append(f"{folder}: {count} images read; {'; '.join(parts)}")
         if not count:

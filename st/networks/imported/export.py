@@ -1,6 +1,6 @@
 """Import of a torch module: torch.export draws it, channels.py finds its channels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import getitem
 from string import ascii_letters
 from typing import Any
@@ -14,6 +14,7 @@ from st.core.errors import StError, one_line
 from st.core.guest import quiet
 from st.networks.imported.channels import coupled
 from st.networks.imported.gradients import computed_again, own_gradients
+from st.networks.imported.results import Form, alike, of_classes, results, shapes, untrained
 from st.networks.imported.stages import tapped
 from st.networks.program import (
     BATCH,
@@ -25,9 +26,7 @@ from st.networks.program import (
     Node,
     Program,
     Stored,
-    heads,
     named,
-    uses,
 )
 from st.networks.running import CONSTANTS, PYTHON, writes
 
@@ -89,14 +88,14 @@ def imported(
         for part, mode in training.items():
             part.training = mode
     label = type(module).__name__
-    of_classes = _of_classes(label, drawn["eval"], classes)
-    evaluated = read(drawn["eval"], "eval", of_classes[0])
-    classes = _shapes(drawn["eval"])[of_classes[0]][1]
-    of_classes = _of_classes(f"{label} in training", drawn["train"], classes, only=True)
-    trained = _alike([read(drawn["train"], "train", n) for n in of_classes], evaluated)
-    notes += _untrained(label, trained, evaluated)
+    number = of_classes(label, drawn["eval"], classes)[0]
+    evaluated = read(drawn["eval"], "eval", number)
+    classes = shapes(drawn["eval"])[number][1]
+    numbers = of_classes(f"{label} in training", drawn["train"], classes, only=True)
+    trained = alike([read(drawn["train"], "train", n) for n in numbers], evaluated)
+    notes += untrained(label, trained, evaluated)
     for form, chosen in (("train", trained), ("eval", evaluated)):
-        several = len(_shapes(drawn[form]))
+        several = len(shapes(drawn[form]))
         if several > 1:
             when = {"train": "training", "eval": "evaluation"}[form]
             which = f"number {chosen.number + 1}" if chosen.number else "the first"
@@ -179,22 +178,6 @@ def exported(
     return program, said
 
 
-@dataclass(frozen=True)
-class Form:
-    """A form of a module, for its result of this `number`: nodes of what the result needs; by name
-    what they use: (tensor, whether it is trained); and the buffers whose values they have as
-    positions."""
-
-    number: int
-    nodes: list[Node]
-    tensors: dict[str, tuple[torch.Tensor, bool]]
-    taken: set[str]
-
-    def learning(self) -> set[str]:
-        """The names of what is trained."""
-        return {name for name, (_, learns) in self.tensors.items() if learns}
-
-
 def read(program: ExportedProgram, form: str, number: int) -> Form:
     """What makes the result of this number, of a `form`: train or eval."""
     tensors: dict[str, Any] = {}
@@ -218,7 +201,7 @@ def read(program: ExportedProgram, form: str, number: int) -> Form:
             raise StError(f"input '{spec.arg.name}' of kind {spec.kind.name} cannot be imported")
     inline(program.graph_module)
     graph = program.graph_module.graph
-    result = _results(program)[number]
+    result = results(program)[number]
     needed = _needed(graph, result)
     nodes = [Node(INPUT, [])]
     for node in graph.nodes:
@@ -229,56 +212,6 @@ def read(program: ExportedProgram, form: str, number: int) -> Form:
     nodes, taken = _taking(nodes, tensors)
     used = {name for node in nodes for name in named(node)}
     return Form(number, nodes, {n: tensor for n, tensor in tensors.items() if n in used}, taken)
-
-
-def _alike(forms: list[Form], evaluated: Form) -> Form:
-    """Of several results in training the one that the layers make which make the evaluated one; of
-    several such, the one by which most of what is evaluated learns; of these the first."""
-    last, learning = set(heads(evaluated.nodes)), evaluated.learning()
-
-    def likeness(form: Form) -> tuple[int, int]:
-        return len(last & set(heads(form.nodes))), len(learning & _differentiated(form.nodes))
-
-    return max(forms, key=likeness)
-
-
-def _untrained(label: str, trained: Form, evaluated: Form) -> list[str]:
-    """What is to be said of what is evaluated and gets no gradients. Raises StError if a part of it
-    has no part in the training at all: its first values would be reported as a trained network.
-    What the module itself shields by `detach` or `no_grad` is the author's intention."""
-    learning = evaluated.learning()
-    foreign = sorted(learning - trained.tensors.keys())
-    if foreign:
-        raise StError(
-            f"{label}: its result in training does not come of all that is evaluated, so that this "
-            f"would never be trained: {_some(foreign)}; return one result, of the same layers, in "
-            "training and evaluation, or freeze what is to stay as it is (requires_grad_(False))"
-        )
-    shielded = sorted(learning - _differentiated(trained.nodes))
-    return [f"get no gradients in training, stay as they are: {_some(shielded)}"] * bool(shielded)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-
-
-def _differentiated(nodes: list[Node]) -> set[str]:
-    """The tensors with which the last node's result changes but for what `detach` holds back."""
-    written: dict[int, list[int]] = {}  # by node, the nodes that write into it or a view of it
-    for number, node in enumerate(nodes):
-        target = uses(node)[:1] if uses(node) and writes(node) else []
-        while target:
-            written.setdefault(target[0], []).append(number)
-            target = uses(nodes[target[0]])[:1]
-    found: set[str] = set()
-    pending, seen = [len(nodes) - 1], set()
-    while pending:
-        number = pending.pop()
-        if number not in seen and nodes[number].name != "detach":
-            found |= set(named(nodes[number]))
-            pending += [*uses(nodes[number]), *written.get(number, ())]
-        seen.add(number)
-    return found
 
 
 # what tensors that are made in a module's code go through
@@ -355,34 +288,6 @@ def _detached(graph: fx.Graph, value: Any) -> Any:
     result = graph.call_function(torch.ops.aten.detach.default, (value,))
     result.meta = dict(value.meta)
     return result
-
-
-def _results(program: ExportedProgram) -> list[fx.Node]:
-    """What makes each of the module's results."""
-    (end,) = program.graph_module.graph.find_nodes(op="output")
-    kinds = [spec.kind.name for spec in program.graph_signature.output_specs]
-    return [n for n, kind in zip(end.args[0], kinds, strict=True) if kind == "USER_OUTPUT"]
-
-
-def _shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
-    """The shape of each result; () of what is no tensor."""
-    return [
-        tuple(getattr(getattr(n, "meta", {}).get("val"), "shape", ())) for n in _results(program)
-    ]
-
-
-def _of_classes(
-    label: str, program: ExportedProgram, classes: int | None, only: bool = False
-) -> list[int]:
-    """The numbers of the results of n x classes, or else, unless `only` these will do, of those of
-    n x some other number. Raises StError if there is none."""
-    shapes = _shapes(program)
-    flat = [n for n, shape in enumerate(shapes) if len(shape) == 2]
-    found = [n for n in flat if shapes[n][1] == classes] or ([] if only else flat)
-    if not found:
-        told = " x ".join(["n", *map(str, shapes[0][1:])])
-        raise StError(f"{label}: gives {told} numbers, not n x {classes or 'classes'}")
-    return found
 
 
 def _needed(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:

@@ -232,8 +232,9 @@ def _failed(name: str, arguments: dict[str, Any], error: Exception) -> StError:
 
 
 def _result(
-    name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None, graph=False
-) -> torch.Tensor:
+    name: str, module: nn.Module, shape: tuple[int, int, int], classes: int | None,
+    graph: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """What it gives in evaluation for two images; of several results, the first of one number for
     each class if there is. `graph`: with that of what it is computed of."""
     images = torch.zeros(2, *shape, requires_grad=graph).clone()  # may be written into
