@@ -55,8 +55,8 @@ CAPTIONS = {
     "margins": "By how much the rows that make the claim are more accurate than the rows named on "
     "the left: what they must beat, in this order, then their controls. Thick bars are 95 % "
     "intervals over seeds and evaluated images, thin ones those corrected for the number of "
-    "verdicts, black ticks single seeds. A point is filled where the interval that decides it "
-    "excludes zero; one seed has none.",
+    "verdicts, black ticks single seeds; on the right the mean and its 95 % interval. A point is "
+    "filled where the interval that decides it excludes zero; one seed has none.",
     "channels": "Channels that each search keeps of each prunable group, from the input to the "
     "output: the line is the median over seeds, the band reaches from the fewest to the most, the "
     "grey area is the supernet. Percentages are medians over seeds.",
